@@ -1,0 +1,3 @@
+module ft
+
+go 1.26

@@ -1,0 +1,89 @@
+// Package frontend is what a mirror's face and its engine say to each other: block
+// requests with their buffers, and the queues that they come from. The frontends
+// themselves (fuseloop, ublk, nbd, nbdserver) are packages below this one.
+package frontend
+
+import "syscall"
+
+// Op is what a request of the face asks for.
+type Op uint8
+
+// Operations on the face.
+const (
+	Read  Op = iota
+	Write    // acknowledged when it is on every in-service leg
+	Flush    // everything acknowledged before it becomes stable
+	Zero     // discard and write-zeroes alike: the range reads as zeroes afterwards
+)
+
+func (o Op) String() string { return [...]string{"read", "write", "flush", "zero"}[o] }
+
+// Request is one request of the face. The queue that received it owns it before
+// Receive emits it and after Free; the engine owns it in between.
+type Request struct {
+	Op  Op
+	Off int64 // bytes, multiple of the logical block size
+	Len int64 // bytes; for Read and Write len(Data)
+	// Data is the payload: what to write, or where to read to. Memory aligned to 4096.
+	Data []byte
+	// Err is the answer: 0, or the error that the application sees.
+	Err syscall.Errno
+
+	// Queue is where it came from and where its answer goes.
+	Queue Queue
+	// Tag is the queue's own (for FUSE the request's unique number).
+	Tag uint64
+	// Mem is the queue's own: what Data lies in.
+	Mem any
+
+	// Engine is the engine's own part.
+	Engine any
+}
+
+// Queue is one stream of requests, served by one event-loop thread.
+type Queue interface {
+	// Fd is polled for input (POLLIN).
+	Fd() int
+	// Receive takes what is there, up to a bound, and emits each request. It never
+	// blocks. Control messages of the protocol are answered inside. It returns
+	// ErrClosed when the face is gone.
+	Receive(emit func(*Request)) error
+	// Reply sends the answer (Err, and Data for a Read). It never blocks. Each
+	// request is answered exactly once. The request and Data stay valid.
+	Reply(r *Request)
+	// Free takes the request and its memory back: it has been answered and no leg
+	// I/O refers to its memory any more. May be called from any thread.
+	Free(r *Request)
+	// Alloc gives memory aligned to 4096 for an engine-internal copy (a read that is
+	// tried again on the other leg while the first may still write to Data), and its
+	// release. It is bounded: nil when there is none.
+	Alloc(n int) (buf []byte, release func())
+}
+
+// Face is a running frontend.
+type Face interface {
+	// Queues are fixed for the life of the face.
+	Queues() []Queue
+	// Device is the path of the block device, e.g. /dev/loop7.
+	Device() string
+	// Users tells how many others hold the device open or mounted, with names where
+	// they can be found out ("mounted on /mnt", "pid 123 (fio)").
+	Users() (n int, who []string)
+	// Close takes the face down. The queues' Receive returns ErrClosed after it.
+	Close() error
+}
+
+// Geometry is what a face presents.
+type Geometry struct {
+	Name          string // of the disk
+	Size          int64  // bytes
+	LogicalBlock  int    // bytes
+	PhysicalBlock int    // bytes
+}
+
+type closedError struct{}
+
+func (closedError) Error() string { return "the face is closed" }
+
+// ErrClosed is returned by Queue.Receive when the face is gone.
+var ErrClosed error = closedError{}

@@ -1,0 +1,4 @@
+package legio
+
+// ioOS is what the real backend needs beside an IO.
+type ioOS struct{}
