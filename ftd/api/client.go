@@ -51,7 +51,9 @@ func NewClient(socket string) *Client {
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Status is the status document.
-func (c *Client) Status(ctx context.Context) (Status, error) { return get[Status](ctx, c, "/v1/status") }
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return get[Status](ctx, c, "/v1/status")
+}
 
 // Components lists the box, its modules, devices and sides.
 func (c *Client) Components(ctx context.Context) ([]Component, error) {

@@ -8,85 +8,24 @@ package api
 import (
 	"time"
 
-	"ft/ftd/eventlog"
+	"ft/drivers"
+	"ft/ftd/control"
 )
 
-// Status is the status document, the same from `ftctl --json status`, GET
-// /v1/status and the status page. Fields may be added, these keep their names.
-type Status struct {
-	System  SystemStatus   `json:"system"`
-	Modules []ModuleStatus `json:"modules"`
-	Devices []DeviceStatus `json:"devices"`
-}
-
-// SystemStatus is the box: as bad as its worst face.
-type SystemStatus struct {
-	Name    string    `json:"name"`
-	State   string    `json:"state"` // down, simplex, syncing, duplex
-	Since   time.Time `json:"since"`
-	Verdict string    `json:"verdict"` // the cause, in a sentence; "" when all is well
-	Action  string    `json:"action"`  // what a person should do next, or "none, …"
-	Seq     uint64    `json:"seq"`     // number of the last event that this contains
-}
-
-// ModuleStatus is what is pulled and replaced as one: cpu0, pci1.
-type ModuleStatus struct {
-	ID         string    `json:"id"`
-	State      string    `json:"state"`
-	SafeToPull bool      `json:"safe_to_pull"`
-	Reason     string    `json:"reason"`
-	Since      time.Time `json:"since"`
-}
-
-// DeviceStatus is a duplex device with its face and sides.
-type DeviceStatus struct {
-	ID     string         `json:"id"`
-	Kind   string         `json:"kind"`  // disk, nic, machine
-	State  string         `json:"state"` // of the face
-	Face   string         `json:"face"`
-	Pid    int            `json:"pid"`
-	Reason string         `json:"reason"`
-	Since  time.Time      `json:"since"`
-	Sides  []SideStatus   `json:"sides"`
-	Stats  map[string]any `json:"stats"`
-}
-
-// SideStatus is one side of a device, in its module: pci1/disk0.
-type SideStatus struct {
-	ID         string    `json:"id"`
-	State      string    `json:"state"`
-	Target     string    `json:"target,omitempty"` // in, out: what it is meant to be
-	Resource   string    `json:"resource"`
-	Reason     string    `json:"reason"`
-	Since      time.Time `json:"since"`
-	SafeToPull bool      `json:"safe_to_pull"`
-	Active     bool      `json:"active"`
-	Draining   bool      `json:"draining"` // I/O from before it went out is still under way
-	Note       string    `json:"note,omitempty"`
-	Progress   *Progress `json:"progress,omitempty"`
-	MTBF       *MTBF     `json:"mtbf,omitempty"`
-}
-
-// Progress of background work.
-type Progress struct {
-	What       string  `json:"what"`
-	Percent    float64 `json:"percent"`
-	DoneBytes  int64   `json:"done_bytes"`
-	TotalBytes int64   `json:"total_bytes"`
-	RateBytes  int64   `json:"rate_bytes"`  // a second
-	ETASeconds float64 `json:"eta_seconds"` // negative when unknown
-}
-
-// MTBF is a side's fault history in short.
-type MTBF struct {
-	Faults         int     `json:"faults"`
-	Hours          float64 `json:"hours"`
-	ThresholdHours float64 `json:"threshold_hours"`
-	Policy         string  `json:"policy"`
-}
+// The status document and its parts, the same from `ftctl --json status`, GET
+// /v1/status and the status page. The control core fills it.
+type (
+	Status       = control.StatusDocument
+	SystemStatus = control.SystemView
+	ModuleStatus = control.ModuleView
+	DeviceStatus = control.DeviceView
+	SideStatus   = control.SideView
+	MTBF         = control.MTBFView
+	Progress     = drivers.Progress
+)
 
 // Event is one line of the event stream.
-type Event = eventlog.Entry
+type Event = control.Entry
 
 // Marker stands in the event stream where something is to be known about the stream
 // itself: "live" once the past has been sent, "gap" where the reader was too slow.
@@ -125,6 +64,7 @@ type Component struct {
 
 	// Only in the answer about one component.
 	System *SystemStatus  `json:"system,omitempty"`
+	Module *ModuleStatus  `json:"module,omitempty"`
 	Device *DeviceStatus  `json:"device,omitempty"` // of the device, or that a side belongs to
 	Side   *SideStatus    `json:"side,omitempty"`
 	Sides  []SideStatus   `json:"sides,omitempty"`  // that a module carries

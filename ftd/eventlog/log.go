@@ -30,7 +30,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ft/ftd/control"
 )
+
+// Entry is one event, one line of the file: the control core makes them.
+type Entry = control.Entry
 
 // Limits.
 const (
@@ -85,11 +90,10 @@ func (l *Log) load() error {
 	if err != nil {
 		return fmt.Errorf("open the event log: %w", err)
 	}
-	old, oldGood, err := readFile(l.path+".1", 0)
+	old, _, err := readFile(l.path+".1", 0) // never written again: its end needs no repair
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		l.notes = append(l.notes, fmt.Sprintf("the former event log cannot be read and is left alone: %v", err))
 	}
-	_ = oldGood // the former file is never written again, so its end is not repaired
 	cur, good, err := readFile(l.path, 0)
 	if err != nil {
 		f.Close()
@@ -178,15 +182,15 @@ func (l *Log) number(entries []Entry) ([]Entry, [][]byte, error) {
 			e.Time = time.Now()
 		}
 		if e.Severity == "" {
-			e.Severity = Info
+			e.Severity = control.Info
 		}
 		b, err := json.Marshal(*e)
 		if err != nil {
 			return nil, nil, err
 		}
 		if len(b) >= lineBytesMax {
-			// Only details can be that long; an event without them is worth more than none.
-			e.Detail = map[string]any{"detail_dropped_bytes": len(b)}
+			// Only Extra can be that long; an event without it is worth more than none.
+			e.Extra = map[string]any{"extra_dropped_bytes": len(b)}
 			e.Reason = e.Reason[:min(len(e.Reason), lineBytesMax/8)]
 			if b, err = json.Marshal(*e); err != nil {
 				return nil, nil, err
@@ -204,7 +208,7 @@ func (l *Log) publish(entries []Entry) {
 	l.last = entries[len(entries)-1].Seq
 	l.ring = append(l.ring, entries...)
 	if n := len(l.ring) - ringEntries; n > 0 {
-		l.ring = append([]Entry(nil), l.ring[n:]...)
+		l.ring = l.ring[n:] // append moves it to a new array now and then
 	}
 	close(l.grown)
 	l.grown = make(chan struct{})
