@@ -45,16 +45,37 @@ func (b *Bitmap) Clear(i int) bool {
 
 // SetRange adds lo up to but not including hi.
 func (b *Bitmap) SetRange(lo, hi int) {
-	for i := lo; i < hi; i++ {
-		b.Set(i)
-	}
+	b.eachWord(lo, hi, func(w int, mask uint64) { b.setWord(w, b.words[w]|mask) })
 }
 
 // ClearRange removes lo up to but not including hi.
 func (b *Bitmap) ClearRange(lo, hi int) {
-	for i := lo; i < hi; i++ {
-		b.Clear(i)
+	b.eachWord(lo, hi, func(w int, mask uint64) { b.setWord(w, b.words[w]&^mask) })
+}
+
+// CountRange is the number of members from lo up to but not including hi.
+func (b *Bitmap) CountRange(lo, hi int) (n int) {
+	b.eachWord(lo, hi, func(w int, mask uint64) { n += bits.OnesCount64(b.words[w] & mask) })
+	return n
+}
+
+// eachWord visits the words that hold lo up to but not including hi, with a mask of
+// those of their bits that are meant.
+func (b *Bitmap) eachWord(lo, hi int, visit func(w int, mask uint64)) {
+	if lo < 0 || hi > b.n {
+		panic("metadata: bitmap range out of bounds")
 	}
+	for lo < hi {
+		w := lo >> 6
+		end := min(hi, (w+1)<<6)
+		visit(w, ^uint64(0)>>(64-(end-lo))<<(lo&63))
+		lo = end
+	}
+}
+
+func (b *Bitmap) setWord(w int, v uint64) {
+	b.count += bits.OnesCount64(v) - bits.OnesCount64(b.words[w])
+	b.words[w] = v
 }
 
 // NextSet is the first member at or after i, or -1.
