@@ -1,0 +1,122 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// moduleKeys are the keys of the two sides, by side.
+var moduleKeys = [2]string{"pci0", "pci1"}
+
+// crossCheck looks at what tables say of one another.
+func (r *reader) crossCheck(c *Config) {
+	r.checkNames(c)
+	r.checkLegs(c)
+	r.checkPorts(c)
+	r.checkMachines(c)
+}
+
+// complainAt is for what concerns two tables: it stands at the later one's line.
+func (r *reader) complainAt(line int, what, wayOut string) {
+	r.problems = append(r.problems, Problem{File: r.file, Line: line, What: what, WayOut: wayOut})
+}
+
+// checkNames: all devices share one space of names, as `ftctl show NAME` does not
+// say of which kind it is.
+func (r *reader) checkNames(c *Config) {
+	first := map[string]int{}
+	check := func(name, path string) {
+		if name == "" {
+			return
+		}
+		line := r.lines.of(path)
+		if before, taken := first[name]; taken {
+			r.complainAt(line, fmt.Sprintf("the name %q is taken already, in line %d", name, before), "give this one another")
+			return
+		}
+		first[name] = line
+	}
+	for i, d := range c.Disks {
+		check(d.Name, fmt.Sprintf("disk[%d].name", i))
+	}
+	for i, n := range c.NICs {
+		check(n.Name, fmt.Sprintf("nic[%d].name", i))
+	}
+	for i, m := range c.Machines {
+		check(m.Name, fmt.Sprintf("machine[%d].name", i))
+	}
+}
+
+// checkLegs finds a leg that is written twice. Two names of one device are found by
+// Check, which looks at the machine.
+func (r *reader) checkLegs(c *Config) {
+	type use struct {
+		disk, key string
+		line      int
+	}
+	first := map[string]use{}
+	for _, d := range c.Disks {
+		for side, leg := range d.Legs {
+			if leg.Path == "" {
+				continue
+			}
+			clean := filepath.Clean(leg.Path)
+			if u, taken := first[clean]; taken {
+				r.complainAt(leg.Line, fmt.Sprintf("%s is used twice: as %s of %s in line %d already", leg.Path, u.key, u.disk, u.line),
+					"each leg needs a device of its own")
+				continue
+			}
+			first[clean] = use{d.Name, moduleKeys[side], leg.Line}
+		}
+	}
+}
+
+func (r *reader) checkPorts(c *Config) {
+	first := map[string]int{}
+	for i, n := range c.NICs {
+		for side, port := range n.Ports {
+			if port == "" {
+				continue
+			}
+			line := r.lines.of(fmt.Sprintf("nic[%d].%s", i, moduleKeys[side]))
+			key := n.Netns + "/" + port
+			if before, taken := first[key]; taken {
+				r.complainAt(line, fmt.Sprintf("%s is used twice: in line %d already", port, before), "each port needs a NIC of its own")
+				continue
+			}
+			first[key] = line
+		}
+	}
+}
+
+// checkMachines: what a machine hangs on must be there.
+func (r *reader) checkMachines(c *Config) {
+	var disks, nics []string
+	for _, d := range c.Disks {
+		disks = append(disks, d.Name)
+	}
+	for _, n := range c.NICs {
+		nics = append(nics, n.Name)
+	}
+	for i, m := range c.Machines {
+		if m.Disk != "" && !filepath.IsAbs(m.Disk) {
+			r.mustName(fmt.Sprintf("machine[%d].disk", i), m.Disk, "disk", disks)
+		}
+		if m.NIC != "" {
+			r.mustName(fmt.Sprintf("machine[%d].nic", i), m.NIC, "nic", nics)
+		}
+	}
+}
+
+func (r *reader) mustName(path, name, kind string, known []string) {
+	for _, k := range known {
+		if k == name {
+			return
+		}
+	}
+	wayOut := fmt.Sprintf("add a [[%s]] with this name", kind)
+	if n := nearest(name, known); n != "" {
+		wayOut = fmt.Sprintf("did you mean %q?", n)
+	}
+	r.complainAt(r.lines.of(path), fmt.Sprintf("there is no [[%s]] named %q", kind, name), wayOut)
+}
