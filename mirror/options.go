@@ -1,0 +1,54 @@
+package mirror
+
+import (
+	"time"
+	"unsafe"
+
+	"ft/mirror/metadata"
+)
+
+// Defaults of the options.
+const (
+	DefaultLegTimeout    = 5 * time.Second
+	DefaultResyncRateMin = 10_000_000 // bytes a second
+)
+
+func (o Options) withDefaults() Options {
+	if o.LegTimeout <= 0 {
+		o.LegTimeout = DefaultLegTimeout
+	}
+	if o.ResyncRateMin <= 0 {
+		o.ResyncRateMin = DefaultResyncRateMin
+	}
+	if o.NoLeg == "" {
+		o.NoLeg = "error"
+	}
+	return o
+}
+
+// alignedBytes is memory aligned to 4096 bytes.
+func alignedBytes(n int) []byte {
+	b := make([]byte, n+metadata.BlockSize)
+	off := int(-uintptr(unsafe.Pointer(&b[0])) & (metadata.BlockSize - 1))
+	return b[off : off+n : off+n]
+}
+
+// Defect is a deliberate mistake, for the test that shows that the simulator finds it.
+type Defect uint32
+
+// The defects, each of which loses or corrupts data in some run.
+const (
+	AckBeforeRecord        Defect = 1 << iota // acknowledge before the other leg is recorded as out of date
+	ClearIntentEarly                          // take marks back without a flush
+	ResyncWithoutLock                         // copy without locking the range
+	NoGenerationBump                          // go on alone in the same generation
+	ReadUnsynced                              // read from a target
+	FlushOneLeg                               // flush the source only
+	ClearMissedBeforeFlush                    // take missed bits back before the target has flushed
+	SkipWitness                               // never write the witness
+	UnlockBeforeReplied                       // let the range go before the answer has gone out
+	NoUnflushedTracking                       // a lost leg lacks only what is written afterwards
+)
+
+// SetDefect makes the engine wrong. Only for tests.
+func (e *Engine) SetDefect(d Defect) { e.defect = d }

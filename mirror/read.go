@@ -1,0 +1,113 @@
+package mirror
+
+import (
+	"syscall"
+
+	"ft/mirror/legio"
+)
+
+// readStart sends a read whose range is locked to a leg.
+func (e *Engine) readStart(q *request) {
+	l := e.pickRead(q)
+	if l == nil {
+		switch {
+		case q.pending > 0: // the other leg may still answer
+		case e.in() == 0:
+			q.tried = 0
+			e.noLeg(q)
+		case e.durable.service&e.in() == 0:
+			// Who is in service is being recorded.
+			q.tried, q.pending = 0, -1
+			e.waitRecord(q)
+		default:
+			q.finish(e, syscall.EIO)
+		}
+		return
+	}
+	buf := q.r.Data
+	if q.refs > 0 {
+		// Another leg may still write to the request's memory.
+		if q.alt == nil {
+			q.alt, q.altRelease = e.env.Alloc(len(buf))
+		}
+		if buf = q.alt; buf == nil {
+			if q.pending == 0 {
+				q.finish(e, syscall.EIO)
+			}
+			return
+		}
+	}
+	q.tried |= 1 << l.side
+	q.pending++
+	q.refs++
+	l.counters.Reads++
+	e.begin(l, legio.Read, q.r.Off, q.r.Len, buf, q)
+}
+
+// pickRead chooses the leg for a read: in service as durably recorded, not tried yet,
+// and in a suspect region only the source.
+func (e *Engine) pickRead(q *request) *leg {
+	lo, hi := e.regions(q.r.Off, q.r.Len)
+	var best *leg
+	for i := range e.legs {
+		l := &e.legs[(i+e.readTurn)&1]
+		if e.defect&ReadUnsynced != 0 && l.state == legTarget && q.tried&(1<<l.side) == 0 {
+			return l
+		}
+		if l.state != legIn || e.durable.service&(1<<l.side) == 0 || q.tried&(1<<l.side) != 0 {
+			continue
+		}
+		if l.side != e.source && e.in() == 3 && e.stale.AnyIn(lo, hi) {
+			continue
+		}
+		if best == nil || l.inflight < best.inflight {
+			best = l
+		}
+	}
+	e.readTurn ^= 1
+	return best
+}
+
+func (e *Engine) readDone(q *request, o *op) {
+	q.pending--
+	if q.replied {
+		return
+	}
+	l := &e.legs[o.io.Side]
+	if o.io.Err == 0 {
+		if q.alt != nil && &o.io.Buf[0] == &q.alt[0] {
+			// The first leg may write to the request's memory until it gives it back, so
+			// the answer is sent from the other.
+			q.r.Data, q.alt = q.alt, nil
+		}
+		q.finish(e, 0)
+		return
+	}
+	l.counters.ReadErrors++
+	if deviceGone(o.io.Err) {
+		e.lost(l, "the device is gone: "+o.io.Err.Error())
+	} else if e.in() == 3 {
+		e.heal(l, q.r.Off, q.r.Len, o.io.Err)
+	}
+	if q.pending == 0 {
+		e.readStart(q)
+	}
+}
+
+// readLost: the leg was cut off with the read under way.
+func (e *Engine) readLost(q *request, _ *op) {
+	q.pending--
+	if !q.replied && q.pending == 0 {
+		e.readStart(q)
+	}
+}
+
+// hedge sends a read that is late to the other leg as well. If that one answers, the
+// late one is slow *while its partner answered*, and is cut off.
+func (e *Engine) hedge(q *request, o *op) {
+	if o.hedged || q.replied {
+		return
+	}
+	o.hedged = true
+	e.readStart(q)
+}
