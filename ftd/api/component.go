@@ -13,7 +13,7 @@ const (
 
 // Components lists the box, the modules, the devices and their sides.
 func Components(s Status) []Component {
-	out := []Component{{ID: SystemID, Kind: KindSystem, State: s.System.State.String(), Since: s.System.Since, Reason: s.System.Verdict}}
+	out := []Component{{ID: s.System.Name, Kind: KindSystem, State: s.System.State.String(), Since: s.System.Since, Reason: s.System.Verdict}}
 	for _, m := range s.Modules {
 		out = append(out, Component{ID: m.ID, Kind: KindModule, State: m.State.String(), Since: m.Since, Reason: m.Reason, SafeToPull: &m.SafeToPull})
 	}
@@ -29,6 +29,9 @@ func Components(s Status) []Component {
 // FindComponent is one of them with all that the status says about it.
 func FindComponent(s Status, id string) (Component, bool) {
 	all := Components(s)
+	if id == SystemID {
+		id = s.System.Name
+	}
 	i := slices.IndexFunc(all, func(c Component) bool { return c.ID == id })
 	if i < 0 {
 		return Component{}, false

@@ -158,6 +158,7 @@ func (s *Server) postChange(w http.ResponseWriter, r *http.Request) {
 	}
 	c.ID, c.Verb = path[:cut], Verb(path[cut+1:])
 	c.By = r.Context().Value(peerKey{}).(peer).name()
+	c.Keep = ModuleOf(c.Keep) // pci0/disk0 means the same
 	if err := c.check(); err != nil {
 		s.fail(w, err)
 		return

@@ -49,7 +49,7 @@ const (
 	KindSide   = "side"
 )
 
-// SystemID names the box itself wherever an ID is asked for.
+// SystemID names the box itself wherever an ID is asked for, whatever its own name is.
 const SystemID = "box"
 
 // Component is a line of `ftctl ls`, and with the rest filled in what `ftctl show`
@@ -87,11 +87,11 @@ const (
 // Change is a request to change the box. Which fields count depends on the verb.
 type Change struct {
 	Verb Verb   `json:"-"`
-	ID   string `json:"-"` // module, side or device; "ftd" for Inject of crash
+	ID   string `json:"-"` // module, side or device; "ftd" for Inject of crash, whose answer goes out first
 	By   string `json:"-"` // who asks, for the event log: a user's name
 
 	AcceptRisk string   `json:"accept_risk,omitempty"` // Bringup: overwrite; Bringdown: last-side
-	Keep       string   `json:"keep,omitempty"`        // Resolve: the side whose data stays, e.g. pci0 or pci0/disk0
+	Keep       string   `json:"keep,omitempty"`        // Resolve: the module whose side's data stays, e.g. pci0
 	Fault      string   `json:"fault,omitempty"`       // Inject
 	Args       []string `json:"args,omitempty"`        // Inject
 }

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -179,7 +180,7 @@ func (r *reader) system(t *table) System {
 		Drills:     t.boolean("drills", false),
 		StatusPage: t.str("status_page", ""),
 	}
-	if !systemName.MatchString(s.Name) {
+	if !systemName.MatchString(s.Name) || slices.Contains(reservedNames, s.Name) && s.Name != "box" {
 		t.complain("name", fmt.Sprintf("%q cannot be the box's name", s.Name), "use up to 63 letters, digits, dots and dashes, like a host name")
 	}
 	t.loopback("status_page", s.StatusPage)

@@ -30,6 +30,10 @@ func (r *reader) checkNames(c *Config) {
 			return
 		}
 		line := r.lines.of(path)
+		if name == c.System.Name {
+			r.complainAt(line, fmt.Sprintf("the name %q is that of the box itself", name), "give this device another")
+			return
+		}
 		if before, taken := first[name]; taken {
 			r.complainAt(line, fmt.Sprintf("the name %q is taken already, in line %d", name, before), "give this one another")
 			return
