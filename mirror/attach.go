@@ -44,6 +44,24 @@ func (e *Engine) Start(legs [2]*Leg, w *metadata.Witness, out [2]bool) error {
 	return e.serve(v.Serve, legs[v.Serve])
 }
 
+// StartAlone serves from a leg that was in service with a partner that does not answer
+// now, in the place of a process that just died. The witness vouches for it: had the
+// partner been written alone, it would say so. The partner is recorded as out of date
+// before anything is written.
+func (e *Engine) StartAlone(s drivers.Side, g *Leg, w *metadata.Witness) error {
+	defer e.run()
+	sb := &g.Image.Super
+	if w == nil || w.Mirror != sb.Mirror || w.Generation != sb.Generation || w.Survivor != -1 || sb.InService != 3 || sb.Syncing {
+		return drivers.Refuse(drivers.RuleStale, "%s may lack writes that %s has, and that one does not answer", e.sideID(int(s)), e.sideID(int(s.Other())))
+	}
+	e.witness = w
+	if err := e.serve(int(s), g); err != nil {
+		return err
+	}
+	e.recordLoss(e.other(&e.legs[s]), nil)
+	return nil
+}
+
 // serve begins with one leg. Its partner as recorded may come in as an equal as long
 // as nothing was written without it.
 func (e *Engine) serve(side int, g *Leg) error {
@@ -239,8 +257,7 @@ func (e *Engine) Attach(s drivers.Side, g *Leg, acceptRisk string) error {
 	if rel == metadata.RelSplitBrain || rel == metadata.RelAhead {
 		code = drivers.RuleSplitBrain
 	}
-	return drivers.Refuse(code, "%s. To lose what is on %s: ftctl bringup %s --accept-risk=%s",
-		metadata.Explain(e.name, &serving.super, &g.Image.Super), g.Resource, e.sideID(int(s)), drivers.RiskOverwrite)
+	return drivers.Refuse(code, "%s", metadata.Explain(e.name, &serving.super, &g.Image.Super))
 }
 
 // attachFirst serves from a leg that comes while none is in service.

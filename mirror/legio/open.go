@@ -21,6 +21,9 @@ type OpenOptions struct {
 	Deadline time.Duration
 	// MinBytes is the least size that is accepted.
 	MinBytes int64
+	// Shared opens a device also while another holds it for itself: a successor's way to
+	// a leg that a dying process cannot let go yet.
+	Shared bool
 	// Faults is the slot's fault layer; it outlives the Leg. nil: a new one.
 	Faults *Faults
 }
@@ -80,7 +83,7 @@ func open(path string, o OpenOptions) (*Leg, error) {
 	var err error
 	switch kind := st.Mode & unix.S_IFMT; kind {
 	case unix.S_IFBLK:
-		err = leg.openDevice(o.MinBytes)
+		err = leg.openDevice(o.MinBytes, o.Shared)
 	case unix.S_IFREG:
 		err = leg.openFile(o.MinBytes)
 	default:
@@ -93,9 +96,13 @@ func open(path string, o OpenOptions) (*Leg, error) {
 	return leg, nil
 }
 
-// openDevice opens l.Device for us alone and reads its measures.
-func (l *Leg) openDevice(minBytes int64) error {
-	fd, err := unix.Open(l.Device, unix.O_RDWR|unix.O_DIRECT|unix.O_EXCL|unix.O_CLOEXEC, 0)
+// openDevice opens l.Device, for us alone unless shared, and reads its measures.
+func (l *Leg) openDevice(minBytes int64, shared bool) error {
+	const flags = unix.O_RDWR | unix.O_DIRECT | unix.O_CLOEXEC
+	fd, err := unix.Open(l.Device, flags|unix.O_EXCL, 0)
+	if err == unix.EBUSY && shared {
+		fd, err = unix.Open(l.Device, flags, 0)
+	}
 	if err != nil {
 		return openError(l.Path, "open it", err)
 	}
@@ -192,7 +199,7 @@ func (l *Leg) openFile(minBytes int64) error {
 	defer unix.Close(cfg) // keeps the loop device until ours is open
 	l.Device = dev
 	l.identity = fmt.Sprintf("%s#%d:%d", full, st.Dev, st.Ino)
-	if err := l.openDevice(minBytes); err != nil {
+	if err := l.openDevice(minBytes, false); err != nil {
 		return err
 	}
 	if direct, err := readSysfsInt(l.Rdev, "loop/dio"); err == nil && direct == 0 {

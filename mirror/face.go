@@ -1,0 +1,174 @@
+package mirror
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"ft/drivers"
+	"ft/mirror/frontend"
+	"ft/mirror/frontend/fuseloop"
+)
+
+// The face's descriptors at the keeper, in the order in which they are stored.
+var storedNames = []string{"loop", "fuse"}
+
+func (d *driver) facePath() string { return filepath.Join(d.cfg.DevDir, d.cfg.Name) }
+
+// geometryPath keeps the geometry beside the run, so that a successor can take a face
+// over also when it cannot read a leg at that moment.
+func (d *driver) geometryPath() string {
+	return filepath.Join(d.cfg.RunDir, "drivers", d.cfg.Name+".face.json")
+}
+
+func (d *driver) faceOptions() fuseloop.Options {
+	return fuseloop.Options{Queues: len(d.loops), NodeDir: filepath.Join(d.cfg.RunDir, "drivers"), Log: d.env.Log,
+		ExcludePids: func() []int { return []int{os.Getppid()} }}
+}
+
+// createFace brings the face up when a leg serves and there is none yet.
+func (d *driver) createFace() error {
+	d.faceMu.Lock()
+	defer d.faceMu.Unlock()
+	if d.face != nil || d.stopping.Load() {
+		return nil
+	}
+	d.mu.Lock()
+	g, made := d.engine.Geometry()
+	serving := d.engine.in() != 0
+	d.mu.Unlock()
+	if !made || !serving {
+		return nil
+	}
+	face, err := fuseloop.Create(g, d.faceOptions())
+	if err != nil {
+		return err
+	}
+	if err := d.keep(face, g); err != nil {
+		d.serveFace(face)
+		d.dropFace(face)
+		return err
+	}
+	d.serveFace(face)
+	return d.link(face)
+}
+
+// keep gives copies of the face's descriptors to the keeper.
+func (d *driver) keep(face *fuseloop.Face, g frontend.Geometry) error {
+	b, err := json.Marshal(g)
+	if err == nil {
+		err = writeFile(d.geometryPath(), b)
+	}
+	if err != nil {
+		return fmt.Errorf("note the geometry of %s: %w", d.cfg.Name, err)
+	}
+	fds := face.Descriptors()
+	for _, name := range storedNames {
+		if err := d.env.Store(name, fds[name]...); err != nil {
+			return fmt.Errorf("give the face's descriptors to the keeper: %w", err)
+		}
+	}
+	return nil
+}
+
+// adoptFace takes over the face that a predecessor left.
+func (d *driver) adoptFace() error {
+	d.faceMu.Lock()
+	defer d.faceMu.Unlock()
+	b, err := os.ReadFile(d.geometryPath())
+	if err != nil {
+		return fmt.Errorf("read the geometry of the predecessor's face: %w", err)
+	}
+	var g frontend.Geometry
+	if err := json.Unmarshal(b, &g); err != nil {
+		return fmt.Errorf("%s: %w", d.geometryPath(), err)
+	}
+	if now, made := d.engineGeometry(); made && now.Size != g.Size {
+		return fmt.Errorf("the face that was left has %d bytes, the mirror on the legs has %d", g.Size, now.Size)
+	}
+	opt := d.faceOptions()
+	face, err := fuseloop.Adopt(g, d.env.Inherited, opt)
+	if err != nil {
+		return err
+	}
+	d.serveFace(face)
+	return d.link(face)
+}
+
+func (d *driver) engineGeometry() (frontend.Geometry, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.engine.Geometry()
+}
+
+// serveFace gives each loop a queue. A face that was left with more queues than there
+// are loops gets more loops.
+func (d *driver) serveFace(face *fuseloop.Face) {
+	d.face = face
+	for i, q := range face.Queues() {
+		l := d.loops[i]
+		l.queue.Store(&queueBox{q})
+		l.kick()
+	}
+}
+
+// link makes the name under which applications find the face.
+func (d *driver) link(face *fuseloop.Face) error {
+	if err := os.MkdirAll(d.cfg.DevDir, 0o755); err != nil {
+		return fmt.Errorf("name the face: %w", err)
+	}
+	temp := d.facePath() + ".new"
+	os.Remove(temp)
+	if err := os.Symlink(face.Device(), temp); err != nil {
+		return fmt.Errorf("name the face: %w", err)
+	}
+	if err := os.Rename(temp, d.facePath()); err != nil {
+		return fmt.Errorf("name the face: %w", err)
+	}
+	d.mu.Lock()
+	d.facePresent = true
+	d.mu.Unlock()
+	return nil
+}
+
+// removeFace takes the face down. Refused while it is in use, unless forced.
+func (d *driver) removeFace(force bool) error {
+	d.faceMu.Lock()
+	defer d.faceMu.Unlock()
+	if d.face == nil {
+		return nil
+	}
+	if n, who := d.face.Users(); n > 0 && !force {
+		return drivers.Refuse(drivers.RuleBusy, "%s is in use: %s", d.facePath(), strings.Join(who, ", "))
+	}
+	if target, err := os.Readlink(d.facePath()); err == nil && target == d.face.Device() {
+		os.Remove(d.facePath())
+	}
+	return d.dropFace(d.face)
+}
+
+func (d *driver) dropFace(face *fuseloop.Face) error {
+	for _, name := range storedNames {
+		d.env.Unstore(name)
+	}
+	err := face.Close()
+	os.Remove(d.geometryPath())
+	d.mu.Lock()
+	d.facePresent = false
+	d.mu.Unlock()
+	d.face = nil
+	if err != nil {
+		d.env.Log.Warn("taking the face down", "err", err)
+	}
+	return nil
+}
+
+// writeFile replaces a file whole.
+func writeFile(path string, b []byte) error {
+	if err := os.WriteFile(path+".new", b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}

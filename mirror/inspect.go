@@ -1,0 +1,110 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"ft/drivers"
+	"ft/mirror/legio"
+	"ft/mirror/metadata"
+)
+
+// inspectWithin bounds what opening and reading a leg may take, each.
+const inspectWithin = 5 * time.Second
+
+// found is what came of looking at a leg.
+type found struct {
+	open *legio.Leg // nil when it could not be opened
+	leg  *Leg
+	err  error
+}
+
+// inspect opens a leg and reads what it carries. It waits for the device, with a
+// deadline, and so runs beside the event loops.
+func (d *driver) inspect(side int, path string, shared bool) found {
+	open, err := legio.Open(path, legio.OpenOptions{Deadline: inspectWithin, Faults: d.faults[side], MinBytes: metadata.DeviceBytesMin, Shared: shared})
+	if err != nil {
+		return found{err: err}
+	}
+	leg, err := d.look(open)
+	if err != nil {
+		open.Close()
+		return found{err: err}
+	}
+	return found{open: open, leg: leg}
+}
+
+func (d *driver) look(open *legio.Leg) (*Leg, error) {
+	g := &Leg{Resource: open.Path, Bytes: open.Bytes, LogicalBlock: open.LogicalBlock, PhysicalBlock: open.PhysicalBlock}
+	image, err := metadata.Load(open, open.Bytes)
+	switch {
+	case err == nil:
+		g.Image = image
+		for _, damage := range image.Damage {
+			d.env.Log.Warn("damaged metadata", "leg", open.Path, "what", damage)
+		}
+	case errors.Is(err, metadata.ErrNoMetadata):
+		if g.Foreign, err = legio.Probe(open.Path, inspectWithin); err != nil {
+			return nil, fmt.Errorf("find out what is on %s: %w", open.Path, err)
+		}
+	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrVersion), errors.Is(err, metadata.ErrGeometry):
+		g.Foreign = "leg of a mirror that cannot be used (" + err.Error() + ")"
+	default:
+		return nil, fmt.Errorf("read the metadata of %s: %w", open.Path, err)
+	}
+	return g, nil
+}
+
+// inspectAll looks at the given legs, at the same time.
+func (d *driver) inspectAll(sides [2]bool, shared bool) [2]found {
+	var got [2]found
+	done := make(chan int, 2)
+	n := 0
+	for i := range got {
+		path := d.cfg.Sides[i].Resource.Path
+		if !sides[i] || path == "" {
+			continue
+		}
+		n++
+		go func() {
+			got[i] = d.inspect(i, path, shared)
+			done <- i
+		}()
+	}
+	for range n {
+		<-done
+	}
+	return got
+}
+
+// selfTest reads a leg at its ends and in between before it may come in: a device that
+// opens but cannot be read does not get as far as a resync.
+func selfTest(open *legio.Leg) error {
+	buf := make([]byte, 4096)
+	const points = 16
+	for i := range int64(points) {
+		off := (open.Bytes - 4096) / (points - 1) * i &^ 4095
+		if _, err := open.ReadAt(buf, off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openRefusal turns an error of opening a leg into an answer for the admin.
+func openRefusal(id string, err error) error {
+	var ref *drivers.Refused
+	switch {
+	case errors.As(err, &ref):
+		return ref
+	case legio.Busy(err), legio.Hung(err):
+		return drivers.Refuse(drivers.RuleBusy, "%s: %v", id, err)
+	case legio.Absent(err):
+		return drivers.Refuse(RuleAbsent, "%s: %v", id, err)
+	}
+	return drivers.Refuse(drivers.RuleUnfit, "%s: %v", id, err)
+}
+
+// RuleAbsent refuses a side whose device is not there.
+const RuleAbsent = "absent"
