@@ -135,11 +135,7 @@ func (s *Server) getComponent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c.Detail = s.backend.Detail(r.Context(), id)
-	past, err := s.backend.Events().Since(0, componentEventScan)
-	if err != nil {
-		s.log.Warn("events of a component", "id", id, "error", err)
-	}
-	c.Events = eventsAbout(past, c)
+	c.Events = eventsAbout(s.backend.Events().Latest(componentEventScan), c)
 	s.answer(w, c)
 }
 

@@ -11,8 +11,9 @@ import (
 
 // Limits of the event stream.
 const (
-	eventsShownDefault = 50  // without since
-	streamBatch        = 256 // entries written at a time
+	eventsShownDefault = 50       // without since
+	streamBatch        = 256      // live entries written at a time
+	streamBytes        = 32 << 10 // of the past written at a time
 )
 
 // getEvents writes JSON lines: the past, the marker "live", and with follow=1 what
@@ -20,47 +21,60 @@ const (
 // marker "gap"; one that does not read at all is let go.
 func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	since, limit := uint64(0), eventsShownDefault
+	since, latest := uint64(0), true
 	if v := q.Get("since"); v != "" {
 		n, err := strconv.ParseUint(v, 10, 64)
 		if err != nil {
 			s.fail(w, badRequest("since=%s: a number is meant, that of the last event already seen", v))
 			return
 		}
-		since, limit = n, 0
+		since, latest = n, false
 	}
 	follow := q.Get("follow") != "" && q.Get("follow") != "0"
 
-	past, err := s.backend.Events().Since(since, limit)
-	if err != nil {
-		s.fail(w, err)
-		return
-	}
-	seq := s.backend.Events().LastSeq()
-	if len(past) > 0 {
-		// What was appended between the two calls is the follower's to bring.
-		seq = past[len(past)-1].Seq
-	}
 	w.Header().Set("Content-Type", "application/jsonl")
 	out := &lineWriter{w: w, rc: http.NewResponseController(w)}
 	// A stream has no body to wait for; its reads only tell when the reader has gone.
 	_ = out.rc.SetReadDeadline(time.Time{})
-	if since > 0 && len(past) > 0 && past[0].Seq > since+1 {
-		out.line(Marker{Marker: MarkerGap, Seq: since, Lost: past[0].Seq - since - 1})
+	seq, err := s.sendPast(out, since, latest)
+	if err != nil {
+		s.log.Warn("event stream ended", "error", err)
+		return
 	}
-	for len(past) > 0 && out.err == nil {
-		n := min(streamBatch, len(past))
-		for _, e := range past[:n] {
-			out.line(e)
-		}
-		out.flush()
-		past = past[n:]
-	}
+	// A number from another log (the state directory was cleared) may lie ahead of this
+	// one: what is to come is new all the same.
+	seq = min(seq, s.backend.Events().LastSeq())
 	out.line(Marker{Marker: MarkerLive, Seq: seq})
 	out.flush()
 	if follow && out.err == nil {
 		s.follow(r.Context(), out, seq)
 	}
+}
+
+// sendPast writes the entries after since, or the latest few, and returns the number
+// of the last one.
+func (s *Server) sendPast(out *lineWriter, since uint64, latest bool) (uint64, error) {
+	seq := since
+	send := func(e Event) error {
+		if seq == since && since > 0 && e.Seq > since+1 {
+			out.line(Marker{Marker: MarkerGap, Seq: since, Lost: e.Seq - since - 1})
+		}
+		seq = e.Seq
+		out.line(e)
+		if out.buf.Len() > streamBytes {
+			out.flush()
+		}
+		return out.err
+	}
+	if !latest {
+		return seq, s.backend.Events().Each(since, send)
+	}
+	for _, e := range s.backend.Events().Latest(eventsShownDefault) {
+		if err := send(e); err != nil {
+			return seq, err
+		}
+	}
+	return seq, nil
 }
 
 // follow ends when the reader has gone or does not read, or the server stops.

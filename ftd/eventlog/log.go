@@ -90,14 +90,13 @@ func (l *Log) load() error {
 	if err != nil {
 		return fmt.Errorf("open the event log: %w", err)
 	}
-	old, _, err := readFile(l.path+".1", 0) // never written again: its end needs no repair
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := l.loadFormer(); err != nil {
 		l.notes = append(l.notes, fmt.Sprintf("the former event log cannot be read and is left alone: %v", err))
 	}
-	cur, good, err := readFile(l.path, 0)
+	good, err := scan(f, l.remember)
 	if err != nil {
 		f.Close()
-		return fmt.Errorf("read the event log: %w", err)
+		return err
 	}
 	st, err := f.Stat()
 	if err != nil {
@@ -116,12 +115,38 @@ func (l *Log) load() error {
 		return err
 	}
 	l.file, l.size = f, good
-	all := append(old, cur...)
-	for _, e := range all {
-		l.last = max(l.last, e.Seq)
-	}
-	l.ring = append([]Entry(nil), all[max(0, len(all)-ringEntries):]...)
 	return nil
+}
+
+// loadFormer reads the file before the last rotation. It is never written again, so
+// its end needs no repair.
+func (l *Log) loadFormer() error {
+	f, err := os.Open(l.path + ".1")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = scan(f, l.remember)
+	return err
+}
+
+// remember puts an entry from a file into the ring.
+func (l *Log) remember(e Entry) error {
+	if e.Seq > l.last {
+		l.last = e.Seq
+		l.keep(e)
+	}
+	return nil
+}
+
+// keep adds entries to the ring, which is bounded. Readers hold parts of it: what is
+// in it is never changed, append moves it to a new array now and then.
+func (l *Log) keep(entries ...Entry) {
+	l.ring = append(l.ring, entries...)
+	l.ring = l.ring[max(0, len(l.ring)-ringEntries):]
 }
 
 // Notes says in words what Open had to repair.
@@ -206,10 +231,7 @@ func (l *Log) publish(entries []Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.last = entries[len(entries)-1].Seq
-	l.ring = append(l.ring, entries...)
-	if n := len(l.ring) - ringEntries; n > 0 {
-		l.ring = l.ring[n:] // append moves it to a new array now and then
-	}
+	l.keep(entries...)
 	close(l.grown)
 	l.grown = make(chan struct{})
 }

@@ -2,52 +2,81 @@ package eventlog
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sort"
 )
 
-// Since returns the entries with numbers above seq, oldest first, at most limit of
-// the newest (0: all that are kept). Old ones come from the files.
-func (l *Log) Since(seq uint64, limit int) ([]Entry, error) {
+// Latest returns the newest entries, at most n (and at most what is kept in memory),
+// oldest first.
+func (l *Log) Latest(n int) []Entry {
 	l.mu.Lock()
-	ring := l.ring
-	l.mu.Unlock()
-	inRing := len(ring) > 0 && (ring[0].Seq <= seq+1 || limit > 0 && limit <= len(ring))
-	out := after(ring, seq)
-	if !inRing && len(ring) == ringEntries {
-		var err error
-		if out, err = l.sinceFiles(seq, ring); err != nil {
-			return nil, err
-		}
-	}
-	if limit > 0 && len(out) > limit {
-		out = out[len(out)-limit:]
-	}
-	return append([]Entry(nil), out...), nil
+	defer l.mu.Unlock()
+	return append([]Entry(nil), l.ring[max(0, len(l.ring)-n):]...)
 }
 
-// sinceFiles reads what is older than the ring from the files. Without the write
-// lock a rotation could slip in between the two; entries are then found twice or in
-// the ring, never lost, as the former file is read first and twice if it changed.
-func (l *Log) sinceFiles(seq uint64, ring []Entry) ([]Entry, error) {
-	l.writeMu.Lock()
-	old, _, errOld := readFile(l.path+".1", seq)
-	cur, _, errCur := readFile(l.path, seq)
-	l.writeMu.Unlock()
-	for _, err := range []error{errOld, errCur} {
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("read the event log: %w", err)
+// Each calls f with the entries that have numbers above seq and were in the log when
+// it was called, oldest first, until f returns an error, which is returned. Old ones
+// are read from the files as f takes them: memory is bounded however many there are,
+// and a slow f holds up nobody.
+func (l *Log) Each(seq uint64, f func(Entry) error) error {
+	files, ring, err := l.snapshot(seq)
+	defer func() {
+		for _, file := range files {
+			file.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	// Each number is passed on once, in rising order, wherever it is found.
+	pass := func(e Entry) error {
+		if e.Seq <= seq {
+			return nil
+		}
+		seq = e.Seq
+		return f(e)
+	}
+	for _, file := range files {
+		if _, err := scan(file, pass); err != nil {
+			return err
 		}
 	}
-	out := append(old, cur...)
-	n := sort.Search(len(out), func(i int) bool { return out[i].Seq >= ring[0].Seq })
-	return append(out[:n:n], after(ring, seq)...), nil
+	for _, e := range after(ring, seq) {
+		if err := pass(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshot opens the files that are needed to read on from seq, and returns the ring
+// that goes with them. The files stay the same ones when the log is rotated.
+func (l *Log) snapshot(seq uint64) (files []*os.File, ring []Entry, err error) {
+	l.writeMu.Lock()
+	defer l.writeMu.Unlock()
+	l.mu.Lock()
+	ring = l.ring
+	l.mu.Unlock()
+	if len(ring) < ringEntries || ring[0].Seq <= seq+1 {
+		return nil, ring, nil // the ring has all of it
+	}
+	for _, path := range []string{l.path + ".1", l.path} {
+		file, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return files, nil, fmt.Errorf("read the event log: %w", err)
+		}
+		files = append(files, file)
+	}
+	return files, ring, nil
 }
 
 // after is the part of an ordered list with numbers above seq.
@@ -90,43 +119,29 @@ func (f *Follower) Next(ctx context.Context, limit int) (Batch, error) {
 	return b, nil
 }
 
-// readFile returns the entries above seq and the offset after the last whole one.
-// Lines in the middle that are no event (rot) are passed over: the ones around them
-// are worth having.
-func readFile(path string, seq uint64) (entries []Entry, good int64, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer f.Close()
-	r := bufio.NewReaderSize(f, lineBytesMax)
+// scan calls f with each entry of a file and returns the offset after the last whole
+// one. Lines in between that are no event (rot) are passed over: the ones around them
+// are worth having. An unfinished last line is not an entry.
+func scan(file io.Reader, f func(Entry) error) (good int64, err error) {
+	r := bufio.NewReaderSize(file, lineBytesMax)
 	var off int64
 	for {
-		line, err := readLine(r)
+		// A line longer than the buffer is rot; it comes in parts that are no event.
+		line, err := r.ReadSlice('\n')
 		off += int64(len(line))
-		if err == io.EOF {
-			return entries, good, nil // an unfinished line is not counted as good
-		}
-		if err != nil {
-			return entries, good, fmt.Errorf("%s at byte %d: %w", path, off, err)
+		switch {
+		case err == io.EOF:
+			return good, nil
+		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
+			return good, fmt.Errorf("read the event log at byte %d: %w", off, err)
 		}
 		var e Entry
-		if json.Unmarshal(bytes.TrimSuffix(line, []byte("\n")), &e) != nil || e.Seq == 0 {
+		if json.Unmarshal(line, &e) != nil || e.Seq == 0 {
 			continue
 		}
 		good = off
-		if e.Seq > seq {
-			entries = append(entries, e)
+		if err := f(e); err != nil {
+			return good, err
 		}
 	}
-}
-
-// readLine reads up to and with the newline. Longer lines than the buffer are rot;
-// they come in parts that are no event by themselves.
-func readLine(r *bufio.Reader) ([]byte, error) {
-	line, err := r.ReadSlice('\n')
-	if err == bufio.ErrBufferFull {
-		return line, nil
-	}
-	return line, err
 }
