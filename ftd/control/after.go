@@ -1,0 +1,294 @@
+package control
+
+import (
+	"fmt"
+	"time"
+
+	"ft/drivers"
+)
+
+// after asks for what brings states nearer to targets. It looks at levels: whatever an
+// event was, and whatever was lost on the way, what is still to be done is done. What
+// has been asked for is noted at the side (work) and not asked for again until it is
+// answered, or its time is over.
+func (c *Core) after() {
+	c.expireRequests()
+	if c.loaded {
+		gate, open := c.persist()
+		if open {
+			for _, d := range c.devices {
+				c.afterDevice(d, gate)
+			}
+		}
+		c.gateAnswers(gate)
+	}
+	for i := range c.out.Entries {
+		if e := &c.out.Entries[i]; e.Severity == Error || e.Severity == Critical {
+			c.act(Action{Kind: ActionAlarm, Entry: e})
+		}
+	}
+	if at := c.deadline(); !at.Equal(c.timer) {
+		c.timer = at
+		c.act(Action{Kind: ActionTimer, At: at})
+	}
+}
+
+// act numbers an action and gives it out.
+func (c *Core) act(a Action) uint64 {
+	c.lastAction++
+	a.ID = c.lastAction
+	c.out.Actions = append(c.out.Actions, a)
+	return a.ID
+}
+
+// write is a state that was given out to be written.
+type write struct {
+	id    uint64
+	state *Persistent
+	asked []string // requests whose last answer waits for it
+}
+
+// persist gives out what is not on disk yet. gate is the write that all that follows
+// must wait for; open is false while nothing may be done because the last write failed
+// and is not to be tried again yet. An admin's request tries at once.
+func (c *Core) persist() (gate uint64, open bool) {
+	if c.dirty {
+		if c.now.Before(c.writeAgain) && len(c.out.Answers) == 0 {
+			return 0, false
+		}
+		w := write{state: c.snapshot()}
+		w.id = c.act(Action{Kind: ActionPersist, State: w.state})
+		c.writes = append(c.writes, w)
+		c.dirty = false
+	}
+	if n := len(c.writes); n > 0 {
+		gate = c.writes[n-1].id
+	}
+	return gate, true
+}
+
+// gateAnswers makes answers wait for the disk, and notes who is to be told if it fails.
+func (c *Core) gateAnswers(gate uint64) {
+	if gate == 0 {
+		return
+	}
+	w := &c.writes[len(c.writes)-1]
+	for i := range c.out.Answers {
+		a := &c.out.Answers[i]
+		if a.Status != AnswerAccepted && a.Status != AnswerDone {
+			continue
+		}
+		if a.After = gate; a.Final() {
+			w.asked = append(w.asked, a.Request)
+		}
+	}
+}
+
+// writeResult takes the result of an ActionPersist. When it failed, what admins have
+// said since the last good write is taken back and refused, for it would be forgotten;
+// what was to follow has not been done.
+func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
+	at := -1
+	for i := range c.writes {
+		if c.writes[i].id == ev.ID {
+			at = i
+		}
+	}
+	if at < 0 {
+		return false
+	}
+	w := c.writes[at]
+	if ev.Outcome == OK {
+		c.saved, c.writeFails, c.writeAgain = *w.state, 0, time.Time{}
+		c.writes = append(c.writes[:0], c.writes[at+1:]...)
+		return true
+	}
+	c.writes = append(c.writes[:at], c.writes[at+1:]...)
+	c.writeFails++
+	c.writeAgain, c.dirty = c.now.Add(backoff(c.writeFails)), true
+	sentence := fmt.Sprintf("the state could not be written: %s; until it can be, no request is accepted and nothing that failed comes back",
+		orElse(ev.Sentence, "no reason was given"))
+	c.log(Entry{ID: c.cfg.Name, Severity: Critical, Reason: sentence})
+	for _, id := range w.asked {
+		c.answer(id, AnswerRefused, RulePersist, sentence)
+	}
+	c.bringupSet, c.settings = c.saved.Bringup, map[string]MTBFSettings{}
+	for id, set := range c.saved.Settings {
+		c.settings[id] = set
+	}
+	for _, d := range c.devices {
+		c.undo(p, d, w.id, sentence)
+	}
+	return true
+}
+
+// undo takes back, for one device, what waited for a write that failed.
+func (c *Core) undo(p *proposal, d *device, gate uint64, sentence string) {
+	n := p.dev(d)
+	if d.process.gate == gate {
+		d.process = processWork{again: c.now.Add(backoff(1))}
+	}
+	if d.change.gate == gate {
+		c.settleDevice(&d.change, AnswerRefused, RulePersist, sentence)
+	}
+	if n.link == LinkStopping && (d.stop.id == 0 || d.stop.gate == gate) {
+		n.link = d.stopBack
+		c.settleDevice(&d.stop, AnswerRefused, RulePersist, sentence)
+	}
+	for i := range d.sides {
+		s, f := &d.sides[i], &n.sides[i]
+		if s.workGate == gate {
+			s.endWork()
+		}
+		if was := c.savedTarget(s.id); f.target != was && f.target.By == ByAdmin {
+			f.target = was
+			c.settleSide(s, AnswerRefused, RulePersist, sentence)
+		}
+	}
+}
+
+// afterDevice asks for what one device needs.
+func (c *Core) afterDevice(d *device, gate uint64) {
+	if d.retarget {
+		d.retarget = false
+		if d.link != LinkNone && d.link != LinkStopping {
+			c.act(Action{Kind: ActionConfigure, After: gate, Device: d.name, Sides: d.sideConfigs()})
+		}
+	}
+	switch d.link {
+	case LinkStarting, LinkLost:
+		c.afterLost(d, gate)
+	case LinkStopping:
+		if d.stop.id == 0 {
+			d.stop.id = c.act(Action{Kind: ActionStop, After: gate, Device: d.name})
+			d.stop.gate, d.stop.until = gate, c.now.Add(actionWait)
+		}
+	case LinkConnected:
+		if d.lagging {
+			if !d.looking {
+				d.looking = true
+				c.act(Action{Kind: ActionSnapshot, Device: d.name})
+			}
+			return // the picture is not complete: decide nothing on it
+		}
+		if d.change.wanted && d.change.id == 0 {
+			d.change.id = c.act(Action{Kind: ActionSwitch, After: gate, Device: d.name})
+			d.change.gate, d.change.until = gate, c.now.Add(actionWait)
+		}
+		for i := range d.sides {
+			c.afterSide(&d.sides[i], gate)
+		}
+	}
+}
+
+// afterLost has the keeper start the driver, and asks again when it does not connect.
+func (c *Core) afterLost(d *device, gate uint64) {
+	if c.now.Before(d.process.again) {
+		return
+	}
+	if (d.process.fails > 0 || d.process.id != 0) && !d.process.told {
+		d.process.told = true
+		c.log(Entry{ID: d.name, Severity: Error, Reason: fmt.Sprintf("the driver of %s has not connected yet: asking the keeper again", d.name)})
+	}
+	d.process.fails++
+	d.process.id = c.act(Action{Kind: ActionStart, After: gate, Device: d.name, Sides: d.sideConfigs()})
+	d.process.gate, d.process.again = gate, c.now.Add(actionWait)
+}
+
+// sideConfigs is what a new driver process is told: it must not take in a side that is
+// wanted out.
+func (d *device) sideConfigs() (sc [2]drivers.SideConfig) {
+	for i := range d.sides {
+		s := &d.sides[i]
+		sc[i] = drivers.SideConfig{Resource: s.resource, Out: s.target.out()}
+	}
+	return sc
+}
+
+func (c *Core) afterSide(s *side, gate uint64) {
+	switch {
+	case s.work != idle:
+	case c.mayDetach(s):
+		why := drivers.Reason{Text: s.target.Reason, AcceptRisk: s.target.Risk}
+		if s.recall != "" {
+			why = drivers.Reason{Text: s.recall}
+		}
+		s.asked(detaching, c.act(Action{Kind: ActionDetach, After: gate, Device: s.dev.name, Side: s.index, Reason: why}), gate, c.now)
+	case c.mayAttach(s):
+		res := s.resource
+		res.Identity, res.AcceptRisk = s.identity, s.risk
+		s.asked(attaching, c.act(Action{Kind: ActionAttach, After: gate, Device: s.dev.name, Side: s.index, Resource: res}), gate, c.now)
+	}
+}
+
+// mayDetach: the side is wanted out, and rule 1 allows it now.
+func (c *Core) mayDetach(s *side) bool {
+	wanted := s.target.out() || s.recall != ""
+	if !wanted || !withDriver(s.state) || s.state == drivers.Dumping || c.now.Before(s.detachAt) {
+		return false
+	}
+	if !s.state.InService() || s.target.out() && s.target.Risk == drivers.RiskLastSide {
+		return true
+	}
+	return s.partner().good() && s.partner().work != detaching
+}
+
+// mayAttach: the side is wanted in, could come in, and it is its turn. While the face is
+// down the sides are tried one after the other (rule 5): the first that serves is what
+// the other is synced from.
+func (c *Core) mayAttach(s *side) bool {
+	if s.target.out() || !s.present || s.draining || s.state != drivers.Offline && s.state != drivers.Shot {
+		return false
+	}
+	partner := s.partner()
+	faceUp := partner.state.InService()
+	switch s.hold.kind {
+	case holdRefused:
+		return false
+	case holdRetry:
+		if c.now.Before(s.hold.until) {
+			return false
+		}
+	case holdDeferred:
+		if faceUp {
+			return false
+		}
+	}
+	return faceUp || partner.work == idle && !onItsWay(partner.state)
+}
+
+// deadline is the next time at which something is due, or zero.
+func (c *Core) deadline() (at time.Time) {
+	next := func(t time.Time) {
+		if t.After(c.now) && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	if c.dirty {
+		next(c.writeAgain)
+	}
+	for _, r := range c.requests {
+		next(r.deadline)
+	}
+	for _, d := range c.devices {
+		if d.link == LinkStarting || d.link == LinkLost {
+			next(d.process.again)
+		}
+		next(d.stop.until)
+		next(d.change.until)
+		for i := range d.sides {
+			s := &d.sides[i]
+			next(s.workUntil)
+			if s.draining {
+				next(s.drainTill)
+			}
+			if s.hold.kind == holdRetry {
+				next(s.hold.until)
+			}
+			if withDriver(s.state) {
+				next(s.detachAt)
+			}
+		}
+	}
+	return at
+}

@@ -1,0 +1,226 @@
+package control
+
+import (
+	"fmt"
+
+	"ft/drivers"
+)
+
+// commit makes a proposal the truth. It is the only place where states change, and
+// they change through the become functions at the end of this file, each change with
+// its old state, the new one, the reason and the time in the log. First the sides, the
+// one that is the cause before the others; then what follows from them: faces,
+// modules, the box.
+func (c *Core) commit(p *proposal) {
+	for _, f := range p.faults {
+		c.noteFault(f)
+	}
+	if p.then != nil {
+		p.then()
+	}
+	if p.cause != nil {
+		c.commitSide(p, p.cause)
+	}
+	for _, d := range c.devices {
+		n := p.dev(d)
+		d.link, d.down = n.link, n.down
+		for i := range d.sides {
+			if s := &d.sides[i]; s != p.cause {
+				c.commitSide(p, s)
+			}
+		}
+	}
+	for _, d := range c.devices {
+		c.becomeFace(d)
+	}
+	for i := range c.modules {
+		c.becomeModule(&c.modules[i])
+	}
+	c.becomeBox()
+	c.settleReached()
+	if p.ask != nil && p.nothing != "" {
+		c.answer(p.ask.ID, AnswerDone, "", p.nothing)
+	}
+}
+
+func (c *Core) commitSide(p *proposal, s *side) {
+	n := *p.at(s)
+	if n.target != s.target {
+		c.dirty = true
+		if n.target.Direction != s.target.Direction {
+			s.dev.retarget = true
+		}
+	}
+	if n.draining && !s.draining {
+		s.drainTill = c.now.Add(drainWait)
+	}
+	var extra map[string]any
+	if s == p.cause {
+		extra = p.extra
+	}
+	if s == p.via {
+		c.becomeSide(s, drivers.Syncing, "it was up to date: nothing to bring over", nil)
+	}
+	state, reason := n.state, n.reason
+	n.state, n.reason = s.state, s.reason
+	s.facts = n
+	c.becomeSide(s, state, reason, extra)
+}
+
+// noteFault puts a fault into the history of the part, where it waits for its verdict.
+func (c *Core) noteFault(f fault) {
+	c.historyOf(f.side).list(f.injected).add(f.record)
+	c.dirty = true
+	f.side.unjudged = unjudgedReal
+	if f.injected {
+		f.side.unjudged = unjudgedInjected
+	}
+}
+
+// becomeSide is the only function that changes the state of a side.
+func (c *Core) becomeSide(s *side, to drivers.State, reason string, extra map[string]any) {
+	from := s.state
+	if from == to && reason == s.reason {
+		return
+	}
+	s.state, s.reason = to, reason
+	if from != to {
+		s.since = c.now
+		s.progress = nil
+		c.served(s, from)
+	}
+	c.log(Entry{ID: s.id, From: from.String(), To: to.String(), Reason: reason, Severity: c.severity(s, from, to), Extra: extra})
+}
+
+// served follows a side into service and out of it.
+func (c *Core) served(s *side, from drivers.State) {
+	switch in := s.state.InService(); {
+	case in && !from.InService():
+		s.served = c.now
+		if h := &s.partner().hold; h.kind == holdRefused {
+			*h = hold{} // what forbade the partner may be mended by this: ask again
+		}
+	case !in && from.InService():
+		s.active = false
+		if c.now.Sub(s.served) >= stableAfter {
+			s.fails = 0
+		}
+	}
+}
+
+// severity of a change of a side.
+func (c *Core) severity(s *side, from, to drivers.State) Severity {
+	switch {
+	case from == to:
+		return Info
+	case to == drivers.Broken:
+		return Critical
+	case to == drivers.Shot:
+		return Error
+	case to == drivers.Simplex && from == drivers.Duplex,
+		to == drivers.Removed && !s.target.out(),
+		to == drivers.Offline && withDriver(from) && !s.target.out():
+		return Warning
+	}
+	return Info
+}
+
+// becomeFace derives the state of a face from its sides, and from its driver where that
+// cannot bring it up.
+func (c *Core) becomeFace(d *device) {
+	a, b := &d.sides[0], &d.sides[1]
+	to, reason := drivers.FaceDown, "no side is in service"
+	switch {
+	case d.down != "":
+		reason = d.down
+	case a.state.InService() && b.state.InService():
+		to, reason = drivers.FaceDuplex, "both sides are in service"
+	case a.state.InService() || b.state.InService():
+		if b.state.InService() {
+			a, b = b, a
+		}
+		to, reason = drivers.FaceSimplex, fmt.Sprintf("on %s alone: %s is %v", a.id, b.id, b.state)
+		if onItsWay(b.state) {
+			to, reason = drivers.FaceSyncing, fmt.Sprintf("on %s, %s is coming in", a.id, b.id)
+		}
+	}
+	severity := Info
+	switch {
+	case to == drivers.FaceDown && d.wanted():
+		severity = Critical
+	case to < d.face.state:
+		severity = Warning
+	}
+	become(c, &d.face, d.name, to, reason, severity)
+}
+
+// becomeModule derives the state of a module: the worst of its sides.
+func (c *Core) becomeModule(m *module) {
+	if len(m.sides) == 0 {
+		return
+	}
+	to, reason := drivers.Empty, "nothing is configured here"
+	gone := 0
+find:
+	for _, state := range worst {
+		for _, s := range m.sides {
+			if s.state == state {
+				to, reason = state, s.id+": "+s.reason
+				break find
+			}
+		}
+	}
+	for _, s := range m.sides {
+		if s.state == drivers.Removed {
+			gone++
+		}
+	}
+	if gone > 1 && gone == len(m.sides) {
+		reason = "all that it carries is gone: the module was pulled or has lost its power"
+	}
+	severity := Info
+	if to != drivers.Duplex && m.state == drivers.Duplex {
+		severity = Warning
+	}
+	become(c, &m.mark, m.id, to, reason, severity)
+}
+
+// becomeBox derives the state of the box: its worst face.
+func (c *Core) becomeBox() {
+	if len(c.devices) == 0 {
+		return
+	}
+	to, reason := drivers.FaceDuplex, "all faces are duplex"
+	for _, d := range c.devices {
+		if d.face.state < to {
+			to, reason = d.face.state, d.name+": "+d.face.reason
+		}
+	}
+	severity := Info
+	if to < c.box.state {
+		severity = Warning
+	}
+	become(c, &c.box, c.cfg.Name, to, reason, severity)
+}
+
+// become changes a derived state. A change of the reason alone is kept but not logged:
+// the side that it comes from has its own entry.
+func become[S interface {
+	comparable
+	fmt.Stringer
+}](c *Core, m *mark[S], id string, to S, reason string, severity Severity) {
+	from := m.state
+	m.reason = reason
+	if from == to {
+		return
+	}
+	m.state, m.since = to, c.now
+	c.log(Entry{ID: id, From: from.String(), To: to.String(), Reason: reason, Severity: severity})
+}
+
+// log numbers an entry and gives it out; after raises an alarm for the bad ones.
+func (c *Core) log(e Entry) {
+	c.seq++
+	e.Seq, e.Time = c.seq, c.now
+	c.out.Entries = append(c.out.Entries, e)
+}

@@ -1,0 +1,233 @@
+package control
+
+import (
+	"fmt"
+
+	"ft/drivers"
+)
+
+// This file turns the requests of people into proposals. Nothing here has an effect
+// but on the proposal: what else a request changes is in its then, run by commit.
+
+// proposeBringUp wants sides in. It lifts every hold: an admin who asks means now.
+func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
+	sc, r := c.asks(p, ev.Request, "bringup", ev.Target)
+	if r != nil {
+		return r
+	}
+	if ev.AcceptRisk != "" && ev.AcceptRisk != drivers.RiskOverwrite {
+		return refuse(RuleRisk, "bringup knows no risk %q: it can be told --accept-risk=%s", ev.AcceptRisk, drivers.RiskOverwrite)
+	}
+	var revived []*side
+	for _, s := range sc.sides {
+		n := p.at(s)
+		if !n.target.out() && (n.state.InService() || onItsWay(n.state)) && n.recall == "" {
+			continue
+		}
+		if n.target.Broken {
+			revived = append(revived, s)
+		}
+		n.target = Target{Direction: In, By: ByAdmin, Who: ev.By, Since: c.now}
+		n.hold = hold{}
+		switch n.state {
+		case drivers.Broken:
+			n.state, n.reason = drivers.Offline, "an admin wants it in again"
+		case drivers.Removed:
+			n.present = true // so the admin thinks: see side.probe
+			n.state, n.reason = drivers.Offline, "looked for at an admin's word"
+		}
+		if l := p.dev(s.dev).link; l == LinkGaveUp {
+			p.dev(s.dev).link = LinkNone
+		}
+		p.sides = append(p.sides, s)
+	}
+	if len(p.sides) == 0 {
+		p.nothing = fmt.Sprintf("%s is in already, or on its way", sc.id)
+	}
+	risk := ev.AcceptRisk
+	p.then = func() {
+		for _, s := range revived {
+			h := c.historyOf(s)
+			h.Real.JudgedFrom, h.Injected.JudgedFrom = c.now, c.now
+			c.dirty = true
+		}
+		for _, s := range p.sides {
+			s.probe = s.state == drivers.Removed
+			s.risk, s.fails, s.detachAt = risk, 0, c.now
+			s.dev.process.fails, s.dev.process.again = 0, c.now
+		}
+		c.open(p, true, ev.Target)
+	}
+	return nil
+}
+
+// proposeBringDown wants sides out. A device goes down as a whole.
+func (c *Core) proposeBringDown(p *proposal, ev BringDown) *refusal {
+	sc, r := c.asks(p, ev.Request, "bringdown", ev.Target)
+	if r != nil {
+		return r
+	}
+	if ev.AcceptRisk != "" && ev.AcceptRisk != drivers.RiskLastSide {
+		return refuse(RuleRisk, "bringdown knows no risk %q: it can be told --accept-risk=%s", ev.AcceptRisk, drivers.RiskLastSide)
+	}
+	p.risk = ev.AcceptRisk
+	whole := sc.device != nil
+	p.device = sc.device
+	reason := "taken out by an admin"
+	if ev.By != "" {
+		reason += " (" + ev.By + ")"
+	}
+	for _, s := range sc.sides {
+		n := p.at(s)
+		if n.target.out() && n.target.By == ByAdmin && !withDriver(n.state) && n.target.Whole == whole {
+			continue
+		}
+		n.target = Target{
+			Direction: Out, By: ByAdmin, Who: ev.By, Since: c.now, Risk: ev.AcceptRisk, Whole: whole,
+			Broken: n.target.Broken, Identity: n.target.Identity, Reason: reason,
+		}
+		n.hold = hold{}
+		if n.state == drivers.Offline || n.state == drivers.Shot && !n.draining {
+			n.state, n.reason = drivers.Offline, reason
+		}
+		p.sides = append(p.sides, s)
+	}
+	if whole && (sc.device.link == LinkNone || sc.device.link == LinkGaveUp) {
+		whole, p.device = false, nil // there is no process to stop
+	}
+	if whole {
+		p.dev(sc.device).link = LinkStopping
+	} else if len(p.sides) == 0 {
+		p.nothing = fmt.Sprintf("%s is out already", sc.id)
+	}
+	p.then = func() {
+		if whole && sc.device.link != LinkStopping {
+			sc.device.stopBack = sc.device.link
+		}
+		for _, s := range p.sides {
+			s.detachAt, s.outFails = c.now, 0
+		}
+		c.open(p, false, ev.Target)
+	}
+	return nil
+}
+
+// proposeSwitch makes the standby the active side.
+func (c *Core) proposeSwitch(p *proposal, ev SwitchActive) *refusal {
+	sc, r := c.asks(p, ev.Request, "switch", ev.Target)
+	if r != nil {
+		return r
+	}
+	if sc.module != nil {
+		return refuse(RuleNoSwitch, "%s is a module: name one of its NICs, or bring the module down", sc.id)
+	}
+	d := sc.sides[0].dev
+	if !d.kind.switchable {
+		return refuse(RuleNoSwitch, "%s is a %s: both sides carry it, there is no standby to switch to", d.name, d.kind.name)
+	}
+	for i := range d.sides {
+		if s := &d.sides[i]; !s.good() {
+			return refuse(RuleNoSwitch, "%s cannot switch: %s is %v (%s); bring it up first: ftctl bringup %s", d.name, s.id, s.state, s.reason, s.id)
+		}
+	}
+	if sc.device == nil && sc.sides[0].active {
+		p.nothing = sc.id + " is the active side already"
+		return nil
+	}
+	if d.change.wanted {
+		return refuse(drivers.RuleBusy, "%s is switching already", d.name)
+	}
+	if d.link != LinkConnected {
+		return refuse(drivers.RuleState, "the driver process of %s is not connected (%s): try again in a moment", d.name, d.link)
+	}
+	p.then = func() {
+		d.change = deviceWork{wanted: true, request: c.openDevice(p, ev.Target)}
+	}
+	return nil
+}
+
+// proposeBringupPolicy: who waits for an admin under defer comes in under auto.
+func (c *Core) proposeBringupPolicy(p *proposal, ev SetBringup) *refusal {
+	p.ask, p.verb, p.id = &ev.Request, "policy bringup", c.cfg.Name
+	if ev.Policy != BringupAuto && ev.Policy != BringupDefer {
+		return refuse(RuleValue, "%q is no bring-up policy: say auto or defer", string(ev.Policy))
+	}
+	if ev.Policy == BringupAuto {
+		for _, d := range c.devices {
+			for i := range d.sides {
+				if n := p.at(&d.sides[i]); n.hold.kind == holdDeferred {
+					n.hold = hold{}
+				}
+			}
+		}
+	}
+	p.nothing = fmt.Sprintf("the bring-up policy is %s", ev.Policy)
+	p.then = func() {
+		c.bringupSet, c.dirty = ev.Policy, true
+		c.log(Entry{ID: c.cfg.Name, Severity: Info, Reason: p.nothing + by(ev.By)})
+	}
+	return nil
+}
+
+func (c *Core) proposeSetMTBF(p *proposal, ev SetMTBF) *refusal {
+	sc, r := c.asks(p, ev.Request, "mtbf set", ev.Target)
+	if r != nil {
+		return r
+	}
+	if r := ev.Settings.check(); r != nil {
+		return r
+	}
+	p.nothing = fmt.Sprintf("faults of %s are judged by the new settings from now on", sc.id)
+	p.then = func() {
+		for _, s := range sc.sides {
+			set := ev.Settings.over(c.settings[s.id])
+			c.settings[s.id], c.dirty = set, true
+			full := c.settingsOf(s)
+			c.log(Entry{ID: s.id, From: s.state.String(), To: s.state.String(), Severity: Info,
+				Reason: fmt.Sprintf("MTBF policy %s, threshold %s, min_faults %d%s", full.Policy, short(full.Threshold), full.MinFaults, by(ev.By))})
+		}
+	}
+	return nil
+}
+
+// proposeClearMTBF forgets faults. A broken side becomes offline and waits for bringup:
+// a person has looked at it, and says so with a second word.
+func (c *Core) proposeClearMTBF(p *proposal, ev ClearMTBF) *refusal {
+	sc, r := c.asks(p, ev.Request, "mtbf clear", ev.Target)
+	if r != nil {
+		return r
+	}
+	for _, s := range sc.sides {
+		n := p.at(s)
+		if !n.target.Broken {
+			continue
+		}
+		reason := "its faults were forgotten by an admin; ftctl bringup " + s.id + " takes it in"
+		n.target = Target{Direction: Out, By: ByAdmin, Who: ev.By, Since: c.now, Reason: reason}
+		if n.state == drivers.Broken {
+			n.state, n.reason = drivers.Offline, reason
+		}
+	}
+	p.nothing = fmt.Sprintf("the faults of %s are forgotten", sc.id)
+	p.then = func() {
+		for _, s := range sc.sides {
+			c.history[s.historyKey()] = &History{Since: c.now}
+			c.dirty = true
+			c.log(Entry{ID: s.id, From: s.state.String(), To: s.state.String(), Severity: Info, Reason: "fault history cleared" + by(ev.By)})
+		}
+	}
+	return nil
+}
+
+// asks notes who asks for what, and resolves the id.
+func (c *Core) asks(p *proposal, req Request, verb, target string) (scope, *refusal) {
+	p.ask, p.verb, p.id = &req, verb, target
+	return c.find(target)
+}
+
+func by(who string) string {
+	if who == "" {
+		return ""
+	}
+	return ", set by " + who
+}

@@ -1,0 +1,329 @@
+package control
+
+import (
+	"fmt"
+
+	"ft/drivers"
+)
+
+// This file takes the results of actions, and the deadlines of what did not come.
+// A side that could not be brought in is tried again, at growing intervals, if the try
+// failed; if a rule of the driver forbade it, it waits until something has changed: its
+// device is seen, an admin asks, its partner comes into service, a new driver process.
+
+// overdue is an internal event: the driver's report after an accepted attach, or after
+// a detach, did not come.
+type overdue struct{ side *side }
+
+// verdictDue is an internal event: a fault is to be judged.
+type verdictDue struct{ side *side }
+
+// drainOver is an internal event: I/O on a cut-off side has not ended for drainWait. The
+// driver is asked to take the side in all the same; it refuses if it must not.
+type drainOver struct{ side *side }
+
+// linkDue is an internal event: a device is to have a process, or to lose it.
+type linkDue struct{ device *device }
+
+func (overdue) event()    {}
+func (verdictDue) event() {}
+func (drainOver) event()  {}
+func (linkDue) event()    {}
+
+// due finds what follows from the last event, or from the time: internal events, each of
+// which goes through the pipeline and is then no longer due.
+func (c *Core) due() Event {
+	for _, d := range c.devices {
+		for i := range d.sides {
+			s := &d.sides[i]
+			late := !s.workUntil.IsZero() && !c.now.Before(s.workUntil)
+			switch {
+			case s.unjudged != judged:
+				return verdictDue{s}
+			case late && s.workID != 0:
+				return noAnswer(s.workID)
+			case late:
+				return overdue{s}
+			case s.draining && !c.now.Before(s.drainTill):
+				return drainOver{s}
+			}
+		}
+		for _, w := range [...]*deviceWork{&d.stop, &d.change} {
+			if w.id != 0 && !c.now.Before(w.until) {
+				return noAnswer(w.id)
+			}
+		}
+		if c.loaded && d.linkWrong() {
+			return linkDue{d}
+		}
+	}
+	return nil
+}
+
+func noAnswer(id uint64) ActionResult {
+	return ActionResult{ID: id, Outcome: Failed, Code: RuleTimeout, Sentence: fmt.Sprintf("no answer for %s", short(actionWait))}
+}
+
+// linkWrong says whether a device lacks a process that it should have, or has one
+// although it was taken down as a whole (before ftd was restarted).
+func (d *device) linkWrong() bool {
+	return d.link == LinkNone && d.wanted() || d.link == LinkConnected && d.takenDown()
+}
+
+// takenDown says whether an admin took the device down as a whole.
+func (d *device) takenDown() bool {
+	for i := range d.sides {
+		if s := &d.sides[i]; s.state != drivers.Empty && !(s.target.out() && s.target.Whole) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Core) proposeLink(p *proposal, d *device) {
+	if d.link == LinkNone {
+		p.dev(d).link = LinkStarting
+		d.process = processWork{again: c.now}
+		return
+	}
+	p.dev(d).link, d.stopBack = LinkStopping, d.link
+}
+
+func (c *Core) proposeResult(p *proposal, ev ActionResult) {
+	if ev.ID == 0 || c.writeResult(p, ev) {
+		return
+	}
+	for _, d := range c.devices {
+		switch ev.ID {
+		case d.process.id:
+			c.startResult(p, d, ev)
+			return
+		case d.stop.id:
+			c.stopResult(p, d, ev)
+			return
+		case d.change.id:
+			c.settleDevice(&d.change, statusOf(ev.Outcome), ev.Code, orElse(ev.Sentence, d.name+" has switched"))
+			return
+		}
+		for i := range d.sides {
+			if s := &d.sides[i]; s.workID == ev.ID {
+				if s.work == attaching {
+					c.attachResult(p, s, ev)
+				} else {
+					c.detachResult(p, s, ev)
+				}
+				return
+			}
+		}
+	}
+}
+
+func statusOf(o Outcome) AnswerStatus {
+	switch o {
+	case OK:
+		return AnswerDone
+	case Refused:
+		return AnswerRefused
+	}
+	return AnswerFailed
+}
+
+// attachResult: the driver has accepted the side, or not.
+func (c *Core) attachResult(p *proposal, s *side, ev ActionResult) {
+	n := p.at(s)
+	p.cause = s
+	switch {
+	case ev.Outcome == OK:
+		s.probe, s.risk = false, ""
+		switch {
+		case !s.moved:
+			s.answered(attached, c.now)
+		case s.state == drivers.Offline && !n.target.out() && n.hold.kind == holdNone:
+			// It has come and gone before the result was here.
+			s.endWork()
+			c.tryAgain(n, s, AnswerFailed, s.reason)
+		default:
+			s.endWork()
+		}
+		return
+	case ev.Outcome == Refused && ev.Code == drivers.RuleBusy:
+		n.draining = true
+		c.tryAgain(n, s, "", ev.Sentence)
+	case ev.Outcome == Refused && ev.Code == drivers.RuleState:
+		s.dev.lagging = true // it sees the side otherwise: look again
+		c.tryAgain(n, s, AnswerRefused, ev.Sentence)
+	case ev.Outcome == Refused:
+		c.forbidden(n, s, ev.Code, ev.Sentence)
+	default:
+		c.tryAgain(n, s, AnswerFailed, ev.Sentence)
+	}
+	s.endWork()
+}
+
+// forbidden: a rule of the driver keeps the side out. No retry by time.
+func (c *Core) forbidden(n *facts, s *side, code, sentence string) {
+	sentence = orElse(sentence, "the driver refused it: "+code)
+	n.hold = hold{kind: holdRefused, code: code, sentence: sentence}
+	if !withDriver(n.state) {
+		n.state, n.reason = drivers.Offline, sentence
+	}
+	s.risk = ""
+	c.settleSide(s, AnswerRefused, code, sentence)
+}
+
+// tryAgain: the side could not be brought in this time.
+func (c *Core) tryAgain(n *facts, s *side, answer AnswerStatus, sentence string) {
+	sentence = orElse(sentence, "no reason was given")
+	s.fails++
+	pause := backoff(s.fails)
+	n.hold = hold{kind: holdRetry, until: c.now.Add(pause), sentence: sentence}
+	if s.probe {
+		// It was tried because an admin thought that it is there. It is not.
+		n.present, n.hold, s.probe = false, hold{}, false
+	}
+	if !withDriver(n.state) {
+		n.reason = "could not be brought in: " + sentence
+	}
+	if answer != "" {
+		s.risk = ""
+		more := fmt.Sprintf("; it is tried again in %s", short(pause))
+		if n.hold.kind != holdRetry {
+			more = ""
+		}
+		c.settleSide(s, answer, "", fmt.Sprintf("%s could not be brought in: %s%s", s.id, sentence, more))
+	}
+}
+
+// detachResult: no new I/O reaches the side, or it is where it was.
+func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
+	n := p.at(s)
+	p.cause = s
+	switch {
+	case ev.Outcome == OK:
+		s.outFails = 0
+		s.endWork()
+		if withDriver(n.state) {
+			s.answered(detached, c.now)
+		}
+	case ev.Outcome == Refused && ev.Code == drivers.RuleLastSide && n.recall == "" && !n.target.Broken:
+		// The partner was lost meanwhile: rule 1 goes before the wish.
+		n.target = byConfig
+		s.endWork()
+		c.settleSide(s, AnswerRefused, ev.Code, ev.Sentence)
+		c.logRefusal(s.id, s.state.String(), ev.Code, ev.Sentence)
+	default:
+		s.outFails++
+		s.endWork()
+		s.dev.lagging = true
+		s.detachAt = c.now.Add(backoff(s.outFails))
+		sentence := fmt.Sprintf("%s could not be taken out: %s; it is tried again in %s", s.id, orElse(ev.Sentence, "no reason was given"), short(backoff(s.outFails)))
+		c.log(Entry{ID: s.id, From: s.state.String(), To: s.state.String(), Severity: Error, Reason: sentence})
+		c.settleSide(s, statusOf(ev.Outcome), ev.Code, sentence)
+	}
+}
+
+// startResult: whether the keeper has begun to run the driver.
+func (c *Core) startResult(p *proposal, d *device, ev ActionResult) {
+	d.process.id, d.process.gate = 0, 0
+	if ev.Outcome == OK {
+		d.process.again = c.now.Add(driverWait)
+		return
+	}
+	d.process.fails++
+	pause := backoff(d.process.fails)
+	d.process.again = c.now.Add(pause)
+	reason := fmt.Sprintf("the driver of %s could not be started: %s; it is tried again in %s", d.name, orElse(ev.Sentence, "no reason was given"), short(pause))
+	c.log(Entry{ID: d.name, Severity: Error, Reason: reason})
+	for i := range d.sides {
+		if n := &p.dev(d).sides[i]; !withDriver(n.state) && n.state != drivers.Empty && n.state != drivers.Removed {
+			n.reason = reason
+		}
+		c.settleSide(&d.sides[i], AnswerFailed, "", reason)
+	}
+}
+
+// stopResult: the device is down as a whole, or goes on as it was.
+func (c *Core) stopResult(p *proposal, d *device, ev ActionResult) {
+	n := p.dev(d)
+	back := d.stopBack
+	if ev.Outcome == OK {
+		n.link, n.down = LinkNone, ""
+		d.path, d.pid, d.stats = "", 0, nil
+		d.process = processWork{}
+		for i := range d.sides {
+			s, f := &d.sides[i], &n.sides[i]
+			s.endWork()
+			s.active, s.note, s.progress = false, "", nil
+			if withDriver(f.state) {
+				f.state, f.reason = drivers.Offline, orElse(f.target.Reason, d.name+" was taken down")
+			}
+		}
+		c.settleDevice(&d.stop, AnswerDone, "", fmt.Sprintf("%s is down: its face is gone and its process has ended", d.name))
+		return
+	}
+	n.link = back
+	for i := range d.sides {
+		if f := &n.sides[i]; f.target.Whole {
+			f.target = byConfig
+		}
+	}
+	sentence := fmt.Sprintf("%s was not taken down: %s", d.name, orElse(ev.Sentence, "no reason was given"))
+	c.logRefusal(d.name, d.face.state.String(), ev.Code, sentence)
+	c.settleDevice(&d.stop, statusOf(ev.Outcome), ev.Code, sentence)
+}
+
+// proposeOverdue: an action was done, but the driver does not say so.
+func (c *Core) proposeOverdue(p *proposal, ev overdue) {
+	s := ev.side
+	n := p.at(s)
+	s.dev.lagging = true
+	if s.work == attached {
+		c.tryAgain(n, s, AnswerFailed, fmt.Sprintf("its driver accepted it and has not reported on it for %s", short(reportWait)))
+	}
+	s.endWork()
+}
+
+// proposeVerdict judges a fault.
+func (c *Core) proposeVerdict(p *proposal, s *side) {
+	n := p.at(s)
+	list := c.historyOf(s).list(s.unjudged == unjudgedInjected)
+	s.unjudged = judged
+	if n.target.out() {
+		return // it stays out in any case
+	}
+	p.cause = s
+	broken, why := list.judge(c.settingsOf(s))
+	what := n.reason
+	if n.recall != "" {
+		what = n.recall
+	}
+	if broken {
+		n.target = c.brokenTarget(s, n.target, what+": "+why)
+		if !withDriver(n.state) {
+			n.state, n.reason = drivers.Broken, n.target.Reason
+		}
+		return
+	}
+	pause := backoff(s.fails)
+	s.fails++
+	n.target = Target{Direction: In, By: ByFault, Since: c.now, Identity: s.identity, Reason: what}
+	n.hold = hold{}
+	if pause > 0 {
+		n.hold = hold{kind: holdRetry, until: c.now.Add(pause), sentence: what}
+	}
+	if !withDriver(n.state) {
+		n.reason = what + "; " + why + ", it returns by itself"
+	}
+}
+
+// brokenTarget is the verdict on a part. Where an admin had taken it out it stays his.
+func (c *Core) brokenTarget(s *side, t Target, why string) Target {
+	if t.Broken {
+		return t
+	}
+	if t.By != ByAdmin || !t.out() {
+		t = Target{Direction: Out, By: ByFault, Since: c.now}
+	}
+	t.Broken, t.Identity, t.Reason = true, s.identity, why
+	return t
+}

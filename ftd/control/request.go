@@ -1,0 +1,216 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"ft/drivers"
+)
+
+// This file follows requests that take time. A request ends when each of its sides has
+// got where it was to go, or will not; or at its deadline, since whoever asked must not
+// wait for ever. The wish stays: it is a target.
+
+// request is one that is not finished.
+type request struct {
+	id       string
+	up       bool
+	target   string  // the id as the admin wrote it
+	sides    []*side // still under way
+	device   bool    // waits for a deviceWork
+	deadline time.Time
+	status   AnswerStatus // the worst so far
+	code     string
+	done     string   // what the last side that got there has to say
+	wrong    []string // what did not
+}
+
+// open registers a request for the sides of a proposal, or for its whole device, and
+// answers that it is accepted.
+func (c *Core) open(p *proposal, up bool, target string) {
+	if p.device != nil {
+		for i := range p.device.sides {
+			c.supersede(&p.device.sides[i])
+		}
+		if r := p.device.stop.request; r != nil {
+			r.note(AnswerFailed, RuleReplaced, "a later request takes "+p.device.name+" down")
+			c.abandon(r)
+		}
+		p.device.stop.request = c.openDevice(p, target)
+		return
+	}
+	if len(p.sides) == 0 {
+		return
+	}
+	r := &request{id: p.ask.ID, up: up, target: target, deadline: c.now.Add(requestWait), status: AnswerDone}
+	for _, s := range p.sides {
+		c.supersede(s)
+		s.request = r
+		r.sides = append(r.sides, s)
+	}
+	c.requests = append(c.requests, r)
+	c.answer(r.id, AnswerAccepted, "", fmt.Sprintf("%s %s", p.verb, target))
+}
+
+// openDevice registers a request that waits for an action on a whole device.
+func (c *Core) openDevice(p *proposal, target string) *request {
+	r := &request{id: p.ask.ID, target: target, device: true, deadline: c.now.Add(requestWait), status: AnswerDone}
+	c.requests = append(c.requests, r)
+	c.answer(r.id, AnswerAccepted, "", fmt.Sprintf("%s %s", p.verb, target))
+	return r
+}
+
+// supersede ends an earlier request that waits for the side.
+func (c *Core) supersede(s *side) {
+	c.settleSide(s, AnswerFailed, RuleReplaced, fmt.Sprintf("a later request wants something else of %s", s.id))
+}
+
+// settleSide notes what has become of a side that a request waits for.
+func (c *Core) settleSide(s *side, status AnswerStatus, code, sentence string) {
+	r := s.request
+	if r == nil {
+		return
+	}
+	s.request = nil
+	for i := range r.sides {
+		if r.sides[i] == s {
+			r.sides = append(r.sides[:i], r.sides[i+1:]...)
+			break
+		}
+	}
+	r.note(status, code, sentence)
+	c.finish(r)
+}
+
+// settleDevice ends an action on a whole device, and the request that waits for it.
+func (c *Core) settleDevice(w *deviceWork, status AnswerStatus, code, sentence string) {
+	r := w.request
+	*w = deviceWork{}
+	if r == nil {
+		return
+	}
+	r.device = false
+	r.note(status, code, sentence)
+	c.finish(r)
+}
+
+// note keeps what has become of a part of the request; the first thing that went wrong
+// is its outcome.
+func (r *request) note(status AnswerStatus, code, sentence string) {
+	if status == AnswerDone {
+		r.done = sentence
+		return
+	}
+	if r.status == AnswerDone {
+		r.status, r.code = status, code
+	}
+	r.wrong = append(r.wrong, sentence)
+}
+
+// finish answers a request that waits for nothing more.
+func (c *Core) finish(r *request) {
+	if len(r.sides) > 0 || r.device {
+		return
+	}
+	for i := range c.requests {
+		if c.requests[i] == r {
+			c.requests = append(c.requests[:i], c.requests[i+1:]...)
+			break
+		}
+	}
+	sentence := r.done
+	if r.up {
+		sentence = fmt.Sprintf("%s is coming in: diagnostics, then syncing (ftctl wait %s --for duplex)", r.target, r.target)
+	}
+	if r.status != AnswerDone {
+		sentence = strings.Join(r.wrong, "; ")
+	}
+	c.answer(r.id, r.status, r.code, sentence)
+}
+
+// settleReached ends the waiting for sides that are where a request wants them, and for
+// those that cannot get there.
+func (c *Core) settleReached() {
+	for _, d := range c.devices {
+		for i := range d.sides {
+			s := &d.sides[i]
+			if s.work == detached && !withDriver(s.state) || s.work == attached && s.moved {
+				s.endWork()
+			}
+			r := s.request
+			switch {
+			case r == nil:
+			case r.up && (s.state.InService() || onItsWay(s.state)):
+				c.settleSide(s, AnswerDone, "", "")
+			case r.up && s.work == idle && (s.state == drivers.Removed || s.state == drivers.Broken):
+				c.settleSide(s, AnswerFailed, "", fmt.Sprintf("%s is %v: %s", s.id, s.state, s.reason))
+			case !r.up && !withDriver(s.state):
+				c.settleSide(s, AnswerDone, "", c.outSentence(s))
+			}
+		}
+	}
+}
+
+// outSentence tells whoever took a side out what may be done now.
+func (c *Core) outSentence(s *side) string {
+	m := c.moduleOf(s)
+	if note := c.pullNote(m.sides...); note != "" {
+		return fmt.Sprintf("%s is out of service; do not pull all of %s yet: %s", s.id, m.id, note)
+	}
+	return fmt.Sprintf("%s is out of service: %s is safe to pull", s.id, m.id)
+}
+
+func (c *Core) moduleOf(s *side) *module {
+	for i := range c.modules {
+		if c.modules[i].id == s.dev.kind.modules[s.index] {
+			return &c.modules[i]
+		}
+	}
+	panic("control: a side without a module: " + s.id)
+}
+
+// expireRequests answers those that have waited for too long.
+func (c *Core) expireRequests() {
+	for _, r := range append([]*request(nil), c.requests...) {
+		if c.now.Before(r.deadline) {
+			continue
+		}
+		r.note(AnswerFailed, RuleTimeout, fmt.Sprintf("%s is still under way after %s; it is still wanted, ftctl show %s says how it stands", r.target, short(requestWait), r.target))
+		c.abandon(r)
+	}
+}
+
+// abandon takes a request from whatever it waits for and answers it.
+func (c *Core) abandon(r *request) {
+	for _, s := range r.sides {
+		s.request = nil
+	}
+	for _, d := range c.devices {
+		for _, w := range [...]*deviceWork{&d.stop, &d.change} {
+			if w.request == r {
+				w.request = nil
+			}
+		}
+	}
+	r.sides, r.device = nil, false
+	c.finish(r)
+}
+
+// refuse answers a request that a rule forbids, and logs that it was made.
+func (c *Core) refuse(p *proposal, r *refusal) {
+	state := ""
+	if s := c.side(p.id); s != nil {
+		state = s.state.String()
+	}
+	c.logRefusal(p.id, state, r.code, fmt.Sprintf("%s refused: %s", p.verb, r.sentence))
+	c.answer(p.ask.ID, AnswerRefused, r.code, r.sentence)
+}
+
+func (c *Core) logRefusal(id, state, code, sentence string) {
+	c.log(Entry{ID: id, From: state, To: state, Severity: Warning, Reason: sentence, Extra: map[string]any{"code": code}})
+}
+
+func (c *Core) answer(id string, status AnswerStatus, code, sentence string) {
+	c.out.Answers = append(c.out.Answers, Answer{Request: id, Status: status, Code: code, Sentence: sentence})
+}

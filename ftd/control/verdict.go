@@ -1,0 +1,194 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"ft/drivers"
+)
+
+// This file writes the two sentences that a person reads first: what is wrong and why,
+// and what to do about it, with the command to type. Someone who was woken must not
+// have to know the state table.
+
+// verdict is about the box: its worst face, and how many others are not well.
+func (c *Core) verdict(now time.Time) (verdict, action string) {
+	var bad *device
+	others := 0
+	for _, d := range c.devices {
+		switch {
+		case d.face.state == drivers.FaceDuplex:
+		case bad == nil:
+			bad = d
+		default:
+			others++
+			if d.face.state < bad.face.state {
+				bad = d
+			}
+		}
+	}
+	switch {
+	case len(c.devices) == 0:
+		return "no device is configured", "name a disk, a nic or a machine in ft.toml, then restart ftd"
+	case bad == nil:
+		if d := c.unlinked(); d != nil {
+			return c.linkVerdict(d, now)
+		}
+		return "every face is served by two good sides", "none"
+	}
+	verdict, action = c.deviceVerdict(bad, now)
+	if others > 0 {
+		verdict += fmt.Sprintf(" (and %d more: ftctl status)", others)
+	}
+	return verdict, action
+}
+
+// unlinked is a device whose driver process is not there although it is wanted.
+func (c *Core) unlinked() *device {
+	for _, d := range c.devices {
+		if d.wanted() && d.link != LinkConnected {
+			return d
+		}
+	}
+	return nil
+}
+
+// linkVerdict is about a driver process that is not there.
+func (c *Core) linkVerdict(d *device, now time.Time) (verdict, action string) {
+	switch d.link {
+	case LinkStarting:
+		return fmt.Sprintf("the driver of %s is starting", d.name), "none: wait a moment; if it lasts, journalctl -u ft-keeper says why"
+	case LinkLost:
+		return fmt.Sprintf("the driver process of %s is gone; its successor takes %s over", d.name, d.faceName()), "none: it returns by itself; if it lasts, journalctl -u ft-keeper says why"
+	case LinkStopping:
+		return fmt.Sprintf("%s is being taken down", d.name), "none"
+	case LinkGaveUp:
+		return fmt.Sprintf("%s is down: its driver process died too often and is not started again; the data is safe", d.name),
+			fmt.Sprintf("see journalctl -u ft-keeper, mend the cause, then: ftctl bringup %s", d.name)
+	}
+	return fmt.Sprintf("%s is down: an admin took it down", d.name), "ftctl bringup " + d.name
+}
+
+// deviceVerdict is about one device.
+func (c *Core) deviceVerdict(d *device, now time.Time) (verdict, action string) {
+	if d.link != LinkConnected && (d.wanted() || d.takenDown()) {
+		return c.linkVerdict(d, now)
+	}
+	if d.face.state == drivers.FaceDuplex {
+		return d.name + " is served by two good sides", "none"
+	}
+	if d.down != "" {
+		return fmt.Sprintf("%s is down: %s", d.name, d.down), fmt.Sprintf("see ftctl show %s and journalctl -u ft-keeper", d.name)
+	}
+	s := d.telling()
+	verdict, action = c.sideVerdict(s, now)
+	if d.face.state != drivers.FaceDown {
+		return verdict, action
+	}
+	// With the face down both sides matter.
+	other, otherAction := c.sideVerdict(s.partner(), now)
+	verdict = fmt.Sprintf("%s is down: %s; %s", d.name, verdict, other)
+	if otherAction != action && !strings.HasPrefix(otherAction, "none") {
+		if strings.HasPrefix(action, "none") {
+			return verdict, otherAction
+		}
+		action += "; or " + otherAction
+	}
+	return verdict, action
+}
+
+// telling is the side whose state says most about the device: the one that is not in
+// service; of two, the one that a person can do most about.
+func (d *device) telling() *side {
+	for _, state := range worst {
+		for i := range d.sides {
+			if s := &d.sides[i]; s.state == state {
+				return s
+			}
+		}
+	}
+	return &d.sides[0]
+}
+
+// sideVerdict is about one side.
+func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
+	why := func(what string) string { return s.id + " " + what + ": " + s.reason }
+	bringup := "ftctl bringup " + s.id
+	switch s.state {
+	case drivers.Empty:
+		return fmt.Sprintf("%s has only one side configured", s.dev.name),
+			fmt.Sprintf("name a %s for %s of %s in ft.toml", s.dev.kind.part, s.dev.kind.modules[s.index], s.dev.name)
+	case drivers.Removed:
+		action = fmt.Sprintf("put %s back: it then comes in by itself", s.resource.Path)
+		if s.target.out() || c.bringup() == BringupDefer {
+			action = fmt.Sprintf("put %s back, then: %s", s.resource.Path, bringup)
+		}
+		return why("is not there"), action
+	case drivers.Broken:
+		return why("is broken"), fmt.Sprintf("replace %s (%s), or if it is good: ftctl mtbf clear %s, then %s", s.id, s.resource.Path, s.id, bringup)
+	case drivers.Dumping:
+		return why("is out while its memory is written out"), "none: it returns by itself when that is done"
+	case drivers.Diagnostics:
+		return s.id + " is being tested before it comes in", "none: it comes in by itself"
+	case drivers.Syncing:
+		verdict, action = s.id+" is being brought up to date", "none: it comes in by itself"
+		if p := s.progress; p != nil {
+			verdict += fmt.Sprintf(": %s %.0f %%", p.What, p.Percent)
+			if p.ETASeconds >= 0 {
+				action += ", " + short(time.Duration(p.ETASeconds*float64(time.Second))) + " left"
+			}
+		}
+		return verdict, action
+	case drivers.Simplex, drivers.Duplex:
+		return s.id + " is in service", "none"
+	case drivers.Shot:
+		if s.target.out() {
+			return why("was shot"), bringup + " when it is wanted again"
+		}
+		return why("was shot"), "none: it returns by itself" + s.when(now)
+	}
+	return c.offlineVerdict(s, now)
+}
+
+// offlineVerdict is about a side that is there and out of service: by whose word?
+func (c *Core) offlineVerdict(s *side, now time.Time) (verdict, action string) {
+	bringup := "ftctl bringup " + s.id
+	switch {
+	case s.target.out():
+		return fmt.Sprintf("%s is out of service: %s", s.id, s.reason), bringup + " when the work on it is done"
+	case s.work == attaching || s.work == attached:
+		return s.id + " is about to come in", "none: it comes in by itself"
+	case s.draining:
+		return s.id + " is out, and I/O on it has not ended yet", "none: it comes in by itself when that has ended"
+	case s.hold.kind == holdDeferred:
+		return s.id + " waits for an admin: the bring-up policy is defer", bringup + ", or for all: ftctl policy bringup auto"
+	case s.hold.kind == holdRetry:
+		return fmt.Sprintf("%s could not be brought in: %s", s.id, s.hold.sentence), "none: it is tried again" + s.when(now)
+	case s.hold.kind == holdRefused:
+		return fmt.Sprintf("%s is not taken in: %s", s.id, s.hold.sentence), wayOut(s)
+	}
+	return fmt.Sprintf("%s is out of service: %s", s.id, s.reason), "none: it comes in by itself"
+}
+
+// wayOut is what a person can do about a rule of the driver.
+func wayOut(s *side) string {
+	switch s.hold.code {
+	case drivers.RuleSplitBrain, drivers.RuleStale:
+		return fmt.Sprintf("see ftctl show %s, then say which side's data is right: ftctl resolve %s --keep SIDE", s.dev.name, s.dev.name)
+	case drivers.RuleOverwrite:
+		return fmt.Sprintf("if what is on %s is not needed: ftctl bringup %s --accept-risk=%s; else name another %s in ft.toml", s.resource.Path, s.id, drivers.RiskOverwrite, s.dev.kind.part)
+	}
+	return fmt.Sprintf("mend that, then: ftctl bringup %s", s.id)
+}
+
+// when says how long until the next try.
+func (s *side) when(now time.Time) string {
+	if s.hold.kind != holdRetry {
+		return ""
+	}
+	if left := s.hold.until.Sub(now); left > 0 {
+		return ", in " + short(left)
+	}
+	return ""
+}
