@@ -1,0 +1,594 @@
+package sim
+
+// box is the machine around the engine: it starts an engine from what the legs and
+// the witness say, as the driver does, and takes it away again: by a power cut, by
+// killing the driver, by a clean stop.
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"ft/drivers"
+	"ft/mirror"
+	"ft/mirror/legio"
+	"ft/mirror/metadata"
+)
+
+var errWitness = errors.New("write disk0.witness: " + syscall.EIO.Error())
+
+type box struct {
+	eng  Engine // nil while the driver is down
+	life int
+	// started: the present engine serves, since startedAt.
+	started   bool
+	startedAt int64
+	stopping  bool
+	booting   bool // evBoot is scheduled
+
+	state    [2]drivers.State // as reported
+	served   [2]bool          // the engine may use the leg
+	inSince  [2]int64         // in service since, -1: not
+	adminOut [2]bool          // taken out by the admin
+	zombies  [2]int           // operations of dead drivers that the leg still holds
+	// hide: not there at the next start; taken back afterwards.
+	hide [2]bool
+
+	allocs map[*alloc]struct{}
+	bound  bound
+	layout *metadata.Layout
+
+	crashed bool  // CrashAt has happened
+	crashAt int64 // step at which chaos wants a crash, 0: none
+	kind    CrashKind
+	aim     int // the leg to be alone after it, -1: any
+	// overruled: an admin chose between legs; refusals are expected from now on.
+	overruled bool
+	refusals  int // in a row
+}
+
+func (b *box) serving() bool { return b.eng != nil && b.started && !b.stopping }
+
+// out is the legs that are not in service.
+func (b *box) out() [2]bool { return [2]bool{b.inSince[0] < 0, b.inSince[1] < 0} }
+
+// inFor says whether a leg has been in service since a time.
+func (b *box) inFor(w *world, side int, since int64) bool {
+	return b.inSince[side] >= 0 && b.inSince[side] <= since
+}
+
+// healthy: the driver serves from a leg that is well, and can record what it must.
+func (w *world) healthy() bool {
+	if !w.box.serving() || w.wit.fails > w.now || w.wit.slow > w.now {
+		return false
+	}
+	for s, l := range w.legs {
+		if w.box.inSince[s] >= 0 && l.well() {
+			return true
+		}
+	}
+	return false
+}
+
+// boot starts an engine on the legs that can be read.
+func (w *world) boot() {
+	b := &w.box
+	b.booting = false
+	if b.eng != nil {
+		return
+	}
+	var legs [2]*mirror.Leg
+	for s, l := range w.legs {
+		if l.present && !l.hung && b.zombies[s] == 0 && !b.hide[s] {
+			legs[s] = w.inspect(l)
+		}
+	}
+	b.hide = [2]bool{}
+	w.newEngine()
+	w.stats.Starts++
+	w.tracef("start  with leg 0 %s, leg 1 %s, %s", describe(legs[0]), describe(legs[1]), w.wit.describe())
+	for s := range legs {
+		b.served[s] = legs[s] != nil
+		if legs[s] != nil && legs[s].Image != nil && b.bound.known() {
+			b.bound.found(legs[s].Image)
+		}
+	}
+	err := b.eng.Start(legs, w.wit.now, b.adminOut)
+	if w.err != nil {
+		return
+	}
+	if err != nil {
+		w.refused(legs, err)
+		return
+	}
+	w.starting(legs)
+}
+
+func (w *world) newEngine() {
+	b := &w.box
+	b.life++
+	b.allocs = map[*alloc]struct{}{}
+	b.state = [2]drivers.State{drivers.Removed, drivers.Removed}
+	b.inSince = [2]int64{-1, -1}
+	b.started, b.stopping = false, false
+	b.eng = w.cfg.New("disk0", mirror.Options{NoLeg: w.p.noLeg, LegTimeout: w.p.legTimeout,
+		ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax, Integrity: "none"}, &env{w, b.life})
+	w.in(w.between(20*ms, 100*ms), event{kind: evTick, life: b.life})
+}
+
+// starting: the engine serves.
+func (w *world) starting(legs [2]*mirror.Leg) {
+	b := &w.box
+	b.started, b.startedAt, b.refusals = true, w.now, 0
+	for s := range b.served {
+		if b.state[s] != drivers.Syncing && b.state[s] != drivers.Diagnostics && !b.state[s].InService() {
+			b.served[s] = false
+		}
+	}
+	g, ok := b.eng.Geometry()
+	if !ok {
+		w.fail("started, but there is no geometry")
+		return
+	}
+	if w.dataBytes == 0 {
+		w.firstStart(g.Size, legs)
+	}
+	if g.Size != w.dataBytes {
+		w.fail("the face had %d bytes and has %d now", w.dataBytes, g.Size)
+		return
+	}
+	w.checkAlone()
+	if w.err == nil {
+		w.client.resend(w)
+	}
+	for s := range w.legs {
+		if w.err == nil && w.chance(0.6) {
+			w.bringUp(s)
+		}
+	}
+}
+
+// refused: no leg may serve. The driver goes away, and tries again later.
+func (w *world) refused(legs [2]*mirror.Leg, err error) {
+	b := &w.box
+	var r *drivers.Refused
+	if !errors.As(err, &r) {
+		w.fail("start: an error that is no refusal: %v", err)
+		return
+	}
+	w.tracef("refused (%s): %s", r.Code, r.Sentence)
+	w.stats.Refused++
+	b.refusals++
+	both := legs[0] != nil && legs[1] != nil
+	if both && !b.overruled && !b.adminOut[0] && !b.adminOut[1] {
+		w.fail("start with both legs was refused (%s): %s", r.Code, r.Sentence)
+		return
+	}
+	if w.mayResolve(legs) {
+		return
+	}
+	b.eng = nil
+	b.life++
+	if w.settling {
+		b.adminOut = [2]bool{}
+	}
+	b.booting = true
+	w.in(w.between(20*ms, 1*sec), event{kind: evBoot})
+}
+
+// mayResolve lets the admin choose a leg that is refused, now and then. What is on it
+// is the truth from then on.
+func (w *world) mayResolve(legs [2]*mirror.Leg) bool {
+	b := &w.box
+	if b.refusals < 2 && !w.settling || !w.settling && !w.chance(w.p.resolve) || w.dataBytes == 0 {
+		return false
+	}
+	keep := w.rng.IntN(2)
+	if legs[keep] == nil {
+		keep = 1 - keep
+	}
+	if legs[keep] == nil || legs[keep].Image == nil {
+		return false
+	}
+	w.tracef("resolve --keep leg %d", keep)
+	b.overruled = true
+	for s := range b.bound.allowed {
+		b.bound.all(s)
+	}
+	for s := range legs {
+		b.served[s] = legs[s] != nil
+	}
+	err := b.eng.Resolve(drivers.Side(keep), legs, w.wit.now)
+	if w.err != nil {
+		return true
+	}
+	if err != nil {
+		w.tracef("resolve refused: %v", err)
+		return false
+	}
+	w.stats.Resolves++
+	// What clients had under way counts as sent anew: their first tries are history.
+	if err := w.model.became(func(i int64) (value, error) { return w.sectorOf(w.legs[keep], i) }); err != nil {
+		w.fail("resolve: %v", err)
+		return true
+	}
+	w.beginAnew()
+	w.starting(legs)
+	return true
+}
+
+func (w *world) sectorOf(l *simLeg, i int64) (value, error) {
+	var s [sectorSize]byte
+	l.disk.read(i*sectorSize, s[:])
+	return valueOf(s[:], i)
+}
+
+// checkAlone: a leg that is served alone holds what it may, in every sector.
+func (w *world) checkAlone() {
+	b := &w.box
+	alone := -1
+	for s := range b.inSince {
+		if b.inSince[s] >= 0 {
+			if alone >= 0 {
+				return
+			}
+			alone = s
+		}
+	}
+	if alone < 0 {
+		return
+	}
+	w.stats.AloneChecks++
+	for _, i := range w.model.touched {
+		v, err := w.sectorOf(w.legs[alone], int64(i))
+		if err == nil {
+			err = w.model.admits(int64(i), v)
+		}
+		if err != nil {
+			w.fail("leg %d is served alone and is stale: %v", alone, err)
+			return
+		}
+	}
+}
+
+func (w *world) scheduleBoot() {
+	if !w.box.booting {
+		w.box.booting = true
+		w.in(w.between(1*ms, 50*ms), event{kind: evBoot})
+	}
+}
+
+// inspect is what the driver finds on a leg.
+func (w *world) inspect(l *simLeg) *mirror.Leg {
+	x := &mirror.Leg{Resource: fmt.Sprintf("/dev/leg%d", l.side), Bytes: l.bytes,
+		LogicalBlock: w.geo.block, PhysicalBlock: pageSize}
+	img, err := metadata.Load(reader{l.disk}, l.bytes)
+	switch {
+	case err == nil:
+		x.Image = img
+	case !errors.Is(err, metadata.ErrNoMetadata):
+		x.Foreign = err.Error()
+	}
+	return x
+}
+
+type reader struct{ d *disk }
+
+func (r reader) ReadAt(p []byte, off int64) (int, error) { r.d.read(off, p); return len(p), nil }
+
+func describe(l *mirror.Leg) string {
+	switch {
+	case l == nil:
+		return "absent"
+	case l.Image == nil:
+		return "blank " + l.Foreign
+	}
+	sb := &l.Image.Super
+	s := fmt.Sprintf("(sequence %d, generation %d, in service %02b", sb.Sequence, sb.Generation.Counter, sb.InService)
+	if sb.Syncing {
+		s += ", syncing"
+	}
+	if sb.Clean {
+		s += ", clean"
+	}
+	return s + fmt.Sprintf(", %d marked, %d missed %v)", l.Image.Intent.Count(), l.Image.Missed.Count(), l.Image.Damage)
+}
+
+func (s *witnessStore) describe() string {
+	if s.now == nil {
+		return "no witness"
+	}
+	return fmt.Sprintf("witness: survivor %d, generation %d", s.now.Survivor, s.now.Generation.Counter)
+}
+
+// crashPoint crashes when it is time.
+func (w *world) crashPoint() {
+	b := &w.box
+	if w.err != nil || w.settling {
+		return
+	}
+	if w.cfg.CrashAt > 0 && !b.crashed && w.steps >= w.cfg.CrashAt {
+		b.crashed = true
+		w.crash(w.cfg.CrashKind)
+		return
+	}
+	if b.crashAt > 0 && w.steps >= b.crashAt && b.eng != nil {
+		w.crash(b.kind)
+	}
+}
+
+func (w *world) crash(kind CrashKind) {
+	b := &w.box
+	aim := b.aim
+	b.crashAt, b.aim = 0, -1
+	if kind == PowerCut {
+		w.powerCut()
+	} else {
+		w.killDriver()
+	}
+	if aim >= 0 && w.err == nil {
+		// The other leg is not there at the next start.
+		b.hide[1-aim] = true
+	}
+}
+
+// killDriver ends the driver process. Its I/O has ended before a successor starts, in
+// any way; but a leg that hangs keeps what it was given, and is barred until it has
+// let it go.
+func (w *world) killDriver() {
+	b := &w.box
+	w.tracef("KILL   the driver")
+	w.stats.Kills++
+	for s, l := range w.legs {
+		ops := l.ops
+		l.ops = nil
+		w.rng.Shuffle(len(ops), func(i, j int) { ops[i], ops[j] = ops[j], ops[i] })
+		for _, o := range ops {
+			switch {
+			case o.zombie:
+				l.ops = append(l.ops, o)
+			case l.hung && l.present:
+				o.zombie = true
+				b.zombies[s]++
+				l.ops = append(l.ops, o)
+			default:
+				o.dead = true
+				if l.present && !o.vanish && (o.io.Op == legio.Write || o.io.Op == legio.Zero) {
+					l.disk.land(cachedOf(o.io), w.rng)
+				}
+			}
+		}
+	}
+	w.engineGone()
+	w.client.driverDied(w)
+	// A leg lost its cache, and nobody lives who knew. If its partner is not known as the
+	// survivor, nothing tells which of the two is right: unflushed writes may be gone.
+	for s, l := range w.legs {
+		if l.lost && (w.wit.now == nil || int(w.wit.now.Survivor) != 1-s) {
+			w.cacheLost()
+		}
+		l.lost = false
+	}
+	w.scheduleBoot()
+}
+
+// cacheLost: what was not flushed may be gone, as after a power cut, but the clients
+// live. What they have under way counts as sent anew.
+func (w *world) cacheLost() {
+	w.tracef("unflushed writes may be lost")
+	w.model.powerCut()
+	w.beginAnew()
+}
+
+func (w *world) beginAnew() {
+	for _, c := range w.client.calls {
+		switch {
+		case c.phase < phReplied:
+			w.model.begin(c)
+		case c.phase == phReplied:
+			c.past = true
+		}
+	}
+}
+
+func cachedOf(io *legio.IO) cached {
+	c := cached{off: io.Off, n: io.Len}
+	if io.Op == legio.Write {
+		c.data = io.Buf
+	}
+	return c
+}
+
+// powerCut ends everything volatile.
+func (w *world) powerCut() {
+	b := &w.box
+	w.tracef("POWER  is cut")
+	w.stats.PowerCuts++
+	for s, l := range w.legs {
+		l.disk.powerCut(l.inFlight(), w.rng)
+		for _, o := range l.ops {
+			o.dead = true
+		}
+		l.ops = nil
+		b.zombies[s] = 0
+		l.hung, l.slow, l.fail, l.until, l.lost = false, 0, nil, 0, false
+	}
+	w.engineGone()
+	for _, c := range w.client.calls {
+		if c.phase < phAnswered && (c.op == opWrite || c.op == opZero) {
+			b.bound.ended(c.off, c.n, [2]bool{true, true})
+		}
+	}
+	w.client.powerLost()
+	w.model.powerCut()
+	w.bootSubset()
+	w.scheduleBoot()
+}
+
+// bootSubset lets a leg be missing at the start.
+func (w *world) bootSubset() {
+	if x := w.rng.Float64(); x < w.p.missing {
+		w.box.hide[w.rng.IntN(2)] = true
+	}
+}
+
+func (w *world) engineGone() {
+	b := &w.box
+	w.wit.crash(w)
+	b.eng, b.started, b.stopping = nil, false, false
+	b.life++
+	b.inSince = [2]int64{-1, -1}
+	b.served = [2]bool{}
+	b.crashAt = 0
+	w.client.healthySince = -1
+	for s := range b.inSince {
+		if b.bound.known() {
+			b.bound.lost(s)
+		}
+	}
+}
+
+// stop stops cleanly: what is under way ends first, and all is stable afterwards.
+func (w *world) stop() {
+	b := &w.box
+	b.stopping = true
+	w.tracef("stop")
+	asked := w.model.tick()
+	life := b.life
+	w.box.eng.Stop(func(err error) {
+		if life != b.life {
+			w.fail("a stop ended after its engine's life")
+			return
+		}
+		w.tracef("stopped: %v", err)
+		w.stats.Stops++
+		b.stopping = true
+		w.in(1, event{kind: evBoot, life: life, side: stopMark})
+		if err == nil {
+			w.model.flushed = max(w.model.flushed, asked)
+		}
+	})
+}
+
+// stopMark tells the end of a stop from a start.
+const stopMark = 2
+
+// stopped: the engine has stopped; its process ends.
+func (w *world) stopped() {
+	for _, l := range w.legs {
+		for _, o := range l.ops {
+			if w.box.served[l.side] && !o.zombie && (o.io.Op == legio.Write || o.io.Op == legio.Zero) {
+				w.fail("stopped, with op %d, a %s on leg %d, under way", o.number, o.io.Op, l.side)
+				return
+			}
+		}
+	}
+	w.killDriver()
+	w.stats.Kills--
+}
+
+// sideChanged follows what the engine reports.
+func (b *box) sideChanged(w *world, side int, ev drivers.Event) {
+	to, err := drivers.ParseState(ev.To)
+	if err != nil {
+		w.fail("event with an unknown state: %+v", ev)
+		return
+	}
+	was := b.state[side]
+	b.state[side] = to
+	in := to.InService()
+	switch {
+	case in && b.inSince[side] < 0:
+		b.inSince[side] = w.now
+		if was == drivers.Syncing {
+			w.stats.Resyncs++
+			b.bound.joined(side)
+		}
+	case !in && b.inSince[side] >= 0:
+		b.inSince[side] = -1
+		w.stats.Losses++
+		if b.bound.known() {
+			b.bound.lost(side)
+		}
+		w.afterLoss(side)
+	}
+	if in || to == drivers.Syncing || to == drivers.Diagnostics {
+		return
+	}
+	b.served[side] = false
+	if to == drivers.Shot {
+		l := w.legs[side]
+		if !w.recentlyIll(l) {
+			w.fail("leg %d was cut off although nothing ailed it: %s", side, ev.Reason)
+		}
+	}
+}
+
+// recentlyIll says whether a leg gave cause to be cut off.
+func (w *world) recentlyIll(l *simLeg) bool {
+	return !l.well() || l.illAt >= 0 && w.now-l.illAt <= 12*int64(w.p.legTimeout)
+}
+
+// afterLoss likes to crash soon after a leg was lost, and to start with that leg: the
+// moment when a mirror is most easily wrong.
+func (w *world) afterLoss(side int) {
+	b := &w.box
+	if w.settling || w.cfg.Calm || b.crashAt > 0 || !w.chance(w.p.crashAfterLoss) {
+		return
+	}
+	b.crashAt = w.steps + 1 + w.rng.Int64N(24)
+	b.kind = CrashKind(w.rng.IntN(2))
+	b.aim = -1
+	if w.chance(0.6) {
+		b.aim = side
+	}
+}
+
+// checkCopy: what is written to a leg's data is a client's, or a copy to where the leg
+// may differ.
+func (b *box) checkCopy(w *world, io *legio.IO) {
+	if io.Op == legio.Write {
+		for _, c := range w.client.calls {
+			if overlap(c.mem, io.Buf) {
+				return
+			}
+		}
+	} else {
+		for _, c := range w.client.calls {
+			if c.op == opZero && c.off <= io.Off && io.Off+io.Len <= c.off+c.n {
+				return
+			}
+		}
+	}
+	w.stats.CopiedBytes += io.Len
+	lo, hi := b.bound.span(io.Off, io.Len)
+	for r := lo; r < hi; r++ {
+		if !b.bound.allowed[io.Side][r] {
+			w.fail("region %d is copied to leg %d, which did not miss it", r, io.Side)
+			return
+		}
+	}
+}
+
+// opEnded follows flushes and read errors.
+func (b *box) opEnded(w *world, o *legOp) { b.bound.opEnded(o) }
+
+// place says where an operation goes.
+func (b *box) place(io *legio.IO) string {
+	if io.Op == legio.Flush {
+		return ""
+	}
+	if y := b.layout; y != nil && io.Off >= y.DataBytes {
+		switch {
+		case io.Off >= y.SuperOff[1]:
+			return "superblock copy 1"
+		case io.Off >= y.SuperOff[0]:
+			return "superblock copy 0"
+		case io.Off >= y.MissedOff:
+			return fmt.Sprintf("missed block %d", (io.Off-y.MissedOff)/metadata.BlockSize)
+		case io.Off >= y.IntentOff:
+			return fmt.Sprintf("intent block %d", (io.Off-y.IntentOff)/metadata.BlockSize)
+		}
+	}
+	return fmt.Sprintf("[%d+%d)", io.Off, io.Len)
+}

@@ -1,0 +1,306 @@
+package sim
+
+import (
+	"container/heap"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime/debug"
+	"time"
+
+	"ft/drivers"
+	"ft/mirror"
+	"ft/mirror/frontend"
+	"ft/mirror/legio"
+	"ft/mirror/metadata"
+)
+
+// Engine is what the simulator drives: *mirror.Engine.
+type Engine interface {
+	Start(legs [2]*mirror.Leg, w *metadata.Witness, out [2]bool) error
+	Attach(s drivers.Side, leg *mirror.Leg, acceptRisk string) error
+	Detach(s drivers.Side, why drivers.Reason) error
+	Resolve(keep drivers.Side, legs [2]*mirror.Leg, w *metadata.Witness) error
+	Gone(s drivers.Side, why string)
+	Submit(r *frontend.Request)
+	Replied(r *frontend.Request)
+	LegDone(io *legio.IO)
+	WitnessDone(err error)
+	Tick()
+	Stop(done func(error))
+	Drained(s drivers.Side) bool
+	Geometry() (frontend.Geometry, bool)
+}
+
+// Config says how seeds are run.
+type Config struct {
+	// New makes an engine.
+	New func(name string, o mirror.Options, env mirror.Env) Engine
+	// CrashAt cuts the power (even) or kills the driver (odd numbers of CrashKind)
+	// after that many operations of the legs have begun or ended; 0: when chaos says.
+	CrashAt   int64
+	CrashKind CrashKind
+	// Calm leaves out chaos: nothing goes wrong but CrashAt.
+	Calm bool
+	// Trace is called with each line of the trace.
+	Trace func(line string)
+}
+
+// CrashKind is who dies.
+type CrashKind uint8
+
+// Kinds of crashes.
+const (
+	PowerCut   CrashKind = iota // everything volatile is lost
+	KillDriver                  // only the driver process dies
+)
+
+// Result is how a seed ended.
+type Result struct {
+	Seed   uint64
+	Err    error  // the violation, nil when there was none
+	Hash   uint64 // of everything that happened, in order
+	Events int    // of the scheduler
+	Ops    int64  // operations of the legs
+	Steps  int64  // operations begun or ended, what CrashAt counts
+	Stats  Stats
+}
+
+// Stats count what a run went through, so that a change that makes the simulator
+// blind to something is seen.
+type Stats struct {
+	Requests, Errors                    int
+	PowerCuts, Kills, Stops, Starts     int
+	Refused, Attaches, Resyncs, Losses  int
+	Resolves, AloneChecks, Resent, Rots int
+	CopiedBytes                         int64
+}
+
+func (s *Stats) add(o Stats) {
+	s.Requests += o.Requests
+	s.Errors += o.Errors
+	s.PowerCuts += o.PowerCuts
+	s.Kills += o.Kills
+	s.Stops += o.Stops
+	s.Starts += o.Starts
+	s.Refused += o.Refused
+	s.Attaches += o.Attaches
+	s.Resyncs += o.Resyncs
+	s.Losses += o.Losses
+	s.Resolves += o.Resolves
+	s.AloneChecks += o.AloneChecks
+	s.Resent += o.Resent
+	s.Rots += o.Rots
+	s.CopiedBytes += o.CopiedBytes
+}
+
+// Limits of a run, so that a livelock is a violation and not a hang.
+const (
+	maxEvents = 200_000
+	maxTime   = int64(30 * time.Minute)
+)
+
+const (
+	ms  = int64(time.Millisecond)
+	sec = int64(time.Second)
+)
+
+// eventKind is what the scheduler can do next.
+type eventKind uint8
+
+const (
+	evOpEnd   eventKind = iota // an operation of a leg ends
+	evAnswer                   // an answer reaches its client
+	evReplied                  // the engine hears that it did
+	evWitness                  // the witness is stored, or not
+	evTick                     // time passes for the engine
+	evClient                   // a client sends a request
+	evChaos                    // something goes wrong, or the admin acts
+	evHeal                     // what ails a leg ends
+	evGone                     // the engine hears that a device vanished
+	evReturn                   // a vanished device is back
+	evBoot                     // the machine or the driver starts
+)
+
+var eventNames = [...]string{"op ends", "answer", "replied", "witness", "tick", "client", "chaos", "heal", "gone", "return", "boot"}
+
+// event is something that will happen. life is the number of the engine it is for, or
+// 0 when it is for the world.
+type event struct {
+	at   int64
+	seq  int64
+	kind eventKind
+	life int
+	side int
+	op   *legOp
+	call *call
+}
+
+type queue []event
+
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *queue) Pop() any {
+	old := *q
+	e := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return e
+}
+
+// Runner runs seeds, one after the other, and keeps their memory.
+type Runner struct {
+	cfg      Config
+	pool     pages
+	bufs     buffers
+	models   map[int64]*model
+	prepared map[geometry]*prepared
+}
+
+// NewRunner makes a runner; it is for one goroutine.
+func NewRunner(cfg Config) *Runner {
+	return &Runner{cfg: cfg, models: map[int64]*model{}, prepared: map[geometry]*prepared{}}
+}
+
+// world is one run.
+type world struct {
+	cfg  *Config
+	run  *Runner
+	seed uint64
+	rng  *rand.Rand
+	p    profile
+
+	now    int64
+	seq    int64
+	events queue
+	steps  int64
+	ops    int64
+	done   int // events handled
+	hash   uint64
+	err    error
+	stats  Stats
+
+	geo       geometry
+	dataBytes int64 // of the face; 0 until it is known
+	legs      [2]*simLeg
+	wit       witnessStore
+	box       box
+	client    client
+	model     *model
+	settling  bool
+}
+
+var errBroken = errors.New("sim: the run is over")
+
+// Run runs one seed.
+func (r *Runner) Run(seed uint64) Result {
+	w := r.newWorld(seed)
+	w.main()
+	return Result{Seed: seed, Err: w.err, Hash: w.hash, Events: w.done, Ops: w.ops, Steps: w.steps, Stats: w.stats}
+}
+
+func (r *Runner) newWorld(seed uint64) *world {
+	w := &world{cfg: &r.cfg, run: r, seed: seed, hash: 14695981039346656037}
+	w.rng = rand.New(rand.NewPCG(seed, 0x6d6972726f72))
+	return w
+}
+
+// main runs the seed to its end, and makes a panic of the engine a violation.
+func (w *world) main() {
+	defer func() {
+		if p := recover(); p != nil && p != errBroken { //nolint:errorlint // our own value
+			w.fail("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	w.setUp()
+	w.loop(func() bool { return w.client.finished() })
+	if w.err == nil {
+		w.settle()
+	}
+}
+
+// loop handles events until over says so, or nothing is left to happen.
+func (w *world) loop(over func() bool) {
+	for w.err == nil && !over() {
+		if len(w.events) == 0 {
+			w.fail("nothing is left to happen, and the run is not over")
+			return
+		}
+		e := heap.Pop(&w.events).(event)
+		w.now = max(w.now, e.at)
+		w.handle(&e)
+		if w.done++; w.done > maxEvents || w.now > maxTime {
+			w.fail("no end after %d events and %s: %s", w.done, time.Duration(w.now), w.client.pending())
+		}
+	}
+}
+
+func (w *world) handle(e *event) {
+	if e.life != 0 && e.life != w.box.life {
+		return // for an engine that is no more
+	}
+	w.fold(uint64(e.kind)<<56 ^ uint64(e.at) ^ uint64(e.side)<<48)
+	switch e.kind {
+	case evOpEnd:
+		w.opEnds(e.op)
+	case evAnswer:
+		w.client.answered(w, e.call)
+	case evReplied:
+		w.client.replied(w, e.call)
+	case evWitness:
+		w.wit.end(w)
+	case evTick:
+		w.tick()
+	case evClient:
+		w.client.act(w)
+	case evChaos:
+		w.chaos()
+	case evHeal:
+		w.heal(w.legs[e.side], e.at)
+	case evGone:
+		w.gone(w.legs[e.side])
+	case evReturn:
+		w.comeBack(w.legs[e.side])
+	case evBoot:
+		if e.side == stopMark {
+			w.stopped()
+		} else {
+			w.boot()
+		}
+	}
+	w.crashPoint()
+}
+
+func (w *world) fold(x uint64) { w.hash = (w.hash ^ x) * 1099511628211 }
+
+// in schedules an event.
+func (w *world) in(d int64, e event) {
+	w.seq++
+	e.at, e.seq = w.now+d, w.seq
+	heap.Push(&w.events, e)
+}
+
+// fail notes a violation. The first one counts.
+func (w *world) fail(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf("at %s: "+format, append([]any{time.Duration(w.now)}, args...)...)
+		w.tracef("VIOLATION %v", w.err)
+	}
+}
+
+// tracing says whether anyone reads the trace; guard costly tracef calls with it.
+func (w *world) tracing() bool { return w.cfg.Trace != nil }
+
+func (w *world) tracef(format string, args ...any) {
+	if w.cfg.Trace != nil {
+		w.cfg.Trace(fmt.Sprintf("%14.6fms  ", float64(w.now)/1e6) + fmt.Sprintf(format, args...))
+	}
+}
+
+// between is a random duration, from lo up to hi.
+func (w *world) between(lo, hi int64) int64 { return lo + w.rng.Int64N(hi-lo) }
+
+func (w *world) chance(p float64) bool { return w.rng.Float64() < p }
