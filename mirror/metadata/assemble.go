@@ -24,7 +24,9 @@ import (
 //	            comes in by a join
 //	a start     a leg that is served alone while its superblock says both goes through
 //	            a loss before its first write; when the superblock copies differed, both
-//	            are rewritten before anything else
+//	            are rewritten before anything else; and a witness that does not name the
+//	            leg's generation and survivor (it is older, or there is none) is written
+//	            before the first acknowledgement alone
 //	a resolve   a loss whose Bump names the generations that were given up, so that
 //	            they are history from then on
 //
@@ -45,6 +47,10 @@ import (
 //	    middle of a join: the joiner, which has everything, goes on. When that was
 //	    witnessed, the lost leg is behind; when it was not, nothing was acknowledged
 //	    without the lost leg, and it may have been served since.
+//	(6) Without a witness, {itself} is believed. That is wrong for a leg of the exception
+//	    in (5), for one that a person gave up while it was away, and for one whose going
+//	    alone was cut short before the witness and whose partner then went on: each
+//	    takes the loss of the witness besides, while the newer leg is missing.
 //
 // (4) would allow more than is done here: a leg alone, left in duplex without a clean
 // stop, with a witness of its generation. It is refused all the same, as the design
@@ -107,6 +113,21 @@ func (a *assembly) resolve(i int) string {
 	return fmt.Sprintf("ftctl resolve %s --keep %s", a.name, a.side(i))
 }
 
+// risk ends a sentence with the way out for a person who would rather lose writes than
+// wait. There is none with a leg that is a mixture: it is no state the disk ever had.
+func (a *assembly) risk(sides ...int) string {
+	var ways []string
+	for _, i := range sides {
+		if sb := a.super(i); !sb.Syncing && !sb.Generation.IsZero() {
+			ways = append(ways, a.resolve(i))
+		}
+	}
+	if len(ways) == 0 {
+		return ""
+	}
+	return ", or take the risk with: " + strings.Join(ways, ", or ")
+}
+
 // decide narrows down: what is there, what belongs together, and then the judgement.
 func (a *assembly) decide() Verdict {
 	for i, img := range a.images {
@@ -118,8 +139,8 @@ func (a *assembly) decide() Verdict {
 	}
 	if a.images[0] == nil && a.images[1] == nil {
 		if a.w != nil {
-			return refuse(CodeNoLeg, "neither leg of %s carries its metadata, yet the witness tells of mirror %s, generation %s, on %s and %s: attach its legs; or, to make a new mirror, remove the witness file %s%s",
-				a.name, a.w.Mirror, a.w.Generation, a.w.Resources[0], a.w.Resources[1], a.name, witnessSuffix)
+			return refuse(CodeNoLeg, "neither leg of %s carries its metadata, yet the witness tells of mirror %s, generation %s, on %s and %s: attach its legs; or make a new, empty disk with: ftctl bringup %s --accept-risk=overwrite",
+				a.name, a.w.Mirror, a.w.Generation, a.w.Resources[0], a.w.Resources[1], a.side(0))
 		}
 		return Verdict{Serve: -1, Create: true, Sentence: fmt.Sprintf("neither leg of %s carries metadata: the mirror is to be made", a.name)}
 	}
@@ -190,10 +211,10 @@ func (a *assembly) pair() Verdict {
 // unservable says why a leg's own superblock forbids to serve it, or "".
 func (a *assembly) unservable(i int) string {
 	switch sb := a.super(i); {
-	case sb.Syncing:
-		return fmt.Sprintf("%s was being resynced and is a mixture of old and new", a.side(i))
 	case sb.Generation.IsZero():
 		return fmt.Sprintf("%s has never been in service", a.side(i))
+	case sb.Syncing:
+		return fmt.Sprintf("%s was being resynced and is a mixture of old and new", a.side(i))
 	case !sb.Has(sb.Slot):
 		return fmt.Sprintf("%s was out of service when it was last written", a.side(i))
 	}
@@ -254,8 +275,8 @@ func (a *assembly) ordered(n, o int) Verdict {
 		}
 	}
 	if why := a.unservable(n); why != "" {
-		return refuse(CodeStale, "%s, and %s is older still: %s. Attach the leg that it was resynced from, or take the risk with: %s",
-			why, a.side(o), histories(a.name, a.super(n), a.super(o)), a.resolve(o))
+		return refuse(CodeStale, "%s, and %s is older still: %s. Attach the leg that it was resynced from%s",
+			why, a.side(o), histories(a.name, a.super(n), a.super(o)), a.risk(o))
 	}
 	if a.super(n).Both() {
 		// It was duplex with a leg that is not here: that one had its generation.
@@ -277,8 +298,8 @@ func (a *assembly) sameGeneration() Verdict {
 	}
 	switch {
 	case !fit(0) && !fit(1):
-		return refuse(CodeStale, "%s, and %s: no leg of %s is whole. Attach the one that they were resynced from, or take the risk with %s or %s",
-			a.unservable(0), a.unservable(1), a.name, a.resolve(0), a.resolve(1))
+		return refuse(CodeStale, "%s, and %s: no leg of %s is whole. Attach the one that they were resynced from%s",
+			a.unservable(0), a.unservable(1), a.name, a.risk(0, 1))
 	case fit(0) && fit(1) && a.super(0).Alone() && a.super(1).Alone():
 		return a.splitBrain()
 	case claims(0) || !fit(1):
@@ -312,8 +333,8 @@ func (a *assembly) claimant(i int) Verdict {
 // equals chooses among two legs that differ at most in the marked extents.
 func (a *assembly) equals() Verdict {
 	if a.w != nil && !a.super(0).knows(a.w.Generation) {
-		return refuse(CodeStale, "%s and %s are of generation %s, and the witness knows of %s, which neither has: the mirror went on with another leg (%s, %s). Attach that, or take the risk with %s or %s",
-			a.side(0), a.side(1), a.super(0).Generation, a.w.Generation, a.w.Resources[0], a.w.Resources[1], a.resolve(0), a.resolve(1))
+		return refuse(CodeStale, "%s and %s are of generation %s, and the witness knows of %s, which neither has: the mirror went on with another leg (%s, %s). Attach that%s",
+			a.side(0), a.side(1), a.super(0).Generation, a.w.Generation, a.w.Resources[0], a.w.Resources[1], a.risk(0, 1))
 	}
 	i := 0
 	both := a.super(0).Both() && a.super(1).Both()
@@ -350,16 +371,26 @@ func (a *assembly) contradicted(i int) (Verdict, bool) {
 	case w == nil:
 		return Verdict{}, false
 	case w.Generation == sb.Generation && int(w.Survivor) == 1-i:
-		return refuse(CodeStale, "%s is behind: the witness has it that %s went on alone in generation %s. Attach %s (%s), or take the risk with: %s",
-			a.side(i), a.side(1-i), w.Generation, a.side(1-i), w.Resources[1-i], a.resolve(i)), true
+		return refuse(CodeStale, "%s is behind: the witness has it that %s went on alone in generation %s. Attach %s (%s)%s",
+			a.side(i), a.side(1-i), w.Generation, a.side(1-i), w.Resources[1-i], a.risk(i)), true
 	case w.Generation == sb.Generation && w.Survivor < 0 && sb.Alone():
-		return refuse(CodeStale, "%s says it was alone in generation %s, and the witness that both legs were in service after that: what is on it is older than it should be, as after a restore. Attach %s (%s), or take the risk with: %s",
-			a.side(i), sb.Generation, a.side(1-i), w.Resources[1-i], a.resolve(i)), true
+		return refuse(CodeStale, "%s says it was alone in generation %s, and the witness that both legs were in service after that: what is on it is older than it should be, as after a restore. Attach %s (%s)%s",
+			a.side(i), sb.Generation, a.side(1-i), w.Resources[1-i], a.risk(i)), true
 	case !sb.knows(w.Generation):
-		return refuse(CodeStale, "%s is behind: it is of generation %s, and the witness knows of %s, which it has never heard of%s. Attach %s (%s), or take the risk with: %s",
-			a.side(i), sb.Generation, w.Generation, survivorWords(a.name, w), a.side(1-i), w.Resources[1-i], a.resolve(i)), true
+		return refuse(CodeStale, "%s is behind: it is of generation %s, and the witness knows of %s, which it has never heard of%s. Attach %s (%s)%s",
+			a.side(i), sb.Generation, w.Generation, survivorWords(a.name, w), a.side(1-i), w.Resources[1-i], a.risk(i)), true
+	case sb.Supersedes(w.Generation) && int(w.Survivor) == 1-i && !a.present(1-i, w.Generation):
+		// Rule (5): it went on from there, but never so far that the witness heard of it;
+		// so the survivor may have been served since, which the witness would allow.
+		return refuse(CodeStale, "%s went on alone in generation %s, which was not completed: for the witness %s is the survivor, in generation %s, and that leg is not here. Attach %s (%s)%s",
+			a.side(i), sb.Generation, a.side(1-i), w.Generation, a.side(1-i), w.Resources[1-i], a.risk(i)), true
 	}
 	return Verdict{}, false
+}
+
+// present says whether the leg on side i is here and was in service in generation g.
+func (a *assembly) present(i int, g Generation) bool {
+	return a.images[i] != nil && a.super(i).Mirror == a.w.Mirror && !a.misplaced(i) && a.super(i).knows(g)
 }
 
 func survivorWords(name string, w *Witness) string {
@@ -379,7 +410,7 @@ func (a *assembly) alone(i int) Verdict {
 		gone = "what is now at " + other + " cannot vouch for it"
 	}
 	if why := a.unservable(i); why != "" {
-		return refuse(CodeStale, "%s, and %s: attach the leg that was in service, or take the risk with: %s", why, gone, a.resolve(i))
+		return refuse(CodeStale, "%s, and %s: attach the leg that was in service%s", why, gone, a.risk(i))
 	}
 	if v, bad := a.contradicted(i); bad {
 		return v
@@ -394,11 +425,11 @@ func (a *assembly) alone(i int) Verdict {
 	case sb.Clean && a.witnessed(i, -1):
 		return a.serve(i, -1, "it was stopped cleanly with both legs in service")
 	case sb.Clean:
-		return refuse(CodeStale, "%s was stopped cleanly together with %s, %s and %s: that leg may have gone on alone since. Attach %s, or take the risk with: %s",
-			a.side(i), other, gone, a.witnessWords(), other, a.resolve(i))
+		return refuse(CodeStale, "%s was stopped cleanly together with %s, %s and %s: that leg may have gone on alone since. Attach %s%s",
+			a.side(i), other, gone, a.witnessWords(), other, a.risk(i))
 	}
-	return refuse(CodeStale, "%s was in service together with %s when the box stopped without warning, and %s: it may lack writes that %s has. Attach %s, or take the risk with: %s",
-		a.side(i), other, gone, other, other, a.resolve(i))
+	return refuse(CodeStale, "%s was in service together with %s when the box stopped without warning, and %s: it may lack writes that %s has. Attach %s%s",
+		a.side(i), other, gone, other, other, a.risk(i))
 }
 
 func (a *assembly) witnessWords() string {

@@ -11,6 +11,16 @@
 //	S-8192            superblock, copy 0
 //	S-4096            superblock, copy 1
 //
+// FORMAT.md has the byte offsets. The files here:
+//
+//	layout.go    where everything lies, from a leg's size
+//	block.go     blocks to bytes and back
+//	load.go      a leg's metadata, with what did not verify
+//	super.go     what a superblock says; how a generation begins
+//	witness.go   the file outside the legs
+//	assemble.go  which leg may serve first: the reasoning stands there
+//	relate.go    what a joiner lacks
+//
 // A superblock update writes copy 0, flushes, writes copy 1, flushes; the reader
 // takes the valid copy with the higher Sequence. So a torn update leaves the former
 // state, and a copy that rots later never brings a stale state back.
@@ -65,7 +75,8 @@ type Superblock struct {
 	// Clean: the mirror was stopped cleanly and not written since; no extent is marked.
 	Clean bool
 	// The missed-writes bitmap of this leg tells what MissedLeg lacks, counted from
-	// MissedFrom, the generation that leg had. A zero MissedLeg: everything.
+	// MissedFrom, the generation that leg had. A zero MissedLeg: everything. While both
+	// legs are in service MissedLeg names the partner, and the bitmap means nothing.
 	MissedLeg  UUID
 	MissedFrom Generation
 	Time       time.Time // of the update, nanoseconds
@@ -77,7 +88,7 @@ type Superblock struct {
 type Witness struct {
 	Mirror     UUID
 	Generation Generation
-	Survivor   int8      // slot that was left alone, -1 when both were in service
+	Survivor   int8      // slot that is in service alone, -1 when both are
 	Resources  [2]string // where the legs, and so the metadata, lie
 	Time       time.Time
 }

@@ -108,32 +108,31 @@ func (s *Superblock) lacks(j *Superblock) Relation {
 	return RelBehindFull
 }
 
-// Explain says in a sentence what Relate found between the legs of the disk called
-// name, and for those that may not join the way out.
+// Explain says in a sentence what Relate found between the legs of the disk called name.
 func Explain(name string, serving, joiner *Superblock) string {
 	s, j := SideName(name, int(serving.Slot)), SideName(name, int(joiner.Slot))
-	overwrite := fmt.Sprintf("to lose what is on it and make it the partner of %s: ftctl bringup %s --accept-risk=overwrite", s, SideName(name, 1-int(serving.Slot)))
-	switch Relate(serving, joiner) {
+	switch rel := Relate(serving, joiner); rel {
 	case RelForeign:
 		if serving.Mirror != joiner.Mirror {
-			return fmt.Sprintf("the leg belongs to another mirror, %s, and %s is %s; %s", joiner.Mirror, name, serving.Mirror, overwrite)
+			return fmt.Sprintf("the leg belongs to another mirror, %s, and %s is %s", joiner.Mirror, name, serving.Mirror)
 		}
-		return fmt.Sprintf("the leg holds %d bytes in regions of %d and extents of %d, and %s holds %d in %d and %d; %s",
-			joiner.DataBytes, joiner.RegionSize, joiner.ExtentSize, s, serving.DataBytes, serving.RegionSize, serving.ExtentSize, overwrite)
+		return fmt.Sprintf("the leg holds %d bytes in regions of %d and extents of %d, and %s holds %d in %d and %d",
+			joiner.DataBytes, joiner.RegionSize, joiner.ExtentSize, s, serving.DataBytes, serving.RegionSize, serving.ExtentSize)
 	case RelSameLeg:
-		return fmt.Sprintf("the leg is a copy of %s, both are leg %s; %s", s, serving.Leg, overwrite)
+		return fmt.Sprintf("the leg is a copy of %s, both are leg %s", s, serving.Leg)
 	case RelSameSlot:
-		return fmt.Sprintf("the leg was made for the place of %s, which serves; %s", s, overwrite)
+		return fmt.Sprintf("the leg was made for the place of %s, which serves", s)
 	case RelEqual:
-		return fmt.Sprintf("%s and %s are of the same generation %s: only the marked extents are compared", j, s, serving.Generation)
+		return fmt.Sprintf("%s and %s are of the same generation %s: they differ at most in the marked extents", j, s, serving.Generation)
 	case RelBehind:
 		return fmt.Sprintf("%s is behind %s, which knows what it lacks", j, s)
 	case RelBehindFull:
-		return fmt.Sprintf("%s is behind %s (generation %s, now %s) and what it lacks is not known: all is copied", j, s, joiner.Generation, serving.Generation)
+		return fmt.Sprintf("%s is behind %s (generation %s, now %s), and what it lacks is not known: all is copied", j, s, joiner.Generation, serving.Generation)
 	case RelAhead:
-		return fmt.Sprintf("%s is newer than %s, which serves: %s; %s", j, s, histories(name, serving, joiner), overwrite)
+		return fmt.Sprintf("%s is newer than %s, which serves: %s", j, s, histories(name, serving, joiner))
+	default:
+		return fmt.Sprintf("%s and %s were each written alone: %s", s, j, histories(name, serving, joiner))
 	}
-	return fmt.Sprintf("%s and %s were each written alone: %s; %s", s, j, histories(name, serving, joiner), overwrite)
 }
 
 // SideName is what a side of the disk called name is called.
