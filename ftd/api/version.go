@@ -5,6 +5,9 @@ import (
 	"runtime/debug"
 )
 
+// stamped is set by the Makefile (-ldflags -X), "" otherwise.
+var stamped string
+
 // BuildVersion is what was built into this binary.
 func BuildVersion() Version {
 	v := Version{Version: "unknown", Go: runtime.Version()}
@@ -17,6 +20,9 @@ func BuildVersion() Version {
 		if s.Key == "vcs.revision" {
 			v.Commit = s.Value
 		}
+	}
+	if stamped != "" {
+		v.Version = stamped
 	}
 	return v
 }

@@ -1,0 +1,55 @@
+# What a person types. `sudo make run` and `sudo make test` are the two commands of a
+# new user; both install what they need with apt when it is missing.
+
+GO      ?= $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null)
+BOX     ?= box
+SEEDS   ?= 200
+SEED0   ?= 1
+VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# No cgo: one static binary each, the same on every distribution. The version is stamped
+# here and not by -buildvcs, which fails where git distrusts the checkout's owner (root
+# in a user's tree) or there is no .git at all.
+export CGO_ENABLED = 0
+LDFLAGS  = -X ft/ftd/api.stamped=$(VERSION)
+BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
+
+.PHONY: all build run test bench sim lint race clean needs-run needs-test
+
+all: build
+
+build:
+	$(BUILD) -o bin/ ./ftd ./ftctl
+
+# A box on loop devices in ./box, until Ctrl-C. Its legs stay there for the next start.
+run: needs-run build
+	./bin/ftd --testbox $(BOX)
+
+# Everything that CI runs. Needs root: loop devices, FUSE and mounts are the real ones.
+test: needs-test
+	$(GO) vet -buildvcs=false ./...
+	$(GO) test -buildvcs=false -timeout 15m ./...
+
+# The rows of the table of what must be reached that this kernel can run, as ratios.
+bench: needs-test
+	$(GO) test -buildvcs=false -timeout 60m -run '^$$' -bench . -benchtime 1x ./mirror/bench
+
+# More seeds than the tests run: make sim SEEDS=10000 SEED0=1
+sim:
+	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./mirror/sim -sim.seeds $(SEEDS) -sim.seed0 $(SEED0)
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt: the files above"; exit 1; }
+	$(GO) vet -buildvcs=false ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+# The race detector needs cgo.
+race: needs-test
+	CGO_ENABLED=1 $(GO) test -buildvcs=false -race -timeout 60m ./...
+
+# The box's directory stays: it holds data.
+clean:
+	rm -rf bin
+
+needs-run needs-test: needs-%:
+	@GO='$(GO)' .ci/needs $*

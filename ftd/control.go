@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/drivers/asynclog"
+	"ft/ftd/api"
+	"ft/ftd/config"
+	"ft/ftd/daemon"
+	"ft/ftd/testbox"
+)
+
+const (
+	defaultState = "/var/lib/ft"
+	defaultDev   = "/dev/ft"
+	logPatience  = time.Second // to write out what is queued at the end
+)
+
+// controlFlags is the command line of the control daemon and of the test box.
+type controlFlags struct {
+	config, socket, state, dev, testbox string
+	check, noKeeper                     bool
+	set                                 map[string]bool // flags that were given
+}
+
+func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int, done bool) {
+	f := flags()
+	f.StringVar(&c.config, "config", config.DefaultPath, "")
+	f.StringVar(&c.socket, "socket", api.DefaultSocket, "")
+	f.StringVar(&c.state, "state", defaultState, "")
+	f.StringVar(&c.testbox, "testbox", "", "")
+	f.BoolVar(&c.check, "check-config", false, "")
+	// Not in the usage: for the test box and for tests, which must not meet a real box.
+	f.StringVar(&c.dev, "dev-dir", defaultDev, "")
+	f.BoolVar(&c.noKeeper, "no-keeper", false, "")
+	if code, done = parse(f, args, out, errs); done {
+		return c, code, true
+	}
+	c.set = map[string]bool{}
+	f.Visit(func(f *flag.Flag) { c.set[f.Name] = true })
+	if c.testbox != "" && (c.set["config"] || c.set["state"] || c.check) {
+		return c, misused(errs, errors.New("a test box makes its own configuration and state: --testbox goes with --socket alone")), true
+	}
+	if c.set["testbox"] && c.testbox == "" {
+		return c, misused(errs, errors.New("--testbox needs a directory")), true
+	}
+	if err := absolute(&c.config, &c.socket, &c.state, &c.dev); err != nil {
+		return c, failed(errs, err), true
+	}
+	return c, 0, false
+}
+
+func runControl(args []string, out, errs io.Writer) int {
+	c, code, done := parseControl(args, out, errs)
+	switch {
+	case done:
+		return code
+	case c.check:
+		return checkConfig(c.config, out, errs)
+	}
+	sink := asynclog.New(&asynclog.Stderr{})
+	defer sink.Close(logPatience)
+	log := slog.New(slog.NewTextHandler(sink, nil))
+	var err error
+	if c.testbox != "" {
+		err = testbox.Run(testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Out: out, Log: log})
+	} else {
+		err = runDaemon(c, log)
+	}
+	if err != nil {
+		return failed(errs, err)
+	}
+	return exitDone
+}
+
+func runDaemon(c controlFlags, log *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, unix.SIGHUP)
+	defer signal.Stop(reload)
+	signal.Ignore(unix.SIGPIPE)
+	if os.Geteuid() != 0 {
+		return errors.New("ftd makes block devices: it must run as root")
+	}
+	return daemon.Run(ctx, daemon.Options{
+		ConfigFile:  c.config,
+		Socket:      c.socket,
+		StateDir:    c.state,
+		DevDir:      c.dev,
+		StartKeeper: !c.noKeeper,
+		Version:     runningVersion(),
+		Log:         log,
+	}, reload)
+}
+
+// checkConfig looks at everything that a start would look at, and starts nothing.
+func checkConfig(path string, out, errs io.Writer) int {
+	cfg, err := config.Load(path)
+	if err != nil {
+		return failed(errs, err)
+	}
+	bad := false
+	for _, p := range config.Check(cfg, config.Probe) {
+		if p.Advice {
+			fmt.Fprintf(out, "advice: %v\n", p)
+			continue
+		}
+		bad = true
+		fmt.Fprintln(errs, p.Error())
+	}
+	if bad {
+		return exitFailed
+	}
+	fmt.Fprintf(out, "%s is good: %d disks\n", filepath.Clean(path), len(cfg.Disks))
+	return exitDone
+}

@@ -1,0 +1,313 @@
+// Package daemon is the shell around the control core: it reads what happens (drivers,
+// the keeper, the kernel's device events, admins), feeds it to the core one event at a
+// time, and carries out what the core wants done.
+//
+// The way of data:
+//
+//	driver process ─events, snapshots─▶ link ─┐
+//	keeper ────────deaths, give-ups──▶ keeperLink ─┤
+//	kernel ────────uevents───────────▶ watch ─┼─▶ owner (control.Core) ─▶ recorder ─▶ disk
+//	ftctl ─────────requests──────────▶ backend ┘        │                   └─▶ answers
+//	                                                    └─▶ device queue ─▶ driver, keeper
+//
+// Invariants:
+//   - The core belongs to one goroutine, which waits for nothing but its queue.
+//   - Nothing is done, and nobody is answered, that rests on a state not yet on stable
+//     storage (gate).
+//   - Every action has a deadline, every queue a bound, every goroutine ends with Run.
+//   - The daemon sits in no data path. When it ends, however, the faces stay up; the
+//     next one finds the drivers and goes on from what they say.
+//   - It ends no process that it does not know: a driver that is not configured any
+//     more is reported and left alone.
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/drivers/keeper"
+	"ft/ftd/api"
+	"ft/ftd/config"
+	"ft/ftd/control"
+	"ft/ftd/eventlog"
+)
+
+// Options of a daemon.
+type Options struct {
+	ConfigFile string
+	Socket     string // its directory is the run directory
+	StateDir   string // what must survive the computer's restart
+	DevDir     string // where the faces' links appear
+	// StartKeeper: start a keeper when none answers. Off where systemd or the test box
+	// does that.
+	StartKeeper bool
+	Version     api.Version
+	Log         *slog.Logger
+}
+
+// Daemon is a running ftd.
+type Daemon struct {
+	Options
+	runDir string
+	owner  *owner
+	rec    *recorder
+	events *eventlog.Log
+	keeper *keeper.Client
+	notify *notifier
+
+	ctx context.Context // of everything that runs; ends with Run
+	wg  sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows
+	config    *config.Config
+	devices   map[string]*device // by name
+	watches   []*watch
+	strangers map[string]keeper.Process // processes at the keeper that are not configured
+	served    map[string]bool           // disks whose face has been up, ever
+	requests  uint64                    // given out as names of requests
+}
+
+// Run is ftd from its start until ctx ends. reload carries a wish to read the
+// configuration again (SIGHUP).
+func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
+	cfg, err := config.Load(o.ConfigFile)
+	if err != nil {
+		return err
+	}
+	d := &Daemon{Options: o, runDir: filepath.Dir(o.Socket), config: cfg,
+		devices: map[string]*device{}, strangers: map[string]keeper.Process{}, served: map[string]bool{}}
+	if err := d.makeDirs(); err != nil {
+		return err
+	}
+	lock, err := api.LockRunDir(d.runDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	if err := d.loadServed(); err != nil {
+		return err
+	}
+	if err := d.checkMachine(cfg); err != nil {
+		return err
+	}
+	return d.serve(ctx, reload)
+}
+
+// makeDirs makes the daemon's directories, and sees to it that the state directory
+// does not lie on a face: the witness of a mirror must not be in the mirror.
+func (d *Daemon) makeDirs() error {
+	for _, dir := range []string{d.runDir, filepath.Join(d.runDir, "drivers")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make the run directory: %w", err)
+		}
+	}
+	if err := os.MkdirAll(d.StateDir, 0o750); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	var st, face unix.Stat_t
+	if err := unix.Stat(d.StateDir, &st); err != nil {
+		return fmt.Errorf("look at the state directory %s: %w", d.StateDir, err)
+	}
+	for _, disk := range d.config.Disks {
+		link := filepath.Join(d.DevDir, disk.Name)
+		if unix.Stat(link, &face) == nil && face.Rdev == st.Dev {
+			return fmt.Errorf("the state directory %s lies on %s, one of the box's own faces, and says which leg of it may be trusted: put it on another disk (--state)", d.StateDir, link)
+		}
+	}
+	return nil
+}
+
+// checkMachine looks whether the legs are there and fit. An absent leg is a reason not
+// to begin with a disk, but none not to go on with one: then it has been pulled.
+func (d *Daemon) checkMachine(cfg *config.Config) error {
+	var fatal config.Problems
+	for _, p := range config.Check(cfg, config.Probe) {
+		switch {
+		case p.Advice, p.Absent && d.hasServed(cfg, p.Line):
+			d.Log.Warn("configuration", "problem", p.Error())
+		default:
+			fatal = append(fatal, p)
+		}
+	}
+	if len(fatal) > 0 {
+		return fatal
+	}
+	return nil
+}
+
+// hasServed says whether the disk with a leg on this line of the file has been up before.
+func (d *Daemon) hasServed(cfg *config.Config, line int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, disk := range cfg.Disks {
+		if disk.Legs[0].Line == line || disk.Legs[1].Line == line {
+			return d.served[disk.Name]
+		}
+	}
+	return false
+}
+
+// servedName lists the disks that have been up, in the state directory.
+const servedName = "disks.json"
+
+func (d *Daemon) loadServed() error {
+	path := filepath.Join(d.StateDir, servedName)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read which disks have been up before: %w", err)
+	}
+	var names []string
+	if err := json.Unmarshal(b, &names); err != nil {
+		d.Log.Warn("which disks have been up before is forgotten", "file", path, "error", err)
+		return nil
+	}
+	for _, n := range names {
+		d.served[n] = true
+	}
+	return nil
+}
+
+// noteServed remembers that a disk's face is up. Called with every snapshot.
+func (d *Daemon) noteServed(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.served[name] {
+		return
+	}
+	d.served[name] = true
+	names := make([]string, 0, len(d.served))
+	for n := range d.served {
+		names = append(names, n)
+	}
+	if !d.rec.add(job{served: names}) {
+		delete(d.served, name) // tried again with the next snapshot
+	}
+}
+
+// serve runs everything, and ends it in order.
+func (d *Daemon) serve(ctx context.Context, reload <-chan os.Signal) error {
+	state, note, err := loadState(d.StateDir)
+	if err != nil {
+		return err
+	}
+	if note != "" {
+		d.Log.Error("state", "note", note)
+	}
+	if d.events, err = eventlog.Open(d.StateDir, 0); err != nil {
+		return err
+	}
+	for _, n := range d.events.Notes() {
+		d.Log.Warn("event log", "note", n)
+	}
+	ln, err := api.Listen(d.Socket)
+	if err != nil {
+		return errors.Join(err, d.events.Close())
+	}
+
+	run, cancel := context.WithCancel(ctx)
+	d.ctx, d.notify = run, newNotifier(d.Log)
+	d.start(state)
+	server := api.NewServer(d, d.Version, d.Log)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(run, ln) }()
+	d.notify.ready()
+	d.Log.Info("ftd runs", "config", d.ConfigFile, "socket", d.Socket, "state", d.StateDir)
+
+	for err == nil && run.Err() == nil {
+		select {
+		case <-reload:
+			d.reload()
+		case err = <-served:
+			cancel()
+			served <- err
+		case <-run.Done():
+		}
+	}
+	cancel()
+	d.notify.stopping()
+	err = <-served
+	d.wg.Wait()
+	return errors.Join(err, d.events.Close())
+}
+
+// start begins all goroutines and gives the core what it begins with.
+func (d *Daemon) start(state control.Persistent) {
+	core := control.New(control.Config{Name: d.config.System.Name, Bringup: d.config.System.Bringup,
+		MTBF: control.MTBFSettings{Policy: d.config.MTBF.Policy, Threshold: d.config.MTBF.Threshold, MinFaults: d.config.MTBF.MinFaults}})
+	d.rec = newRecorder(d.StateDir, d.events, d.Log)
+	d.owner = newOwner(core, d.rec, d.Log)
+	d.rec.post, d.owner.dispatch = d.owner.post, d.dispatch
+	d.keeper = keeper.Dial(keeper.SocketPath(d.runDir))
+	link := &keeperLink{runDir: d.runDir, client: d.keeper, start: d.StartKeeper, log: d.Log,
+		device: d.device, post: d.owner.post, stranger: d.stranger, found: make(chan struct{})}
+
+	d.goRun(d.owner.run)
+	d.goRun(d.rec.run)
+	d.goRun(link.run)
+	d.goRun(func(ctx context.Context) { watchUevents(ctx, d.Log, d.lookAll) })
+	d.goRun(func(ctx context.Context) { d.notify.watchdog(ctx, d.owner) })
+
+	// With the keeper there the drivers can be started at the first try.
+	select {
+	case <-link.found:
+	case <-time.After(keeperPatience):
+	case <-d.ctx.Done():
+	}
+	_ = d.owner.post(d.ctx, control.StateLoaded{State: state, LastSeq: d.events.LastSeq()})
+	for _, disk := range d.config.Disks {
+		d.addDisk(d.config, disk)
+	}
+}
+
+// goRun starts a goroutine that ends with Run.
+func (d *Daemon) goRun(f func(context.Context)) {
+	d.wg.Add(1)
+	go func() {
+		defer d.wg.Done()
+		f(d.ctx)
+	}()
+}
+
+func (d *Daemon) device(name string) *device {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.devices[name]
+}
+
+func (d *Daemon) dispatch(a control.Action, g *gate) bool {
+	dev := d.device(a.Device)
+	return dev != nil && dev.enqueue(a, g)
+}
+
+// stranger reports a process that the keeper runs and the configuration does not know.
+// It is left alone: its face may be in use.
+func (d *Daemon) stranger(p keeper.Process) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, known := d.strangers[p.Name]; !known && p.State != keeper.Stopped {
+		d.Log.Warn("a driver process runs for a device that is not configured any more; it is left alone, its face stays up",
+			"device", p.Name, "pid", p.Pid, "way out", "put it back into the configuration and reload, or unmount it and stop the keeper")
+	}
+	d.strangers[p.Name] = p
+}
+
+func (d *Daemon) lookAll() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, w := range d.watches {
+		w.lookNow()
+	}
+}

@@ -1,0 +1,213 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ft/drivers"
+	"ft/drivers/host"
+	"ft/drivers/keeper"
+	"ft/ftd/control"
+)
+
+// device is the daemon's side of one driver process: a queue of actions that are begun
+// in order, and a link (link.go) that brings up what the driver reports.
+type device struct {
+	driverKind string // of the driver: mirror
+	config     drivers.Config
+	configPath string
+	log        *slog.Logger
+	keeper     *keeper.Client
+	client     *host.Client
+	post       func(context.Context, control.Event) error
+	up         func() // told with every snapshot that shows the face up
+
+	queue chan queued
+	wake  chan struct{} // tells the link to try at once
+}
+
+// queued is an action and the gate that it waits at.
+type queued struct {
+	control.Action
+	gate *gate
+}
+
+const (
+	// actionsMax bounds what one device may have before it. The core waits for most
+	// results before it asks for more.
+	actionsMax = 64
+	// watchdogPeriod is the longest silence of a driver process.
+	watchdogPeriod = 10 * time.Second
+)
+
+// Deadlines of actions, below the core's own (60 s) so that it hears how they ended.
+var deadlines = map[control.ActionKind]time.Duration{
+	control.ActionStart:     15 * time.Second,
+	control.ActionConfigure: 5 * time.Second,
+	control.ActionStop:      45 * time.Second,
+	control.ActionAttach:    30 * time.Second,
+	control.ActionDetach:    15 * time.Second,
+	control.ActionSwitch:    15 * time.Second,
+	control.ActionSnapshot:  5 * time.Second,
+}
+
+// enqueue takes an action without waiting; false when there are too many.
+func (d *device) enqueue(a control.Action, g *gate) bool {
+	select {
+	case d.queue <- queued{a, g}:
+		return true
+	default:
+		return false
+	}
+}
+
+// runActions carries actions out, one after the other, until ctx ends.
+func (d *device) runActions(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case q := <-d.queue:
+			if !q.gate.wait(ctx) {
+				continue // what it rests on could not be saved: dropped
+			}
+			d.carryOut(ctx, q.Action)
+		}
+	}
+}
+
+func (d *device) carryOut(ctx context.Context, a control.Action) {
+	limited, cancel := context.WithTimeout(ctx, deadlines[a.Kind])
+	err := d.do(limited, a)
+	cancel()
+	if err != nil {
+		d.log.Warn("action", "kind", a.Kind, "side", a.Side, "error", err)
+	}
+	if a.WantsResult() && ctx.Err() == nil {
+		_ = d.post(ctx, resultOf(a, err)) // fails only when ftd stops
+	}
+}
+
+// resultOf puts an error into the core's terms.
+func resultOf(a control.Action, err error) control.ActionResult {
+	r := control.ActionResult{ID: a.ID, Outcome: control.OK}
+	var refused *drivers.Refused
+	switch {
+	case err == nil:
+	case errors.As(err, &refused):
+		r.Outcome, r.Code, r.Sentence = control.Refused, refused.Code, refused.Sentence
+	default:
+		r.Outcome, r.Sentence = control.Failed, err.Error()
+	}
+	return r
+}
+
+func (d *device) do(ctx context.Context, a control.Action) error {
+	switch a.Kind {
+	case control.ActionStart:
+		return d.start(ctx, a.Sides)
+	case control.ActionConfigure:
+		return d.writeConfig(a.Sides)
+	case control.ActionStop:
+		return d.stop(ctx)
+	case control.ActionAttach:
+		return d.client.Attach(ctx, a.Side, a.Resource)
+	case control.ActionDetach:
+		_, err := d.client.Detach(ctx, a.Side, a.Reason, false)
+		return err
+	case control.ActionSwitch:
+		return d.client.Switch(ctx)
+	case control.ActionSnapshot:
+		st, err := d.client.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
+	}
+	return fmt.Errorf("ftd does not know the action %q", a.Kind)
+}
+
+// start has the keeper run the driver. A process that the keeper has given up is given
+// another chance: the core asks only when a person does, or at ftd's own start.
+func (d *device) start(ctx context.Context, sides [2]drivers.SideConfig) error {
+	if err := d.writeConfig(sides); err != nil {
+		return err
+	}
+	spec, err := d.spec()
+	if err != nil {
+		return err
+	}
+	p, err := d.keeper.Put(ctx, d.config.Name, spec)
+	for errors.Is(err, keeper.ErrUnreachable) && ctx.Err() == nil {
+		select { // it is being started again
+		case <-time.After(keeperRetryMin):
+		case <-ctx.Done():
+		}
+		p, err = d.keeper.Put(ctx, d.config.Name, spec)
+	}
+	if err == nil && p.State == keeper.Failed {
+		err = d.keeper.Reset(ctx, d.config.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("have the keeper start the driver of %s: %w", d.config.Name, err)
+	}
+	d.kick()
+	return nil
+}
+
+func (d *device) spec() (keeper.Spec, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return keeper.Spec{}, fmt.Errorf("find ftd's own binary: %w", err)
+	}
+	return keeper.Spec{
+		Argv:       []string{exe, "driver", d.driverKind, d.config.Name, "--config", d.configPath},
+		WatchdogMS: int(watchdogPeriod.Milliseconds()),
+		Control:    host.SocketPath(d.config.RunDir, d.config.Name),
+	}, nil
+}
+
+// writeConfig puts down what the device's next process starts with.
+func (d *device) writeConfig(sides [2]drivers.SideConfig) error {
+	c := d.config
+	c.Sides = sides
+	b, err := json.MarshalIndent(c, "", " ")
+	if err != nil {
+		return fmt.Errorf("encode the configuration of %s: %w", c.Name, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(d.configPath), 0o755); err != nil {
+		return fmt.Errorf("write the configuration of %s: %w", c.Name, err)
+	}
+	return replaceFile(d.configPath, append(b, '\n'))
+}
+
+// stop takes the face down. A driver that is not there has none.
+func (d *device) stop(ctx context.Context) error {
+	err := d.client.Stop(ctx, drivers.Remove)
+	if !errors.Is(err, host.ErrUnreachable) {
+		return err
+	}
+	// Perhaps it is only between two lives: the keeper knows.
+	p, kerr := d.keeper.Process(ctx, d.config.Name)
+	switch {
+	case errors.Is(kerr, keeper.ErrNotFound), kerr == nil && (p.State == keeper.Stopped || p.State == keeper.Failed):
+		return nil
+	case kerr != nil:
+		return kerr
+	}
+	return fmt.Errorf("the driver of %s is being started (%s): try again", d.config.Name, p.State)
+}
+
+// kick makes the link try at once.
+func (d *device) kick() {
+	select {
+	case d.wake <- struct{}{}:
+	default: // it has been told already
+	}
+}

@@ -1,0 +1,109 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/drivers"
+	"ft/ftd/api"
+)
+
+// crashDelay lets the answer go out before ftd kills itself.
+const crashDelay = 100 * time.Millisecond
+
+// inject carries out a drill: a fault in a leg, a module, or a process.
+func (d *Daemon) inject(ctx context.Context, c api.Change) (api.Outcome, error) {
+	d.mu.Lock()
+	allowed, file := d.config.System.Drills, d.ConfigFile
+	d.mu.Unlock()
+	if !allowed {
+		return api.Outcome{}, drivers.Refuse(drivers.RuleNoDrills, "drills are not allowed on this box: faults would be real ones to whoever uses it; `drills = true` under [system] in %s allows them", file)
+	}
+	d.Log.Warn("drill", "id", c.ID, "fault", c.Fault, "args", c.Args, "by", c.By)
+	var err error
+	switch {
+	case c.ID == "ftd":
+		err = d.crashSelf(c.Fault)
+	case d.device(c.ID) != nil:
+		err = d.injectDevice(ctx, c)
+	default:
+		err = d.injectSides(ctx, c)
+	}
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	return api.Outcome{Text: strings.Join(append([]string{c.ID + ":", c.Fault}, c.Args...), " "), Seq: d.events.LastSeq()}, nil
+}
+
+func (d *Daemon) crashSelf(fault string) error {
+	if fault != "crash" {
+		return fmt.Errorf("ftd itself knows the fault `crash`, not %q", fault)
+	}
+	time.AfterFunc(crashDelay, func() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) })
+	return nil
+}
+
+func (d *Daemon) injectDevice(ctx context.Context, c api.Change) error {
+	if c.Fault != "crash" {
+		return fmt.Errorf("a device knows the fault `crash` (its process is killed), not %q; faults of a leg go to its side, e.g. %s", c.Fault, sideID(c.ID, 1))
+	}
+	return d.keeper.Crash(ctx, c.ID)
+}
+
+// moduleFaults are what a fault of a whole module is to the sides that it carries.
+var moduleFaults = map[string]string{"power-off": "vanish", "power-on": "return"}
+
+// injectSides puts a fault into a side, or a module's fault into all that it carries.
+func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
+	sides := sidesOf(d.Status(), c.ID)
+	if len(sides) == 0 {
+		return &api.NoSuchComponent{ID: c.ID}
+	}
+	fault := drivers.Fault{Name: c.Fault, Args: c.Args}
+	if !strings.Contains(c.ID, "/") {
+		if fault.Name = moduleFaults[c.Fault]; fault.Name == "" {
+			return fmt.Errorf("a module knows the faults `power-off` and `power-on`, not %q; other faults go to one side, e.g. %s", c.Fault, sides[0].side.ID)
+		}
+	}
+	var errs []error
+	for _, s := range sides {
+		if dev := d.device(s.device); dev != nil {
+			if err := dev.client.Inject(ctx, s.number, fault); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0] // a refusal stays one
+	}
+	return errors.Join(errs...)
+}
+
+// resolve picks the side whose data stay, after a split-brain or when only a leg that
+// is behind is left.
+func (d *Daemon) resolve(ctx context.Context, c api.Change) (api.Outcome, error) {
+	dev := d.device(c.ID)
+	if dev == nil {
+		return api.Outcome{}, &api.NoSuchComponent{ID: c.ID}
+	}
+	sides := sidesOf(d.Status(), c.ID)
+	i := slices.IndexFunc(sides, func(s side) bool {
+		module, _, _ := strings.Cut(s.side.ID, "/")
+		return c.Keep == s.side.ID || c.Keep == module
+	})
+	if i < 0 {
+		return api.Outcome{}, fmt.Errorf("%q is no side of %s: say --keep pci0 or --keep pci1, the side whose data stay", c.Keep, c.ID)
+	}
+	d.Log.Warn("resolve", "device", c.ID, "keep", sides[i].side.ID, "by", c.By)
+	if err := dev.client.Command(ctx, "resolve", map[string]string{"keep": fmt.Sprint(sides[i].number)}, nil); err != nil {
+		return api.Outcome{}, err
+	}
+	return api.Outcome{Text: fmt.Sprintf("%s goes on with the data of %s; what only the other side had is lost when it comes in", c.ID, sides[i].side.ID), Seq: d.events.LastSeq()}, nil
+}

@@ -1,0 +1,145 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"ft/drivers"
+	"ft/drivers/host"
+	"ft/ftd/control"
+)
+
+const (
+	linkRetryMin = 20 * time.Millisecond
+	linkRetryMax = time.Second
+	// snapshotEvery is how often progress and counters are read.
+	snapshotEvery = time.Second
+	// snapshotPatience is how long a driver may take for a snapshot, which needs no
+	// I/O. One that is late several times is given up as silent; the keeper's watchdog
+	// is what restarts it.
+	snapshotPatience = 2 * time.Second
+	snapshotMisses   = 3
+)
+
+// runLink keeps the core told about the driver process, whichever it is at the moment,
+// until ctx ends: connected with a snapshot, every event after it, a snapshot now and
+// then, and lost.
+func (d *device) runLink(ctx context.Context) {
+	wait := linkRetryMin
+	for ctx.Err() == nil {
+		began := time.Now()
+		connected, err := d.follow(ctx)
+		if connected {
+			reason := "the driver process ended"
+			if err != nil {
+				reason = err.Error()
+			}
+			_ = d.post(ctx, control.DriverLost{Device: d.config.Name, Reason: reason})
+		} else if err != nil && !errors.Is(err, host.ErrUnreachable) && ctx.Err() == nil {
+			d.log.Warn("the driver's control socket", "error", err)
+		}
+		if time.Since(began) > linkRetryMax {
+			wait = linkRetryMin
+		}
+		select {
+		case <-time.After(wait):
+		case <-d.wake:
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, linkRetryMax)
+	}
+}
+
+// errSilent ends a link to a driver that does not answer.
+var errSilent = errors.New("the driver process does not answer")
+
+// follow speaks to one driver process until it ends. connected says whether the core
+// was told of it.
+func (d *device) follow(ctx context.Context) (connected bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	defer func() { <-ended }()
+	polling := false
+	defer func() {
+		if !polling {
+			close(ended)
+		}
+	}()
+
+	var seen uint64 // number of the last event that the core has, also by a snapshot
+	err = d.client.Events(ctx, host.Cursor{}, true, func(it host.Item) error {
+		switch {
+		case it.Current || connected && it.Gap:
+			// What happened before is in the snapshot; events with higher numbers follow.
+			st, err := d.snapshot(ctx)
+			if err != nil {
+				return err
+			}
+			seen = st.Seq
+			if connected {
+				return d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
+			}
+			if err := d.post(ctx, control.DriverConnected{Device: d.config.Name, Status: st}); err != nil {
+				return err
+			}
+			connected, polling = true, true
+			go func() {
+				defer close(ended)
+				d.poll(ctx, cancel)
+			}()
+		case it.Record != nil && connected && it.Record.Seq > seen:
+			seen = it.Record.Seq
+			return d.post(ctx, control.DriverReport{Device: d.config.Name, Event: *it.Record})
+		}
+		return nil
+	})
+	cancel(nil)
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
+		err = cause
+	}
+	return connected, err
+}
+
+func (d *device) snapshot(ctx context.Context) (drivers.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
+	defer cancel()
+	st, err := d.client.Status(ctx)
+	if err != nil {
+		return st, fmt.Errorf("ask the driver of %s for its status: %w", d.config.Name, err)
+	}
+	if st.State != drivers.FaceDown {
+		d.up()
+	}
+	return st, nil
+}
+
+// poll reads snapshots until ctx ends, and ends the link when the driver is silent.
+func (d *device) poll(ctx context.Context, giveUp context.CancelCauseFunc) {
+	tick := time.NewTicker(snapshotEvery)
+	defer tick.Stop()
+	misses := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		st, err := d.snapshot(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			misses = 0
+			err = d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
+		} else {
+			misses++
+		}
+		if misses == snapshotMisses {
+			giveUp(errSilent)
+			return
+		}
+	}
+}

@@ -1,0 +1,150 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/ftd/uevent"
+)
+
+const (
+	// presencePoll is the net below the kernel's events: files have none, and events can
+	// get lost.
+	presencePoll = 2 * time.Second
+	// sysDevBlock has a directory for each block device by number.
+	sysDevBlock = "/sys/dev/block"
+)
+
+// presence is what lies at a leg's path at one moment. Two that differ in their medium
+// are different things, even when the path never was empty in between.
+type presence struct {
+	present  bool
+	why      string // when absent: what is wrong, for the log
+	medium   string // device number and disk sequence number, or a file's inode
+	identity string // serial number or UUID of the hardware, where it has one
+}
+
+// watch is the look-out for one leg.
+type watch struct {
+	path string
+	now  presence
+	// changed is told what was and what is.
+	changed func(ctx context.Context, was, is presence)
+	kick    chan struct{}
+}
+
+func newWatch(path string, changed func(ctx context.Context, was, is presence)) *watch {
+	return &watch{path: path, now: look(path), changed: changed, kick: make(chan struct{}, 1)}
+}
+
+// run looks whenever it is kicked, and every presencePoll, until ctx ends. Each leg has
+// a goroutine of its own: a path on a file system that hangs holds up no other leg.
+func (w *watch) run(ctx context.Context) {
+	tick := time.NewTicker(presencePoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.kick:
+		case <-tick.C:
+		}
+		was, is := w.now, look(w.path)
+		if was != is {
+			w.now = is
+			w.changed(ctx, was, is)
+		}
+	}
+}
+
+// lookNow makes the watch look without waiting for its turn.
+func (w *watch) lookNow() {
+	select {
+	case w.kick <- struct{}{}:
+	default: // it is about to look
+	}
+}
+
+// look says what lies at a path. It opens nothing: opening a device that hangs would
+// hang, and reading one could wake it.
+func look(path string) presence {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st) // follows by-id links
+	for errors.Is(err, unix.EINTR) {
+		err = unix.Stat(path, &st)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return presence{why: path + " is gone"}
+	}
+	if err != nil {
+		return presence{why: fmt.Sprintf("%s cannot be looked at: %v", path, err)}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return presence{present: true, medium: fmt.Sprintf("file %d:%d", st.Dev, st.Ino)}
+	}
+	dir := filepath.Join(sysDevBlock, fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
+	switch size := attribute(dir, "size"); size {
+	case "":
+		return presence{why: path + " is the name of a device that is gone"}
+	case "0":
+		return presence{why: path + " has nothing in it"}
+	}
+	return presence{present: true,
+		medium:   fmt.Sprintf("block %d:%d %s", unix.Major(st.Rdev), unix.Minor(st.Rdev), attribute(dir, "diskseq")),
+		identity: identityOf(dir)}
+}
+
+// identityOf reads what the hardware says of itself: NVMe's and SCSI's world-wide
+// names, serial numbers, and the UUIDs of device mapper and md.
+func identityOf(dir string) string {
+	part := ""
+	if n := attribute(dir, "partition"); n != "" {
+		real, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			return ""
+		}
+		dir, part = filepath.Dir(real), "-part"+n
+	}
+	for _, name := range []string{"wwid", "device/wwid", "serial", "device/serial", "dm/uuid", "md/uuid"} {
+		if v := strings.Join(strings.Fields(attribute(dir, name)), "_"); v != "" {
+			return v + part
+		}
+	}
+	return ""
+}
+
+func attribute(dir, name string) string {
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// watchUevents has the watches look whenever the kernel reports anything about block
+// devices, until ctx ends. Without the event socket the poll alone serves.
+func watchUevents(ctx context.Context, log *slog.Logger, lookAll func()) {
+	for ctx.Err() == nil {
+		l, err := uevent.Listen("block")
+		if err == nil {
+			lookAll() // what happened before the socket was open
+			err = l.Run(ctx, func(uevent.Event) { lookAll() })
+		}
+		if err != nil {
+			log.Warn("device events are not received, paths are looked at every two seconds", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(presencePoll):
+		}
+	}
+}

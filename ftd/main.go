@@ -1,0 +1,138 @@
+// Command ftd is the daemon of a fault-tolerant box, in all its roles:
+//
+//	ftd                      the control daemon: policy, states, API; in no data path
+//	ftd --testbox DIR        the same on a throw-away box of loop devices
+//	ftd keeper               the parent of the driver processes
+//	ftd driver KIND NAME     one driver process: the data path of one device
+//	ftd version
+//
+// One binary, so that the parts of a box are always of the same version. Nothing here
+// decides anything: each role is a package.
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"ft/ftd/api"
+)
+
+// Exit codes, beside those that a driver process has towards the keeper.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// runningVersion is what this process says of itself.
+func runningVersion() api.Version {
+	v := api.BuildVersion()
+	v.Pid, v.Since = os.Getpid(), time.Now()
+	return v
+}
+
+const usage = `ftd: duplex devices that never stop while one side is good
+
+  ftd [--config FILE] [--socket PATH] [--state DIR] [--check-config]
+                              the control daemon
+  ftd --testbox DIR [--socket PATH]
+                              a throw-away box on loop devices, until Ctrl-C
+  ftd keeper [--run DIR]      the parent of the driver processes
+  ftd driver KIND NAME --config FILE
+                              a driver process; the keeper starts it
+  ftd version
+
+  --config FILE    configuration             (/etc/ft/ft.toml)
+  --socket PATH    where ftctl reaches ftd   (/run/ft/ftd.sock); its directory is the run directory
+  --state DIR      what survives a restart   (/var/lib/ft; of a test box DIR/state)
+  --run DIR        the run directory         (/run/ft)
+  --check-config   look at the configuration and at the legs, start nothing
+
+ftctl is the admin's command.
+`
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// roles are the words that can come first; without one it is the control daemon.
+var roles = map[string]func(args []string, out, errs io.Writer) int{
+	"keeper":  runKeeper,
+	"driver":  runDriver,
+	"version": runVersion,
+	"help":    runHelp,
+}
+
+func run(args []string, out, errs io.Writer) int {
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+		return runControl(args, out, errs)
+	}
+	if role := roles[args[0]]; role != nil {
+		return role(args[1:], out, errs)
+	}
+	return misused(errs, fmt.Errorf("there is no role %q", args[0]))
+}
+
+func runHelp(_ []string, out, _ io.Writer) int {
+	fmt.Fprint(out, usage)
+	return exitDone
+}
+
+func runVersion(args []string, out, errs io.Writer) int {
+	if len(args) > 0 {
+		return misused(errs, errors.New("version takes no arguments"))
+	}
+	v := api.BuildVersion()
+	fmt.Fprintf(out, "ftd %s (%s)\n", v.Version, v.Go)
+	return exitDone
+}
+
+// misused says what is wrong with the command line.
+func misused(errs io.Writer, err error) int {
+	fmt.Fprintf(errs, "ftd: %v\n\n%s", err, usage)
+	return exitUsage
+}
+
+// failed says what went wrong.
+func failed(errs io.Writer, err error) int {
+	fmt.Fprintf(errs, "ftd: %v\n", err)
+	return exitFailed
+}
+
+// flags makes a flag set whose mistakes are answered by misused.
+func flags() *flag.FlagSet {
+	f := flag.NewFlagSet("ftd", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	return f
+}
+
+// parse reads flags that no other arguments may follow. done says that the process has
+// nothing else to do, and ends with code.
+func parse(f *flag.FlagSet, args []string, out, errs io.Writer) (code int, done bool) {
+	err := f.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return runHelp(nil, out, errs), true
+	case err != nil:
+		return misused(errs, err), true
+	case f.NArg() > 0:
+		return misused(errs, fmt.Errorf("unexpected argument %q", f.Arg(0))), true
+	}
+	return 0, false
+}
+
+// absolute makes the paths independent of the directory that a child is started in.
+func absolute(paths ...*string) error {
+	for _, p := range paths {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return fmt.Errorf("find %s: %w", *p, err)
+		}
+		*p = abs
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestCommandLineMistakesAreUsage(t *testing.T) {
+	for _, args := range [][]string{
+		{"nonsense"},
+		{"--nonsense"},
+		{"version", "now"},
+		{"keeper", "--config", "x"},
+		{"keeper", "extra"},
+		{"driver"},
+		{"driver", "mirror"},
+		{"driver", "mirror", "disk0"},
+		{"driver", "mirror", "--config", "x"},
+		{"--testbox", ""},
+		{"--testbox", "box", "--config", "x"},
+		{"--check-config", "extra"},
+	} {
+		var out, errs bytes.Buffer
+		if code := run(args, &out, &errs); code != exitUsage {
+			t.Errorf("ftd %q: exit code %d, want %d", args, code, exitUsage)
+		}
+		if !strings.Contains(errs.String(), "ftd keeper") || out.Len() > 0 {
+			t.Errorf("ftd %q: want the usage on stderr alone, got %q and %q", args, errs.String(), out.String())
+		}
+	}
+}
+
+func TestHelpAndVersionAreNoMistakes(t *testing.T) {
+	for _, args := range [][]string{{"help"}, {"--help"}, {"version"}, {"keeper", "-h"}} {
+		var out, errs bytes.Buffer
+		if code := run(args, &out, &errs); code != exitDone || out.Len() == 0 || errs.Len() > 0 {
+			t.Errorf("ftd %q: exit code %d, output %q, errors %q", args, code, out.String(), errs.String())
+		}
+	}
+}
+
+// What is wrong with a configuration is said with file and line, and is exit code 1.
+func TestCheckConfig(t *testing.T) {
+	dir := t.TempDir()
+	leg := [2]string{filepath.Join(dir, "a.img"), filepath.Join(dir, "b.img")}
+	for i, l := range leg {
+		if err := os.WriteFile(l, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(l, int64(64+64*i)<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name, text string
+		code       int
+		says       string
+	}{
+		{"no such file", "", exitFailed, "--testbox"},
+		{"not TOML", "[system]\nname\n", exitFailed, "ft.toml:2:"},
+		{"unknown key", "[system]\nname = \"box\"\ncolour = 1\n", exitFailed, "ft.toml:3:"},
+		{"missing leg", "[[disk]]\nname = \"disk0\"\npci0 = \"" + leg[0] + "\"\npci1 = \"" + dir + "/none\"\n", exitFailed, "ft.toml:4:"},
+		{"legs of different size", "[[disk]]\nname = \"disk0\"\npci0 = \"" + leg[0] + "\"\npci1 = \"" + leg[1] + "\"\n", exitFailed, "differ in size"},
+		{"good", "[[disk]]\nname = \"disk0\"\npci0 = \"" + leg[0] + "\"\n", exitDone, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "ft.toml")
+			if c.text != "" {
+				if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var out, errs bytes.Buffer
+			if code := run([]string{"--config", path, "--check-config"}, &out, &errs); code != c.code {
+				t.Errorf("exit code %d, want %d; %s", code, c.code, errs.String())
+			}
+			if !strings.Contains(errs.String(), c.says) {
+				t.Errorf("said %q, want %q in it", errs.String(), c.says)
+			}
+		})
+	}
+}

@@ -1,0 +1,93 @@
+package testbox
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// disk is one mirror of the box; its legs are files in the box's directory.
+type disk struct {
+	name string
+	legs [2]string // files
+	node [2]string // loop devices, once attached
+}
+
+func disks(dir string) []disk {
+	var ds []disk
+	for _, name := range []string{"disk0"} {
+		d := disk{name: name}
+		for side := range d.legs {
+			d.legs[side] = filepath.Join(dir, fmt.Sprintf("%s-pci%d.img", name, side))
+		}
+		ds = append(ds, d)
+	}
+	return ds
+}
+
+// writeConfig makes the ft.toml of the box. The loop devices are others at each
+// start, so it is written anew each time.
+func writeConfig(path string, ds []disk) error {
+	var b strings.Builder
+	b.WriteString("# The test box's own: written anew at each start of `ftd --testbox`.\n\n" +
+		"[system]\nname = \"box\"\nbringup = \"auto\"\ndrills = true\n")
+	for _, d := range ds {
+		fmt.Fprintf(&b, "\n[[disk]]\nname = %q\npci0 = %q # %s\npci1 = %q # %s\n",
+			d.name, d.node[0], filepath.Base(d.legs[0]), d.node[1], filepath.Base(d.legs[1]))
+	}
+	return replaceFile(path, []byte(b.String()))
+}
+
+// record is what a later start must know to clean up after this one, besides what it
+// finds by itself (processes by their command lines, loop devices by their files).
+type record struct {
+	RunDir string   `json:"run_dir"`
+	DevDir string   `json:"dev_dir"`
+	Faces  []string `json:"faces"` // names of the links in DevDir
+}
+
+const recordName = "testbox.json"
+
+func readRecord(dir string) (*record, error) {
+	path := filepath.Join(dir, recordName)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for an earlier box: %w", err)
+	}
+	r := new(record)
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%s, which says what an earlier box left behind, makes no sense: %w; if no ftd of it runs any more, remove the file", path, err)
+	}
+	return r, nil
+}
+
+func (r record) write(dir string) error {
+	b, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, recordName), append(b, '\n'))
+}
+
+// replaceFile writes a file so that after a crash it is the old or the new one whole.
+func replaceFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(content)
+	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package testbox
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"ft/drivers"
+	"ft/ftd/api"
+)
+
+const (
+	statusPoll   = 200 * time.Millisecond
+	progressStep = 20.0             // percent between two lines of progress
+	hintPatience = 20 * time.Second // after which what to try is said also without duplex
+)
+
+// interactive is what the box tells the person who started it.
+type interactive struct {
+	mu   sync.Mutex // guards Out: children report from goroutines of their own
+	told told
+}
+
+// told is what was last said, so that only changes are.
+type told struct {
+	said    bool
+	state   drivers.FaceState
+	verdict string
+	percent float64
+	seq     uint64
+}
+
+func (b *box) say(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	fmt.Fprintf(b.Out, format+"\n", args...)
+}
+
+// follow tells what happens until a signal ends the box.
+func (b *box) follow() error {
+	client := api.NewClient(b.Socket)
+	defer client.Close()
+	began, hinted := time.Now(), false
+	tick := time.NewTicker(statusPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case s := <-b.signals:
+			b.say("\n%s: removing the box", s)
+			return nil
+		case <-tick.C:
+		}
+		st, err := b.status(client)
+		if err != nil {
+			continue // starting, or being started again: children.go says so
+		}
+		b.tell(client, st)
+		if !hinted && (st.System.State == drivers.FaceDuplex || time.Since(began) > hintPatience) {
+			hinted = true
+			b.hint(st)
+		}
+	}
+}
+
+func (b *box) status(client *api.Client) (api.Status, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	return client.Status(ctx)
+}
+
+// tell says what has changed: the events since the last time, progress, and the box.
+func (b *box) tell(client *api.Client, st api.Status) {
+	if st.System.Seq > b.told.seq {
+		b.tellEvents(client)
+	}
+	for _, d := range st.Devices {
+		for _, s := range d.Sides {
+			if s.Progress != nil && s.Progress.Percent >= b.told.percent+progressStep {
+				b.told.percent = s.Progress.Percent
+				b.say("         %s %s %.0f %%", s.ID, s.Progress.What, s.Progress.Percent)
+			}
+		}
+	}
+	if !b.told.said || st.System.State != b.told.state || st.System.Verdict != b.told.verdict {
+		b.told.said, b.told.state, b.told.verdict, b.told.percent = true, st.System.State, st.System.Verdict, 0
+		b.say("box      %-8v %s", st.System.State, st.System.Verdict)
+	}
+}
+
+func (b *box) tellEvents(client *api.Client) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	since := b.told.seq
+	_ = client.Events(ctx, api.EventsQuery{Since: &since}, func(item api.StreamItem) error {
+		if ev := item.Event; ev != nil && ev.Seq > b.told.seq {
+			b.told.seq = ev.Seq
+			if ev.From != ev.To && ev.ID != api.SystemID {
+				b.say("%s %-10s %s -> %s  %s", ev.Time.Local().Format("15:04:05"), ev.ID, ev.From, ev.To, ev.Reason)
+			}
+		}
+		return nil
+	}) // what was not read is read at the next poll
+}
+
+// hint says what to try, in commands that can be pasted.
+func (b *box) hint(st api.Status) {
+	ftctl := "sudo " + ftctlPath()
+	if b.Socket != api.DefaultSocket {
+		ftctl += " --socket " + b.Socket
+	}
+	face := filepath.Join(b.DevDir, "disk0")
+	b.say(`
+The box is %s. In another terminal, try:
+
+  %[2]s status
+  sudo mkfs.ext4 %[3]s && sudo mount %[3]s /mnt
+  %[2]s inject pci1/disk0 vanish      # pull the leg out of PCI module 1
+  sudo cp -r /usr/share/doc /mnt && sync    # write on, on the other leg
+  %[2]s inject pci1/disk0 return      # put it back: only what it missed is copied
+  %[2]s events
+  %[2]s inject pci0/disk0 hang        # a leg that answers no more; ends with: inject pci0/disk0 clear
+  %[2]s inject disk0 crash            # kill -9 of the mirror process, under load if you like
+  %[2]s bringdown pci0/disk0; %[2]s bringup pci0/disk0
+
+The legs are %[4]s and %[5]s; they stay for the next start.
+Ctrl-C ends the box (unmount first).
+`, st.System.State, ftctl, face, b.disks[0].legs[0], b.disks[0].legs[1])
+}

@@ -1,0 +1,182 @@
+package testbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"ft/drivers"
+	"ft/drivers/keeper"
+)
+
+// cleanEarlier removes what an earlier box of this directory left behind: one that
+// was killed, or whose computer lost power.
+func (b *box) cleanEarlier() error {
+	r, err := readRecord(b.Dir)
+	if err != nil || r == nil {
+		return err
+	}
+	left, err := processesOf(r.RunDir)
+	if err != nil {
+		return fmt.Errorf("look for processes of an earlier box: %w", err)
+	}
+	b.say("cleaning up after an earlier box (%d of its processes still run)", len(left))
+	if _, err := killAll(r.RunDir, killPatience, roleControl); err != nil {
+		return err
+	}
+	// A keeper that still runs knows its drivers; one that is gone is replaced by one
+	// of our own, which finds them. Either can then take the faces down in order.
+	if !keeperAnswersNow(r.RunDir) && hasRole(left, roleDriver) {
+		if _, err := killAll(r.RunDir, killPatience, roleKeeper); err != nil {
+			return err
+		}
+		now := b.runDir
+		b.runDir = r.RunDir
+		err := b.startKeeper()
+		b.runDir = now
+		if err != nil {
+			return err
+		}
+	}
+	return b.remove(r.RunDir, r.DevDir)
+}
+
+func hasRole(ps []process, r role) bool {
+	for _, p := range ps {
+		if p.role == r {
+			return true
+		}
+	}
+	return false
+}
+
+// keeperAnswersNow says whether a keeper serves the run directory.
+func keeperAnswersNow(runDir string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	_, err := keeper.Dial(keeper.SocketPath(runDir)).Processes(ctx)
+	return err == nil
+}
+
+// remove takes everything away that lies outside the box's directory. Faces that are
+// in use are waited for, with their users named; a second signal forces.
+func (b *box) remove(runDir, devDir string) error {
+	if b.ftd != nil {
+		b.children.stop(b.ftd, ftdPatience) // it leaves the faces up
+		b.ftd = nil
+	}
+	if err := b.stopFaces(runDir); err != nil {
+		return err
+	}
+	if b.keeper != nil {
+		b.children.stop(b.keeper, ftdPatience)
+		b.keeper = nil
+	}
+	hung, err := killAll(runDir, killPatience, roleControl, roleKeeper, roleDriver)
+	if err != nil {
+		return err
+	}
+	for _, p := range hung {
+		b.say("left     %s (pid %d): it hangs in the kernel and goes when its I/O ends", p.role, p.pid)
+	}
+	var errs []error
+	var files []string
+	for _, d := range b.disks {
+		files = append(files, d.legs[0], d.legs[1])
+		errs = append(errs, removeLink(filepath.Join(devDir, d.name)))
+	}
+	_ = os.Remove(devDir) // only when it is empty
+	loops, err := loopsOver(files...)
+	errs = append(errs, err)
+	for node, file := range loops {
+		errs = append(errs, detachLoop(node, file))
+	}
+	errs = append(errs, removeRunFiles(runDir))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("the box is not removed entirely: %w", err)
+	}
+	if err := os.Remove(filepath.Join(b.Dir, recordName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget the box that was removed: %w", err)
+	}
+	return nil
+}
+
+// stopFaces asks the keeper to take all faces down and end.
+func (b *box) stopFaces(runDir string) error {
+	k := keeper.Dial(keeper.SocketPath(runDir))
+	deadline := time.Now().Add(keeperAnswers)
+	said := ""
+	force := false
+	for {
+		err := b.askStop(k, force)
+		var refused *drivers.Refused
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, keeper.ErrUnreachable):
+			if b.keeper == nil || time.Now().After(deadline) {
+				return nil // nobody to ask: what is left is killed
+			}
+		case errors.As(err, &refused) && refused.Code == drivers.RuleBusy:
+			if err.Error() != said {
+				said = err.Error()
+				b.say("waiting  %s", said)
+				b.say("         it ends when that is over; Ctrl-C once more ends it now, with I/O errors for the users")
+			}
+		case force:
+			return fmt.Errorf("take the faces down by force: %w", err)
+		default:
+			return fmt.Errorf("take the faces down: %w", err)
+		}
+		select {
+		case <-b.signals:
+			force = true
+			b.say("forcing")
+		case <-time.After(busyRetry):
+		}
+	}
+}
+
+func (b *box) askStop(k *keeper.Client, force bool) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	return k.Stop(ctx, force)
+}
+
+// removeLink removes a face's link, unless it leads to a loop device that is alive:
+// then it is another box's.
+func removeLink(link string) error {
+	target, err := os.Readlink(link)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove the link %s: %w", link, err)
+	}
+	if backingOf(target) != "" {
+		return nil
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the link %s: %w", link, err)
+	}
+	return nil
+}
+
+// removeRunFiles removes what the daemon, the keeper and the drivers keep in a run
+// directory, and the directory itself when nothing else is in it.
+func removeRunFiles(runDir string) error {
+	var errs []error
+	for _, name := range []string{"ftd.sock", "ftd.lock", "ftd.json", "drivers", "log"} {
+		errs = append(errs, os.RemoveAll(filepath.Join(runDir, name)))
+	}
+	keepers, err := filepath.Glob(filepath.Join(runDir, "keeper*"))
+	errs = append(errs, err)
+	for _, path := range keepers {
+		errs = append(errs, os.RemoveAll(path))
+	}
+	_ = os.Remove(runDir) // only when it is empty
+	return errors.Join(errs...)
+}

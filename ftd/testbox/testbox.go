@@ -1,0 +1,201 @@
+// Package testbox makes a throw-away box on any Linux: sparse files as legs on loop
+// devices, and the same keeper and ftd that a real box runs, with drills allowed.
+//
+// What it makes outside its directory (processes, loop devices, the links in /dev/ft,
+// the files of the run directory) goes with it, also what an earlier one left behind
+// that was killed. It touches nothing that it cannot prove to be its own: processes
+// by their command lines, loop devices by their files, links by its record. What lies
+// in the directory (the legs, ftd's state) stays for the next start.
+//
+// The way of things: this process is a small init (children.go) over the keeper and
+// ftd, and follows ftd over the same API as ftctl to tell what happens.
+package testbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/drivers/keeper"
+	"ft/ftd/api"
+)
+
+// Options of a box.
+type Options struct {
+	Dir    string    // legs, state, configuration, logs: made when missing
+	Socket string    // ftd's; its directory is the run directory
+	DevDir string    // where the faces' links appear
+	Out    io.Writer // for the person who started it
+	Log    *slog.Logger
+}
+
+const (
+	goneCheck     = 20 * time.Millisecond
+	killPatience  = 10 * time.Second
+	ftdPatience   = 10 * time.Second
+	busyRetry     = 2 * time.Second
+	keeperAnswers = 20 * time.Second
+)
+
+// box is a running test box.
+type box struct {
+	Options
+	runDir   string
+	disks    []disk
+	children *children
+	keeper   *child
+	ftd      *child
+	signals  chan os.Signal
+	interactive
+}
+
+// Run makes the box, runs it until SIGINT or SIGTERM, and removes it again.
+func Run(o Options) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("the test box makes loop devices and block devices: it must run as root (sudo)")
+	}
+	b, err := newBox(o)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockDir(b.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	signal.Notify(b.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(b.signals)
+	if b.children, err = newChildren(b.Log); err != nil {
+		return err
+	}
+	defer b.children.close()
+
+	if err := b.cleanEarlier(); err != nil {
+		return err
+	}
+	if err := b.refuseOthers(); err != nil {
+		return err
+	}
+	defer func() {
+		if rerr := b.remove(b.runDir, b.DevDir); rerr != nil {
+			err = errors.Join(err, rerr)
+		}
+	}()
+	if err := b.build(); err != nil {
+		return err
+	}
+	return b.follow()
+}
+
+func newBox(o Options) (*box, error) {
+	b := &box{Options: o, signals: make(chan os.Signal, 4)}
+	var err error
+	if b.Socket, err = filepath.Abs(o.Socket); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the box's directory: %w", err)
+	}
+	// The kernel names a loop device's file by its real path.
+	if b.Dir, err = filepath.EvalSymlinks(o.Dir); err == nil {
+		b.Dir, err = filepath.Abs(b.Dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the box's directory: %w", err)
+	}
+	b.runDir = filepath.Dir(b.Socket)
+	b.disks = disks(b.Dir)
+	return b, nil
+}
+
+// lockDir keeps a second test box off the directory.
+func lockDir(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("lock the box's directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("a test box runs on %s already; stop it first (Ctrl-C in its terminal), or give this one another directory", dir)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// refuseOthers sees to it that nobody else uses the run directory: another ftd, or a
+// keeper that is not one of ours (ours have been ended before).
+func (b *box) refuseOthers() error {
+	if err := os.MkdirAll(b.runDir, 0o755); err != nil {
+		return fmt.Errorf("make the run directory: %w", err)
+	}
+	lock, err := api.LockRunDir(b.runDir)
+	if err != nil {
+		return err
+	}
+	if err := lock.Release(); err != nil { // it is for ftd, our child
+		return fmt.Errorf("release the run directory: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := keeper.Dial(keeper.SocketPath(b.runDir)).Processes(ctx); !errors.Is(err, keeper.ErrUnreachable) {
+		return fmt.Errorf("a keeper that this test box did not start answers in %s: stop it first (`systemctl stop ft-keeper`), or give this box another --socket", b.runDir)
+	}
+	return nil
+}
+
+// build makes the legs and starts the processes.
+func (b *box) build() error {
+	r := record{RunDir: b.runDir, DevDir: b.DevDir}
+	for _, d := range b.disks {
+		r.Faces = append(r.Faces, d.name)
+	}
+	if err := r.write(b.Dir); err != nil {
+		return err
+	}
+	for i := range b.disks {
+		d := &b.disks[i]
+		for side, file := range d.legs {
+			if err := makeLeg(file, LegBytes); err != nil {
+				return err
+			}
+			node, err := attachLoop(file)
+			if err != nil {
+				return err
+			}
+			d.node[side] = node
+			b.say("leg      %s on %s", filepath.Base(file), node)
+		}
+	}
+	config := filepath.Join(b.Dir, "ft.toml")
+	if err := writeConfig(config, b.disks); err != nil {
+		return err
+	}
+	if err := b.startKeeper(); err != nil {
+		return err
+	}
+	var err error
+	b.ftd, err = b.children.keep("ftd", filepath.Join(b.Dir, "ftd.log"), []string{"ftd",
+		"--config", config, "--socket", b.Socket, "--state", filepath.Join(b.Dir, "state"),
+		"--dev-dir", b.DevDir, "--no-keeper"}, b.died("ftd"))
+	return err
+}
+
+func (b *box) startKeeper() (err error) {
+	b.keeper, err = b.children.keep("keeper", filepath.Join(b.Dir, "keeper.log"),
+		[]string{"ftd", "keeper", "--run", b.runDir}, b.died("the keeper"))
+	return err
+}
+
+func (b *box) died(name string) func(string) {
+	return func(how string) { b.say("%s %s; it is started again", name, how) }
+}
