@@ -177,12 +177,7 @@ func (l *Leg) openFile(minBytes int64) error {
 	if bytes := st.Size &^ (align - 1); bytes < max(minBytes, align) {
 		return tooSmall(l.Path, bytes, max(minBytes, align))
 	}
-	full := l.Path
-	if real, err := filepath.EvalSymlinks(full); err == nil {
-		if abs, err := filepath.Abs(real); err == nil {
-			full = abs
-		}
-	}
+	full := fullPath(l.Path, &st)
 	if dev := loop.Over(full); dev != "" {
 		return &OpenError{l.Path, KindBusy, "the file is already under " + dev + " (losetup -d " + dev + " frees it when nobody uses it)", nil}
 	}
@@ -206,6 +201,23 @@ func (l *Leg) openFile(minBytes int64) error {
 		l.Note = "the file system under it has no direct I/O: it is slower, and its data is in memory twice"
 	}
 	return nil
+}
+
+// fullPath is the path by which the kernel shows the file that st is of. One that no
+// directory shows (reached through /proc/PID/fd) is left as it was given.
+func fullPath(path string, st *unix.Stat_t) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return path
+	}
+	if real, err = filepath.Abs(real); err != nil {
+		return path
+	}
+	var there unix.Stat_t
+	if unix.Stat(real, &there) != nil || there.Dev != st.Dev || there.Ino != st.Ino {
+		return path
+	}
+	return real
 }
 
 func tooSmall(path string, have, need int64) error {

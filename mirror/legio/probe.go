@@ -2,8 +2,11 @@ package legio
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"time"
@@ -15,41 +18,57 @@ const (
 	blkidAmbiguous = 8
 )
 
+// probeEnds is how much at either end of a device must be readable: where file systems
+// and partition tables have their signatures. blkid calls blank what it cannot read.
+const probeEnds = 256 << 10
+
 // Probe says what data of others is on a device or file, e.g. "ext4 file system (label
-// home)" or "GPT partition table"; "" when nothing is known to be there. It runs
-// blkid(8), which reads the device, in a process of its own that is left behind if
-// the device hangs.
+// home)" or "GPT partition table"; "" when nothing known is there. It runs blkid(8),
+// which reads the device, in a process of its own that is left behind if the device
+// hangs.
 func Probe(path string, deadline time.Duration) (found string, err error) {
-	blkid, err := exec.LookPath("blkid")
-	if err != nil {
-		for _, p := range []string{"/usr/sbin/blkid", "/sbin/blkid"} {
-			if blkid, err = exec.LookPath(p); err == nil {
-				break
-			}
-		}
-	}
-	if err != nil {
-		return "", fmt.Errorf("see what is on %s: blkid is needed for that and was not found (package util-linux): %w", path, err)
-	}
 	if deadline <= 0 {
 		deadline = defaultDeadline
 	}
-	cmd := exec.Command(blkid, "-p", "-o", "export", "--", path)
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	type result struct {
+		found string
+		err   error
+	}
+	probed := make(chan result, 1)
+	go func() {
+		defer cancel()
+		found, err := probe(ctx, path)
+		probed <- result{found, err}
+	}()
+	var r result
+	select {
+	case r = <-probed:
+	case <-ctx.Done():
+		select {
+		case r = <-probed: // it was that which cancelled
+		default:
+			r.err = fmt.Errorf("%w within %v", errNoAnswer, deadline)
+		}
+	}
+	if r.err != nil {
+		return "", fmt.Errorf("see what is on %s: %w", path, r.err)
+	}
+	return r.found, nil
+}
+
+func probe(ctx context.Context, path string) (string, error) {
+	blkid, err := findBlkid()
+	if err != nil {
+		return "", err
+	}
+	if err := readEnds(path); err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, blkid, "-p", "-o", "export", "--", path) // a kill takes effect when the device answers
 	var out, complaint bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaint
-	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("see what is on %s: start %s: %w", path, blkid, err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	timer := time.NewTimer(deadline)
-	defer timer.Stop()
-	select {
-	case err = <-ended:
-	case <-timer.C:
-		cmd.Process.Kill() // takes effect when the device answers
-		return "", fmt.Errorf("see what is on %s: blkid: %w within %v", path, errNoAnswer, deadline)
-	}
+	err = cmd.Run()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -59,7 +78,40 @@ func Probe(path string, deadline time.Duration) (found string, err error) {
 	case errors.As(err, &exit) && exit.ExitCode() == blkidAmbiguous:
 		return "data of several kinds that contradict each other (blkid -p " + path + ")", nil
 	}
-	return "", fmt.Errorf("see what is on %s: %s -p: %w: %s", path, blkid, err, strings.TrimSpace(complaint.String()))
+	return "", fmt.Errorf("%s -p: %w: %s", blkid, err, strings.TrimSpace(complaint.String()))
+}
+
+func findBlkid() (string, error) {
+	blkid, err := exec.LookPath("blkid")
+	for _, p := range []string{"/usr/sbin/blkid", "/sbin/blkid"} { // a daemon's PATH may lack them
+		if err == nil {
+			break
+		}
+		blkid, err = exec.LookPath(p)
+	}
+	if err != nil {
+		return "", fmt.Errorf("blkid is needed for that and was not found (package util-linux): %w", err)
+	}
+	return blkid, nil
+}
+
+func readEnds(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	b := make([]byte, min(size, probeEnds))
+	for _, off := range []int64{0, size - int64(len(b))} {
+		if _, err := f.ReadAt(b, off); err != nil {
+			return fmt.Errorf("%d bytes at %d: %w", len(b), off, err)
+		}
+	}
+	return nil
 }
 
 // describeProbe puts blkid's KEY=value lines into words.

@@ -43,6 +43,12 @@ func Attach(file int, name string) (dev string, fd int, err error) {
 		}
 		err = unix.IoctlLoopConfigure(fd, &cfg)
 		if err == nil {
+			// A number that somebody set read-only once (blockdev --setro) stays so
+			// over its next uses.
+			if err := unix.IoctlSetPointerInt(fd, unix.BLKROSET, 0); err != nil {
+				unix.Close(fd)
+				return "", -1, fmt.Errorf("make %s writable: %w", dev, err)
+			}
 			return dev, fd, nil
 		}
 		unix.Close(fd)
