@@ -51,6 +51,9 @@ func (a *app) writeVerdict(b *strings.Builder, s api.SystemStatus) {
 		b.WriteString(" for " + t)
 	}
 	b.WriteByte('\n')
+	if state == "duplex" && s.Action == "none" {
+		return // nothing to explain
+	}
 	for _, line := range [][2]string{{"cause", s.Verdict}, {"action", s.Action}} {
 		if line[1] != "" {
 			b.WriteString(a.column(width, plain, line[0]) + line[1] + "\n")

@@ -14,7 +14,8 @@ type Backend interface {
 	Status() Status
 	// Detail is what is known about a component besides its status (the driver's
 	// counters, generations, fault history); nil when there is nothing. Values must
-	// encode as JSON. It is asked only for components that are in Status.
+	// encode as JSON. It is asked only for components that are in Status; the box is
+	// SystemID, whatever its name.
 	Detail(ctx context.Context, id string) map[string]any
 	// Change does what an admin asks, or refuses. It returns once the request is
 	// accepted: a bringup when diagnostics have begun, a bringdown when no new I/O

@@ -134,6 +134,9 @@ func (s *Server) getComponent(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, &NoSuchComponent{id})
 		return
 	}
+	if c.Kind == KindSystem {
+		id = SystemID
+	}
 	c.Detail = s.backend.Detail(r.Context(), id)
 	c.Events = eventsAbout(s.backend.Events().Latest(componentEventScan), c)
 	s.answer(w, c)
