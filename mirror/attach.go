@@ -191,6 +191,7 @@ func (e *Engine) createOn(legs [2]*Leg, out [2]bool, acceptRisk string) error {
 	e.recorder.witnessed = metadata.Witness{}
 	e.missed.image = nil
 	l.super = e.superOf(l)
+	l.blank = true
 	e.attachAs(l, g, legIn)
 	e.source = side
 	e.intent.image = nil

@@ -83,6 +83,7 @@ type leg struct {
 	ops        opList // of this attachment, oldest first
 	lastDone   int64  // when it last completed something
 	mapValid   bool   // its intent map on disk holds every mark that must be there
+	blank      bool   // its bitmaps were never written: they are, before it is in service
 	// Regions written to it (or copied) since its last completed flush, and, while a
 	// flush is under way, those before that flush began: its cache may hold them.
 	unflushed, flushing *metadata.Bitmap

@@ -113,7 +113,11 @@ func (e *Engine) intentWrite(m *metadata.Bitmap, flush bool) {
 			buf := metadata.AlignedBlock()
 			metadata.EncodeIntent(e.layout, &l.super, b, m, buf)
 			j.left++
-			e.begin(l, legio.Write, e.layout.IntentOff+int64(b)*metadata.BlockSize, metadata.BlockSize, buf, j)
+			e.begin(l, legio.Write, e.layout.IntentBlockOff(b), metadata.BlockSize, buf, j)
+		}
+		if l.blank {
+			l.blank = false
+			e.writeFirstMissed(l, j)
 		}
 		if j.left > 0 {
 			w.pending++
@@ -121,6 +125,18 @@ func (e *Engine) intentWrite(m *metadata.Bitmap, flush bool) {
 	}
 	w.pending--
 	e.intentEnd()
+}
+
+// writeFirstMissed gives a new leg a missed-writes bitmap, so that its metadata is whole.
+// It says nothing until the leg is alone one day, and is written anew then.
+func (e *Engine) writeFirstMissed(l *leg, j *mapWrite) {
+	m := e.lacking()
+	for b := range e.layout.MissedBlocks {
+		buf := metadata.AlignedBlock()
+		metadata.EncodeMissed(e.layout, &l.super, b, m, buf)
+		j.left++
+		e.begin(l, legio.Write, e.layout.MissedBlockOff(b), metadata.BlockSize, buf, j)
+	}
 }
 
 // sameBlock says whether two maps agree in one block.

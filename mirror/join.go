@@ -17,7 +17,7 @@ func (e *Engine) prepare(l *leg, g *Leg, full bool) error {
 	if !full {
 		l.uuid, l.super, had = g.Image.Super.Leg, g.Image.Super, g.Image.Super.Generation
 	} else {
-		l.uuid = e.env.UUID()
+		l.uuid, l.blank = e.env.UUID(), true
 		if g.Image != nil {
 			l.super.Sequence = g.Image.Super.Sequence
 		}

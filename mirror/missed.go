@@ -66,7 +66,7 @@ func (e *Engine) missedStart() {
 		buf := metadata.AlignedBlock()
 		metadata.EncodeMissed(e.layout, &l.super, b, m.writing, buf)
 		m.left++
-		e.begin(l, legio.Write, e.layout.MissedOff+int64(b)*metadata.BlockSize, metadata.BlockSize, buf, m)
+		e.begin(l, legio.Write, e.layout.MissedBlockOff(b), metadata.BlockSize, buf, m)
 	}
 	if m.left == 1 {
 		m.flushed = true // it is there already
