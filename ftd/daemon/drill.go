@@ -31,7 +31,7 @@ func (d *Daemon) inject(ctx context.Context, c api.Change) (api.Outcome, error) 
 	switch {
 	case c.ID == "ftd":
 		err = d.crashSelf(c.Fault)
-	case d.device(c.ID) != nil:
+	case d.device(c.ID) != nil && c.Fault != "clear":
 		err = d.injectDevice(ctx, c)
 	default:
 		err = d.injectSides(ctx, c)
@@ -58,7 +58,7 @@ func (d *Daemon) injectDevice(ctx context.Context, c api.Change) error {
 }
 
 // moduleFaults are what a fault of a whole module is to the sides that it carries.
-var moduleFaults = map[string]string{"power-off": "vanish", "power-on": "return"}
+var moduleFaults = map[string]string{"power-off": "vanish", "power-on": "return", "clear": "clear"}
 
 // injectSides puts a fault into a side, or a module's fault into all that it carries.
 func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
@@ -67,9 +67,9 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 		return &api.NoSuchComponent{ID: c.ID}
 	}
 	fault := drivers.Fault{Name: c.Fault, Args: c.Args}
-	if !strings.Contains(c.ID, "/") {
+	if !strings.Contains(c.ID, "/") { // a module, or `clear` of a device
 		if fault.Name = moduleFaults[c.Fault]; fault.Name == "" {
-			return fmt.Errorf("a module knows the faults `power-off` and `power-on`, not %q; other faults go to one side, e.g. %s", c.Fault, sides[0].side.ID)
+			return fmt.Errorf("a module knows the faults `power-off`, `power-on` and `clear`, not %q; other faults go to one side, e.g. %s", c.Fault, sides[0].side.ID)
 		}
 	}
 	var errs []error

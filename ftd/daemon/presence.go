@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/ftd/uevent"
+	"ft/mirror/legio"
 )
 
 const (
@@ -30,7 +31,7 @@ type presence struct {
 	present  bool
 	why      string // when absent: what is wrong, for the log
 	medium   string // device number and disk sequence number, or a file's inode
-	identity string // serial number or UUID of the hardware, where it has one
+	identity string // as the driver would name the part, where that is known
 }
 
 // watch is the look-out for one leg.
@@ -59,8 +60,8 @@ func (w *watch) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		was, is := w.now, look(w.path)
-		if was != is {
-			w.now = is
+		w.now = is
+		if was.present != is.present || was.medium != is.medium {
 			w.changed(ctx, was, is)
 		}
 	}
@@ -89,7 +90,7 @@ func look(path string) presence {
 		return presence{why: fmt.Sprintf("%s cannot be looked at: %v", path, err)}
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return presence{present: true, medium: fmt.Sprintf("file %d:%d", st.Dev, st.Ino)}
+		return presence{present: true, medium: fmt.Sprintf("file %d:%d", st.Dev, st.Ino), identity: legio.IdentityAt(path)}
 	}
 	dir := filepath.Join(sysDevBlock, fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)))
 	switch size := attribute(dir, "size"); size {
@@ -100,26 +101,7 @@ func look(path string) presence {
 	}
 	return presence{present: true,
 		medium:   fmt.Sprintf("block %d:%d %s", unix.Major(st.Rdev), unix.Minor(st.Rdev), attribute(dir, "diskseq")),
-		identity: identityOf(dir)}
-}
-
-// identityOf reads what the hardware says of itself: NVMe's and SCSI's world-wide
-// names, serial numbers, and the UUIDs of device mapper and md.
-func identityOf(dir string) string {
-	part := ""
-	if n := attribute(dir, "partition"); n != "" {
-		real, err := filepath.EvalSymlinks(dir)
-		if err != nil {
-			return ""
-		}
-		dir, part = filepath.Dir(real), "-part"+n
-	}
-	for _, name := range []string{"wwid", "device/wwid", "serial", "device/serial", "dm/uuid", "md/uuid"} {
-		if v := strings.Join(strings.Fields(attribute(dir, name)), "_"); v != "" {
-			return v + part
-		}
-	}
-	return ""
+		identity: legio.IdentityAt(path)}
 }
 
 func attribute(dir, name string) string {

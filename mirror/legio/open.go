@@ -193,7 +193,7 @@ func (l *Leg) openFile(minBytes int64) error {
 	}
 	defer unix.Close(cfg) // keeps the loop device until ours is open
 	l.Device = dev
-	l.identity = fmt.Sprintf("%s#%d:%d", full, st.Dev, st.Ino)
+	l.identity = fileIdentity(full, &st)
 	if err := l.openDevice(minBytes, false); err != nil {
 		return err
 	}

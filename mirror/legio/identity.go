@@ -1,0 +1,29 @@
+package legio
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// IdentityAt is what a leg opened at path would have as its Identity, "" when that is
+// not known. It opens nothing, so that a device that hangs cannot hold it up: ftd knows
+// by it whether what has appeared at a path is the part that was there before.
+func IdentityAt(path string) string {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return ""
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFBLK:
+		return deviceIdentity(st.Rdev)
+	case unix.S_IFREG:
+		return fileIdentity(fullPath(path, &st), &st)
+	}
+	return ""
+}
+
+// fileIdentity names a file that is a leg: a copy of it is another one.
+func fileIdentity(full string, st *unix.Stat_t) string {
+	return fmt.Sprintf("%s#%d:%d", full, st.Dev, st.Ino)
+}
