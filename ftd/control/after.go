@@ -14,11 +14,9 @@ import (
 func (c *Core) after() {
 	c.expireRequests()
 	if c.loaded {
-		gate, open := c.persist()
-		if open {
-			for _, d := range c.devices {
-				c.afterDevice(d, gate)
-			}
+		gate := c.persist()
+		for _, d := range c.devices {
+			c.afterDevice(d, gate)
 		}
 		c.gateAnswers(gate)
 	}
@@ -48,13 +46,17 @@ type write struct {
 	asked []string // requests whose last answer waits for it
 }
 
-// persist gives out what is not on disk yet. gate is the write that all that follows
-// must wait for; open is false while nothing may be done because the last write failed
-// and is not to be tried again yet. An admin's request tries at once.
-func (c *Core) persist() (gate uint64, open bool) {
+// persist gives out what is not on disk yet, and returns the write that all that follows
+// must wait for, 0 for none.
+//
+// After a write that failed the next one waits for a while, unless an admin asks for
+// something. Nothing else waits for it then: what admins have said since was taken back
+// (writeResult), so that what is not on disk is only what happened to the parts. To
+// forget that over a restart is a lesser evil than to leave a face on one side.
+func (c *Core) persist() (gate uint64) {
 	if c.dirty {
-		if c.now.Before(c.writeAgain) && len(c.out.Answers) == 0 {
-			return 0, false
+		if c.now.Before(c.writeAgain) && !c.asksNow() {
+			return 0
 		}
 		w := write{state: c.snapshot()}
 		w.id = c.act(Action{Kind: ActionPersist, State: w.state})
@@ -64,7 +66,17 @@ func (c *Core) persist() (gate uint64, open bool) {
 	if n := len(c.writes); n > 0 {
 		gate = c.writes[n-1].id
 	}
-	return gate, true
+	return gate
+}
+
+// asksNow says whether this Step has accepted a request.
+func (c *Core) asksNow() bool {
+	for _, a := range c.out.Answers {
+		if a.Status == AnswerAccepted || a.Status == AnswerDone {
+			return true
+		}
+	}
+	return false
 }
 
 // gateAnswers makes answers wait for the disk, and notes who is to be told if it fails.
@@ -106,9 +118,9 @@ func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
 	c.writes = append(c.writes[:at], c.writes[at+1:]...)
 	c.writeFails++
 	c.writeAgain, c.dirty = c.now.Add(backoff(c.writeFails)), true
-	sentence := fmt.Sprintf("the state could not be written: %s; until it can be, no request is accepted and nothing that failed comes back",
+	sentence := fmt.Sprintf("the state could not be written: %s; until it can be, no request is accepted, and faults are forgotten when ftd restarts",
 		orElse(ev.Sentence, "no reason was given"))
-	c.log(Entry{ID: c.cfg.Name, Severity: Critical, Reason: sentence})
+	c.noteOn(c.cfg.Name, Critical, sentence, nil)
 	for _, id := range w.asked {
 		c.answer(id, AnswerRefused, RulePersist, sentence)
 	}
@@ -126,7 +138,7 @@ func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
 func (c *Core) undo(p *proposal, d *device, gate uint64, sentence string) {
 	n := p.dev(d)
 	if d.process.gate == gate {
-		d.process = processWork{again: c.now.Add(backoff(1))}
+		d.process = processWork{again: c.now}
 	}
 	if d.change.gate == gate {
 		c.settleDevice(&d.change, AnswerRefused, RulePersist, sentence)
@@ -188,7 +200,7 @@ func (c *Core) afterLost(d *device, gate uint64) {
 	}
 	if (d.process.fails > 0 || d.process.id != 0) && !d.process.told {
 		d.process.told = true
-		c.log(Entry{ID: d.name, Severity: Error, Reason: fmt.Sprintf("the driver of %s has not connected yet: asking the keeper again", d.name)})
+		c.noteOn(d.name, Error, fmt.Sprintf("the driver of %s has not connected yet: asking the keeper again", d.name), nil)
 	}
 	d.process.fails++
 	d.process.id = c.act(Action{Kind: ActionStart, After: gate, Device: d.name, Sides: d.sideConfigs()})

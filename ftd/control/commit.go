@@ -97,9 +97,6 @@ func (c *Core) served(s *side, from drivers.State) {
 	switch in := s.state.InService(); {
 	case in && !from.InService():
 		s.served = c.now
-		if h := &s.partner().hold; h.kind == holdRefused {
-			*h = hold{} // what forbade the partner may be mended by this: ask again
-		}
 	case !in && from.InService():
 		s.active = false
 		if c.now.Sub(s.served) >= stableAfter {
@@ -176,14 +173,20 @@ find:
 		}
 	}
 	if gone > 1 && gone == len(m.sides) {
-		reason = "all that it carries is gone: the module was pulled or has lost its power"
+		reason = pulled
 	}
 	severity := Info
 	if to != drivers.Duplex && m.state == drivers.Duplex {
 		severity = Warning
 	}
+	if reason == pulled && m.reason != pulled && m.state == to {
+		c.noteOn(m.id, Warning, pulled, nil) // one part after the other: now it is the module
+	}
 	become(c, &m.mark, m.id, to, reason, severity)
 }
+
+// pulled is the reason of a module that has lost everything.
+const pulled = "all that it carries is gone: the module was pulled or has lost its power"
 
 // becomeBox derives the state of the box: its worst face.
 func (c *Core) becomeBox() {
@@ -216,6 +219,32 @@ func become[S interface {
 	}
 	m.state, m.since = to, c.now
 	c.log(Entry{ID: id, From: from.String(), To: to.String(), Reason: reason, Severity: severity})
+}
+
+// noteOn logs something about a component that changes no state.
+func (c *Core) noteOn(id string, severity Severity, reason string, extra map[string]any) {
+	state := c.stateOf(id)
+	c.log(Entry{ID: id, From: state, To: state, Severity: severity, Reason: reason, Extra: extra})
+}
+
+// stateOf is the word for the state of a side, device, module or the box; "" for what
+// is none of them.
+func (c *Core) stateOf(id string) string {
+	if s := c.side(id); s != nil {
+		return s.state.String()
+	}
+	if d := c.device(id); d != nil {
+		return d.face.state.String()
+	}
+	for i := range c.modules {
+		if c.modules[i].id == id {
+			return c.modules[i].state.String()
+		}
+	}
+	if id == c.cfg.Name {
+		return c.box.state.String()
+	}
+	return ""
 }
 
 // log numbers an entry and gives it out; after raises an alarm for the bad ones.

@@ -94,8 +94,9 @@ type FaultRecord struct {
 type FaultList struct {
 	Count int           `json:"count"` // all of them since History.Since
 	Last  []FaultRecord `json:"last,omitempty"`
-	// JudgedFrom: faults up to here are shown, but no longer count.
-	JudgedFrom time.Time `json:"judged_from,omitzero"`
+	// Forgiven of them are shown, but no longer count: an admin has brought the part up
+	// again after it was broken.
+	Forgiven int `json:"forgiven,omitempty"`
 }
 
 // History is what is remembered of one part.
@@ -164,13 +165,12 @@ func (l *FaultList) retract(slot string, after time.Time) (n int) {
 
 // counting are the faults that a judgement rests on.
 func (l *FaultList) counting() []FaultRecord {
-	for i := range l.Last {
-		if l.Last[i].At.After(l.JudgedFrom) {
-			return l.Last[i:]
-		}
-	}
-	return nil
+	n := min(max(l.Count-l.Forgiven, 0), len(l.Last))
+	return l.Last[len(l.Last)-n:]
 }
+
+// forgive lets a new judgement start.
+func (l *FaultList) forgive() { l.Forgiven = l.Count }
 
 // mean is the mean time between the last faults, min_faults of them at most.
 func (l *FaultList) mean(minFaults int) (mean time.Duration, ok bool) {

@@ -120,7 +120,7 @@ func (c *Core) withDevice(name, what string, do func(*device)) {
 		do(d)
 		return
 	}
-	c.log(Entry{ID: name, Severity: Warning, Reason: fmt.Sprintf("%s for %q, which is not configured: ignored", what, name)})
+	c.noteOn(name, Warning, fmt.Sprintf("%s for %q, which is not configured: ignored", what, name), nil)
 }
 
 // configure adds a device.
@@ -128,10 +128,10 @@ func (c *Core) configure(ev DeviceConfigured) {
 	k := kindOf(ev.Kind)
 	switch {
 	case k == nil:
-		c.log(Entry{ID: ev.Name, Severity: Critical, Reason: fmt.Sprintf("%q is no kind of device (disk, nic, machine): it is not served", ev.Kind)})
+		c.noteOn(ev.Name, Critical, fmt.Sprintf("%q is no kind of device (disk, nic, machine): it is not served", ev.Kind), nil)
 		return
 	case ev.Name == "" || strings.Contains(ev.Name, "/") || c.taken(ev.Name):
-		c.log(Entry{ID: ev.Name, Severity: Critical, Reason: fmt.Sprintf("the name %q cannot be used for a %s: it is empty, has a slash or is taken", ev.Name, ev.Kind)})
+		c.noteOn(ev.Name, Critical, fmt.Sprintf("the name %q cannot be used for a %s: it is empty, has a slash or is taken", ev.Name, ev.Kind), nil)
 		return
 	}
 	d := &device{name: ev.Name, kind: k, index: len(c.devices), link: LinkNone}
@@ -194,6 +194,12 @@ func (c *Core) adoptTargets(d *device) {
 			delete(c.strangers, s.id)
 		}
 		s.hold = c.holdAtInsert(s.target)
+		if s.target.out() && s.state == drivers.Offline {
+			s.reason = s.target.Reason
+			if s.target.Broken {
+				s.state = drivers.Broken
+			}
+		}
 	}
 }
 
@@ -207,7 +213,7 @@ func (c *Core) holdAtInsert(t Target) hold {
 
 func (c *Core) proposeLoaded(p *proposal, ev StateLoaded) {
 	if c.loaded {
-		c.log(Entry{ID: c.cfg.Name, Severity: Warning, Reason: "the saved state was read twice: the second time is ignored"})
+		c.noteOn(c.cfg.Name, Warning, "the saved state was read twice: the second time is ignored", nil)
 		return
 	}
 	c.load(ev)

@@ -48,7 +48,8 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 	p.then = func() {
 		for _, s := range revived {
 			h := c.historyOf(s)
-			h.Real.JudgedFrom, h.Injected.JudgedFrom = c.now, c.now
+			h.Real.forgive()
+			h.Injected.forgive()
 			c.dirty = true
 		}
 		for _, s := range p.sides {
@@ -164,7 +165,7 @@ func (c *Core) proposeBringupPolicy(p *proposal, ev SetBringup) *refusal {
 	p.nothing = fmt.Sprintf("the bring-up policy is %s", ev.Policy)
 	p.then = func() {
 		c.bringupSet, c.dirty = ev.Policy, true
-		c.log(Entry{ID: c.cfg.Name, Severity: Info, Reason: p.nothing + by(ev.By)})
+		c.noteOn(c.cfg.Name, Info, p.nothing+by(ev.By), nil)
 	}
 	return nil
 }
@@ -183,8 +184,7 @@ func (c *Core) proposeSetMTBF(p *proposal, ev SetMTBF) *refusal {
 			set := ev.Settings.over(c.settings[s.id])
 			c.settings[s.id], c.dirty = set, true
 			full := c.settingsOf(s)
-			c.log(Entry{ID: s.id, From: s.state.String(), To: s.state.String(), Severity: Info,
-				Reason: fmt.Sprintf("MTBF policy %s, threshold %s, min_faults %d%s", full.Policy, short(full.Threshold), full.MinFaults, by(ev.By))})
+			c.noteOn(s.id, Info, fmt.Sprintf("MTBF policy %s, threshold %s, min_faults %d%s", full.Policy, short(full.Threshold), full.MinFaults, by(ev.By)), nil)
 		}
 	}
 	return nil
@@ -213,7 +213,7 @@ func (c *Core) proposeClearMTBF(p *proposal, ev ClearMTBF) *refusal {
 		for _, s := range sc.sides {
 			c.history[s.historyKey()] = &History{Since: c.now}
 			c.dirty = true
-			c.log(Entry{ID: s.id, From: s.state.String(), To: s.state.String(), Severity: Info, Reason: "fault history cleared" + by(ev.By)})
+			c.noteOn(s.id, Info, "fault history cleared"+by(ev.By), nil)
 		}
 	}
 	return nil
@@ -229,5 +229,5 @@ func by(who string) string {
 	if who == "" {
 		return ""
 	}
-	return ", set by " + who
+	return ", by " + who
 }

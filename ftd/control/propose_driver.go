@@ -21,7 +21,7 @@ func (c *Core) proposeConnected(p *proposal, d *device, st drivers.Status) {
 	}
 	d.process, d.lagging, d.looking = processWork{}, false, false
 	d.lastSeq = st.Seq
-	c.log(Entry{ID: d.name, Severity: Info, Reason: fmt.Sprintf("the driver process of %s is connected", d.name), Extra: map[string]any{"pid": st.Pid}})
+	c.noteOn(d.name, Info, fmt.Sprintf("the driver process of %s is connected", d.name), map[string]any{"pid": st.Pid})
 	for i := range d.sides {
 		s, f := &d.sides[i], &n.sides[i]
 		s.endWork()
@@ -122,7 +122,7 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	}
 	d.lagging, d.looking, d.pid = false, false, 0
 	reason := fmt.Sprintf("the driver process of %s is gone (%s): %s", d.name, orElse(ev.Reason, "no reason known"), what)
-	c.log(Entry{ID: d.name, Severity: severity, Reason: reason})
+	c.noteOn(d.name, severity, reason, nil)
 	if d.change.id != 0 {
 		c.settleDevice(&d.change, AnswerFailed, "", reason)
 	}
@@ -159,14 +159,14 @@ func (c *Core) proposeReport(p *proposal, d *device, ev drivers.Event) {
 			n.hold = hold{}
 		}
 	case ev.Kind == drivers.EventNote:
-		id := d.name
-		if ev.Side.Valid() {
-			id = d.sides[ev.Side].id
+		if !ev.Side.Valid() {
+			c.noteOn(d.name, Info, ev.Reason, ev.Detail)
+			return
 		}
-		c.log(Entry{ID: id, Severity: Info, Reason: ev.Reason, Extra: ev.Detail})
+		c.noteOn(d.sides[ev.Side].id, Info, ev.Reason, ev.Detail)
 	default:
 		d.lagging = true
-		c.log(Entry{ID: d.name, Severity: Warning, Reason: fmt.Sprintf("the driver of %s sent an event that means nothing: kind %q, side %d", d.name, ev.Kind, ev.Side)})
+		c.noteOn(d.name, Warning, fmt.Sprintf("the driver of %s sent an event that means nothing: kind %q, side %d", d.name, ev.Kind, ev.Side), nil)
 	}
 }
 
@@ -175,7 +175,7 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 	to, err := drivers.ParseState(ev.To)
 	if err != nil || s.state == drivers.Empty {
 		s.dev.lagging = true
-		c.log(Entry{ID: s.id, Severity: Warning, Reason: fmt.Sprintf("the driver of %s says that %s is %q, which cannot be: asking again", s.dev.name, s.id, ev.To)})
+		c.noteOn(s.id, Warning, fmt.Sprintf("the driver of %s says that %s is %q, which cannot be: asking again", s.dev.name, s.id, ev.To), nil)
 		return
 	}
 	n, was := p.at(s), s.state
@@ -212,8 +212,7 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 		// tests it. That is a fault, so that it cannot go on for ever.
 		n.recall = "it came in without diagnostics and syncing"
 		p.faults = append(p.faults, fault{side: s, record: FaultRecord{At: c.now, What: n.recall, Slot: s.id}})
-		c.log(Entry{ID: s.id, From: was.String(), To: was.String(), Severity: Critical,
-			Reason: fmt.Sprintf("the driver of %s reports %s %v straight from %v: it is taken out again", s.dev.name, s.id, to, was)})
+		c.noteOn(s.id, Critical, fmt.Sprintf("the driver of %s reports %s %v straight from %v: it is taken out again", s.dev.name, s.id, to, was), nil)
 	case to.InService() && was == drivers.Diagnostics && c.partnerServes(p, s):
 		p.via = s // it was up to date: there was nothing to sync
 	}

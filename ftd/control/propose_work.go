@@ -174,12 +174,14 @@ func (c *Core) forbidden(n *facts, s *side, code, sentence string) {
 // tryAgain: the side could not be brought in this time.
 func (c *Core) tryAgain(n *facts, s *side, answer AnswerStatus, sentence string) {
 	sentence = orElse(sentence, "no reason was given")
-	s.fails++
+	s.fails = max(s.fails, 1)
 	pause := backoff(s.fails)
+	s.fails++
 	n.hold = hold{kind: holdRetry, until: c.now.Add(pause), sentence: sentence}
 	if s.probe {
 		// It was tried because an admin thought that it is there. It is not.
 		n.present, n.hold, s.probe = false, hold{}, false
+		n.state = drivers.Removed
 	}
 	if !withDriver(n.state) {
 		n.reason = "could not be brought in: " + sentence
@@ -210,14 +212,14 @@ func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
 		n.target = byConfig
 		s.endWork()
 		c.settleSide(s, AnswerRefused, ev.Code, ev.Sentence)
-		c.logRefusal(s.id, s.state.String(), ev.Code, ev.Sentence)
+		c.logRefusal(s.id, ev.Code, ev.Sentence)
 	default:
 		s.outFails++
 		s.endWork()
 		s.dev.lagging = true
 		s.detachAt = c.now.Add(backoff(s.outFails))
 		sentence := fmt.Sprintf("%s could not be taken out: %s; it is tried again in %s", s.id, orElse(ev.Sentence, "no reason was given"), short(backoff(s.outFails)))
-		c.log(Entry{ID: s.id, From: s.state.String(), To: s.state.String(), Severity: Error, Reason: sentence})
+		c.noteOn(s.id, Error, sentence, nil)
 		c.settleSide(s, statusOf(ev.Outcome), ev.Code, sentence)
 	}
 }
@@ -233,7 +235,7 @@ func (c *Core) startResult(p *proposal, d *device, ev ActionResult) {
 	pause := backoff(d.process.fails)
 	d.process.again = c.now.Add(pause)
 	reason := fmt.Sprintf("the driver of %s could not be started: %s; it is tried again in %s", d.name, orElse(ev.Sentence, "no reason was given"), short(pause))
-	c.log(Entry{ID: d.name, Severity: Error, Reason: reason})
+	c.noteOn(d.name, Error, reason, nil)
 	for i := range d.sides {
 		if n := &p.dev(d).sides[i]; !withDriver(n.state) && n.state != drivers.Empty && n.state != drivers.Removed {
 			n.reason = reason
@@ -268,7 +270,7 @@ func (c *Core) stopResult(p *proposal, d *device, ev ActionResult) {
 		}
 	}
 	sentence := fmt.Sprintf("%s was not taken down: %s", d.name, orElse(ev.Sentence, "no reason was given"))
-	c.logRefusal(d.name, d.face.state.String(), ev.Code, sentence)
+	c.logRefusal(d.name, ev.Code, sentence)
 	c.settleDevice(&d.stop, statusOf(ev.Outcome), ev.Code, sentence)
 }
 

@@ -199,16 +199,12 @@ func (c *Core) abandon(r *request) {
 
 // refuse answers a request that a rule forbids, and logs that it was made.
 func (c *Core) refuse(p *proposal, r *refusal) {
-	state := ""
-	if s := c.side(p.id); s != nil {
-		state = s.state.String()
-	}
-	c.logRefusal(p.id, state, r.code, fmt.Sprintf("%s refused: %s", p.verb, r.sentence))
+	c.logRefusal(p.id, r.code, fmt.Sprintf("%s refused: %s", p.verb, r.sentence))
 	c.answer(p.ask.ID, AnswerRefused, r.code, r.sentence)
 }
 
-func (c *Core) logRefusal(id, state, code, sentence string) {
-	c.log(Entry{ID: id, From: state, To: state, Severity: Warning, Reason: sentence, Extra: map[string]any{"code": code}})
+func (c *Core) logRefusal(id, code, sentence string) {
+	c.noteOn(id, Warning, sentence, map[string]any{"code": code})
 }
 
 func (c *Core) answer(id string, status AnswerStatus, code, sentence string) {

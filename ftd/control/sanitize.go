@@ -26,6 +26,13 @@ func (c *Core) sanitize(p *proposal) {
 	}
 }
 
+// underWay are the reasons of what a driver does, where it gives none.
+var underWay = map[drivers.State]string{
+	drivers.Diagnostics: "being tested before it may come in",
+	drivers.Syncing:     "being brought up to date",
+	drivers.Dumping:     "its memory is being written out",
+}
+
 func (c *Core) sanitizeSide(p *proposal, s *side, n *facts) {
 	if s.state == drivers.Empty {
 		*n = s.facts
@@ -36,6 +43,7 @@ func (c *Core) sanitizeSide(p *proposal, s *side, n *facts) {
 		n.state, n.reason = outState(s, n)
 	} else {
 		n.draining = false
+		n.reason = orElse(n.reason, underWay[n.state])
 	}
 	if n.state.InService() {
 		n.hold = hold{}
@@ -92,6 +100,9 @@ func (c *Core) sanitizePair(p *proposal, d *device, n *deviceNext) {
 		s := &d.sides[i]
 		if p.cause == s && f.reason != "" && f.state == state {
 			reason = f.reason // its driver has said why
+		}
+		if !s.state.InService() && partner.hold.kind == holdRefused {
+			partner.hold = hold{} // what forbade it may be mended by this: ask again
 		}
 		f.state = state
 		if f.reason = reason; state == s.state {

@@ -64,6 +64,9 @@ func (c *Core) sideView(s *side, now time.Time) SideView {
 		until := s.hold.until
 		v.RetryAt = &until
 	}
+	if s.recall != "" {
+		v.Note = s.recall
+	}
 	if s.progress != nil {
 		p := *s.progress
 		v.Progress = &p

@@ -146,6 +146,9 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 		if s.target.out() {
 			return why("was shot"), bringup + " when it is wanted again"
 		}
+		if s.draining {
+			return why("was shot"), "none: it returns by itself when the I/O on it has ended"
+		}
 		return why("was shot"), "none: it returns by itself" + s.when(now)
 	}
 	return c.offlineVerdict(s, now)
