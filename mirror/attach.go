@@ -84,6 +84,11 @@ func (e *Engine) serve(side int, g *Leg) error {
 	if e.witness != nil && e.witness.Mirror == sb.Mirror {
 		e.recorder.witnessed = *e.witness
 	}
+	if w := &e.recorder.witnessed; w.Mirror != sb.Mirror || w.Generation != sb.Generation || w.Survivor != survivorOf(sb.InService) {
+		// The leg was recorded as it is, and the witness does not know yet: until it does,
+		// the other leg might be served in its place, so nothing may be acknowledged.
+		e.changed(-1)
+	}
 	// What the absent leg lacks: what was missed, and after a crash what may not have
 	// reached it (or this one).
 	e.stale = g.Image.Missed.Clone()

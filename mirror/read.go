@@ -28,14 +28,12 @@ func (e *Engine) readStart(q *request) {
 	if q.refs > 0 {
 		// Another leg may still write to the request's memory.
 		if q.alt == nil {
-			q.alt, q.altRelease = e.env.Alloc(len(buf))
-		}
-		if buf = q.alt; buf == nil {
-			if q.pending == 0 {
-				q.finish(e, syscall.EIO)
+			if q.alt, q.altRelease = e.env.Alloc(len(buf)); q.alt == nil {
+				// Rare, and bounded by the requests under way: better than an error.
+				q.alt, q.altRelease = alignedBytes(len(buf)), nil
 			}
-			return
 		}
+		buf = q.alt
 	}
 	q.tried |= 1 << l.side
 	q.pending++
