@@ -33,7 +33,11 @@ func Create(g frontend.Geometry, opt Options) (_ *Face, err error) {
 			err = fmt.Errorf("create the face of disk %s: %w", g.Name, err)
 		}
 	}()
-	fuse, err := openFuse()
+	// First, for it to have the lowest number.
+	if f.loop.fd, err = openLoopControl(); err != nil {
+		return nil, err
+	}
+	fuse, err := openFuse(f.loop.fd)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +87,11 @@ func (f *Face) attach(mount int) error {
 		return fmt.Errorf("open the root of the FUSE mount: %w", err)
 	}
 	defer closeAll(file)
-	if f.loop, err = attachLoop(file, f.geometry, f.options); err != nil {
+	l, err := attachLoop(f.loop.fd, file, f.geometry, f.options)
+	if l.fd >= 0 {
+		f.loop = l
+	}
+	if err != nil {
 		return err
 	}
 	return f.loop.verify(f.geometry)
@@ -177,11 +185,8 @@ func Adopt(g frontend.Geometry, fds map[string][]int, opt Options) (_ *Face, err
 	f := newFace(g, opt)
 	defer func() {
 		if err != nil {
-			for _, q := range f.queues {
-				q.fd = -1 // the caller's
-				_ = q.end()
-			}
-			f.pool.close()
+			f.loop = loopDevice{fd: -1} // the caller's
+			f.dismantle()
 			err = fmt.Errorf("adopt the face of disk %s: %w", g.Name, err)
 		}
 	}()
@@ -199,29 +204,21 @@ func Adopt(g frontend.Geometry, fds map[string][]int, opt Options) (_ *Face, err
 		if !connectionAlive(fd) {
 			return nil, fmt.Errorf("the FUSE connection has ended: %w", ErrIncomplete)
 		}
-		if err = setDescriptorFlags(fd); err != nil {
+		if fd, err = renumber(fd, f.loop.fd); err != nil {
 			return nil, err
 		}
-		q, err := newQueue(f, fd)
-		if err != nil {
+		if err = unix.SetNonblock(fd, true); err != nil {
+			return nil, fmt.Errorf("descriptor of /dev/fuse: %w", err)
+		}
+		if err = f.addQueue(fd); err != nil {
 			return nil, err
 		}
-		f.queues = append(f.queues, q)
 	}
 	if err = resend(fuse[0]); err != nil {
 		return nil, err
 	}
 	f.resend.Store(true)
+	unix.CloseOnExec(f.loop.fd)
+	closeAll(fuse...)
 	return f, nil
-}
-
-// setDescriptorFlags: whoever passed it on may have lost close-on-exec.
-func setDescriptorFlags(fd int) error {
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
-		return fmt.Errorf("descriptor %d left by the predecessor: %w", fd, err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return fmt.Errorf("descriptor %d left by the predecessor: %w", fd, err)
-	}
-	return nil
 }

@@ -161,9 +161,13 @@ func (f *Face) CanBeAdopted() bool { return f.resend.Load() }
 
 // Descriptors are what a second process must hold for the face to survive this one, by
 // names under which Adopt wants them: all of them, and no longer than this process has
-// the face. Give them away in the order loop, fuse: a process that dies closes its
-// highest descriptor first, and closing the loop device last may wait for this face to
-// write back what is in the page cache.
+// the face.
+//
+// In every process that holds them, the loop device's must have a lower number than
+// those of /dev/fuse. The kernel closes the descriptors of a process that is killed from
+// the highest down (task_work runs last in, first out). If the last holder closed the
+// loop device first, that would write back what is in the page cache, through a FUSE
+// connection that nobody serves but which is still open: the process could never end.
 func (f *Face) Descriptors() map[string][]int {
 	fds := map[string][]int{descriptorsLoop: {f.loop.fd}}
 	for _, q := range f.queues {

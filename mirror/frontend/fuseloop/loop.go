@@ -27,13 +27,18 @@ type loopDevice struct {
 
 func (l loopDevice) sysfs() string { return "/sys/block/loop" + strconv.Itoa(l.number) }
 
-// attachLoop puts a free loop device over file.
-func attachLoop(file int, g frontend.Geometry, opt Options) (loopDevice, error) {
+// openLoopControl opens what gives out loop devices.
+func openLoopControl() (int, error) {
 	control, err := unix.Open("/dev/loop-control", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return loopDevice{fd: -1}, fmt.Errorf("open /dev/loop-control: %w (are loop devices in this kernel? `modprobe loop`)", err)
+		return -1, fmt.Errorf("open /dev/loop-control: %w (are loop devices in this kernel? `modprobe loop`)", err)
 	}
-	defer closeAll(control)
+	return control, nil
+}
+
+// attachLoop puts a free loop device over file. Its descriptor takes the place of
+// control's.
+func attachLoop(control, file int, g frontend.Geometry, opt Options) (loopDevice, error) {
 	config := unix.LoopConfig{Fd: uint32(file), Size: uint32(g.LogicalBlock)}
 	config.Info.Flags = unix.LO_FLAGS_DIRECT_IO | unix.LO_FLAGS_AUTOCLEAR
 	copy(config.Info.File_name[:len(config.Info.File_name)-1], "ft:"+g.Name)
@@ -49,7 +54,7 @@ func attachLoop(file int, g frontend.Geometry, opt Options) (loopDevice, error) 
 		l.tune(opt.Log, true)
 		err = unix.IoctlLoopConfigure(l.fd, &config)
 		if err == nil {
-			return l, nil
+			return l, l.renumber(control)
 		}
 		l.tune(opt.Log, false)
 		l.close()
@@ -59,6 +64,16 @@ func attachLoop(file int, g frontend.Geometry, opt Options) (loopDevice, error) 
 		}
 	}
 	return loopDevice{fd: -1}, fmt.Errorf("no free loop device in %d attempts: others were faster each time", loopAttemptsMax)
+}
+
+// renumber moves the device's descriptor to the number of another, which it closes.
+func (l *loopDevice) renumber(fd int) error {
+	if err := unix.Dup3(l.fd, fd, unix.O_CLOEXEC); err != nil {
+		return fmt.Errorf("duplicate the descriptor of %s: %w", l.path, err)
+	}
+	closeAll(l.fd)
+	l.fd = fd
+	return nil
 }
 
 // adoptLoop takes over the descriptor of a loop device.

@@ -11,18 +11,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openFuse opens a description of /dev/fuse.
-func openFuse() (int, error) {
+// openFuse opens a description of /dev/fuse, with a number above another descriptor's
+// (see the note on the order of descriptors at Descriptors).
+func openFuse(above int) (int, error) {
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open /dev/fuse: %w (is FUSE in this kernel? `modprobe fuse`)", err)
 	}
+	defer closeAll(fd)
+	return renumber(fd, above)
+}
+
+// renumber duplicates a descriptor to a number above another's.
+func renumber(fd, above int) (int, error) {
+	fd, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, above+1)
+	if err != nil {
+		return -1, fmt.Errorf("duplicate a descriptor of /dev/fuse: %w", err)
+	}
 	return fd, nil
 }
 
-// cloneFuse opens a further description of the connection that fuse belongs to.
+// cloneFuse opens a further description of the connection that fuse belongs to, with a
+// higher number.
 func cloneFuse(fuse int) (int, error) {
-	fd, err := openFuse()
+	fd, err := openFuse(fuse)
 	if err != nil {
 		return -1, err
 	}
