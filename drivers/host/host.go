@@ -347,8 +347,12 @@ func (h *host) hostStats() map[string]any {
 	if !h.sender.Kept() {
 		notes = append(slices.Clip(notes), "no keeper: a crash of this process is not survived")
 	}
+	h.mu.Lock()
+	started := h.started
+	h.mu.Unlock()
 	return map[string]any{
 		"instance":     h.instance,
+		"started":      started, // else the driver still looks at its sides
 		"kept":         h.sender.Kept(),
 		"stored":       h.kept.counts(),
 		"notify_drops": h.sender.Drops(),

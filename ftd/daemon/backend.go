@@ -34,17 +34,14 @@ func (d *Daemon) Status() (doc api.Status) {
 // Events is the box's event log.
 func (d *Daemon) Events() *eventlog.Log { return d.events }
 
-// Detail says how the keeper sees a device's process, and for the box what runs that
-// is not configured.
+// Detail says how the keeper sees a device's process and what that counts now (the
+// status document has it as of the last snapshot), and for the box what runs that is
+// not configured.
 func (d *Daemon) Detail(ctx context.Context, id string) map[string]any {
 	ctx, cancel := context.WithTimeout(ctx, detailPatience)
 	defer cancel()
-	if d.device(id) != nil {
-		p, err := d.keeper.Process(ctx, id)
-		if err != nil {
-			return map[string]any{"keeper": err.Error()}
-		}
-		return map[string]any{"process": p}
+	if dev := d.device(id); dev != nil {
+		return dev.detail(ctx)
 	}
 	if id != api.SystemID {
 		return nil

@@ -204,6 +204,22 @@ func (d *device) stop(ctx context.Context) error {
 	return fmt.Errorf("the driver of %s is being started (%s): try again", d.config.Name, p.State)
 }
 
+// detail is what the keeper and the driver say at this moment.
+func (d *device) detail(ctx context.Context) map[string]any {
+	m := map[string]any{}
+	if p, err := d.keeper.Process(ctx, d.config.Name); err != nil {
+		m["process"] = err.Error()
+	} else {
+		m["process"] = p
+	}
+	if st, err := d.client.Status(ctx); err != nil {
+		m["stats"] = err.Error()
+	} else {
+		m["stats"] = st.Stats
+	}
+	return m
+}
+
 // kick makes the link try at once.
 func (d *device) kick() {
 	select {

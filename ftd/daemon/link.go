@@ -16,6 +16,7 @@ const (
 	linkRetryMax = time.Second
 	// snapshotEvery is how often progress and counters are read.
 	snapshotEvery = time.Second
+	snapshotSoon  = 50 * time.Millisecond
 	// snapshotPatience is how long a driver may take for a snapshot, which needs no
 	// I/O. One that is late several times is given up as silent; the keeper's watchdog
 	// is what restarts it.
@@ -69,12 +70,13 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 		}
 	}()
 
+	changed := make(chan struct{}, 1)
 	var seen uint64 // number of the last event that the core has, also by a snapshot
 	err = d.client.Events(ctx, host.Cursor{}, true, func(it host.Item) error {
 		switch {
 		case it.Current || connected && it.Gap:
 			// What happened before is in the snapshot; events with higher numbers follow.
-			st, err := d.snapshot(ctx)
+			st, err := d.startedSnapshot(ctx)
 			if err != nil {
 				return err
 			}
@@ -88,10 +90,14 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 			connected, polling = true, true
 			go func() {
 				defer close(ended)
-				d.poll(ctx, cancel)
+				d.poll(ctx, changed, cancel)
 			}()
 		case it.Record != nil && connected && it.Record.Seq > seen:
 			seen = it.Record.Seq
+			select {
+			case changed <- struct{}{}:
+			default: // a snapshot is due already
+			}
 			return d.post(ctx, control.DriverReport{Device: d.config.Name, Event: *it.Record})
 		}
 		return nil
@@ -116,16 +122,44 @@ func (d *device) snapshot(ctx context.Context) (drivers.Status, error) {
 	return st, nil
 }
 
-// poll reads snapshots until ctx ends, and ends the link when the driver is silent.
-func (d *device) poll(ctx context.Context, giveUp context.CancelCauseFunc) {
-	tick := time.NewTicker(snapshotEvery)
-	defer tick.Stop()
+// startedSnapshot waits until the driver has looked at its sides: until then a side that
+// is there looks absent, and nothing can be asked of it.
+func (d *device) startedSnapshot(ctx context.Context) (drivers.Status, error) {
+	for {
+		st, err := d.snapshot(ctx)
+		if err != nil {
+			return st, err
+		}
+		if host, ok := st.Stats["host"].(map[string]any); !ok || host["started"] != false {
+			return st, nil
+		}
+		select {
+		case <-time.After(linkRetryMin):
+		case <-ctx.Done():
+			return st, ctx.Err()
+		}
+	}
+}
+
+// poll reads snapshots until ctx ends: now and then, and soon after an event, which
+// changes counters too. It ends the link when the driver is silent.
+func (d *device) poll(ctx context.Context, changed <-chan struct{}, giveUp context.CancelCauseFunc) {
 	misses := 0
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-changed:
+			select { // what comes in one burst is one change
+			case <-time.After(snapshotSoon):
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case <-changed:
+			default:
+			}
+		case <-time.After(snapshotEvery):
 		}
 		st, err := d.snapshot(ctx)
 		if ctx.Err() != nil {
@@ -133,7 +167,7 @@ func (d *device) poll(ctx context.Context, giveUp context.CancelCauseFunc) {
 		}
 		if err == nil {
 			misses = 0
-			err = d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
+			_ = d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
 		} else {
 			misses++
 		}
