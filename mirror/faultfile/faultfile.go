@@ -89,6 +89,12 @@ func (f *File) FailWrites(e syscall.Errno, off, length int64) {
 	f.command(request{Do: doFail, Rule: rule{Write, e, off, length}})
 }
 
+// FailZeroes makes every zeroing fail with e; EOPNOTSUPP is a file system that has none.
+func (f *File) FailZeroes(e syscall.Errno) {
+	f.t.Helper()
+	f.command(request{Do: doFail, Rule: rule{Op: Zero, Errno: e}})
+}
+
 // Slow delays each operation by d.
 func (f *File) Slow(d time.Duration) { f.t.Helper(); f.command(request{Do: doSlow, Delay: d}) }
 

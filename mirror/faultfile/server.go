@@ -56,14 +56,14 @@ type Op struct {
 
 // rule makes operations fail.
 type rule struct {
-	Op    Kind // Read; or Write, for zeroings and flushes too
+	Op    Kind // Read, Zero; or Write, for zeroings and flushes too
 	Errno syscall.Errno
 	Off   int64
 	Len   int64 // 0: everything
 }
 
 func (r rule) hits(op Op) bool {
-	if op.Kind == Open || (r.Op == Read) != (op.Kind == Read) {
+	if r.Op != op.Kind && (r.Op != Write || op.Kind != Zero && op.Kind != Flush) {
 		return false
 	}
 	return r.Len == 0 || op.Kind != Flush && op.Off < r.Off+r.Len && r.Off < op.Off+op.Len

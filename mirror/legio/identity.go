@@ -4,7 +4,25 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"ft/mirror/legio/loop"
 )
+
+// DeviceAt is the block device that I/O on a leg at path goes through, as for Inflight:
+// the device, or the loop device that is over the file. It opens nothing.
+func DeviceAt(path string) (rdev uint64, ok bool) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, false
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFREG {
+		dev := loop.Over(fullPath(path, &st))
+		if dev == "" || unix.Stat(dev, &st) != nil {
+			return 0, false
+		}
+	}
+	return st.Rdev, st.Mode&unix.S_IFMT == unix.S_IFBLK
+}
 
 // IdentityAt is what a leg opened at path would have as its Identity, "" when that is
 // not known. It opens nothing, so that a device that hangs cannot hold it up: ftd knows

@@ -62,6 +62,7 @@ type Leg struct {
 	inflight atomic.Int32 // requests that the kernel has
 	queued   atomic.Int32 // IOs in queue
 	zeroing  atomic.Int32 // how ranges are zeroed, a zeroMethod
+	waits    atomic.Bool  // its driver knows no RWF_NOWAIT
 
 	mu      sync.Mutex // guards the fields below
 	queue   ioList     // no room in the device's queue yet
@@ -219,7 +220,8 @@ func (l *Leg) Inject(f drivers.Fault) error { return l.faults.Inject(f) }
 
 // Close gives the leg back. What waits for its turn ends with ENODEV, what the device
 // has goes on; when that has ended the device is let go and Closed is closed. It never
-// waits for I/O.
+// waits for I/O; with none under way it waits until the device is let go, but not longer
+// than a second.
 func (l *Leg) Close() error {
 	for {
 		v := l.open.Load()

@@ -21,8 +21,9 @@ type OpenOptions struct {
 	Deadline time.Duration
 	// MinBytes is the least size that is accepted.
 	MinBytes int64
-	// Shared opens a device also while another holds it for itself: a successor's way to
-	// a leg that a dying process cannot let go yet.
+	// Shared opens a device, or the loop device that is over a file, also while another
+	// holds it for itself: a successor's way to a leg that a dying process cannot let go
+	// yet.
 	Shared bool
 	// Faults is the slot's fault layer; it outlives the Leg. nil: a new one.
 	Faults *Faults
@@ -85,7 +86,7 @@ func open(path string, o OpenOptions) (*Leg, error) {
 	case unix.S_IFBLK:
 		err = leg.openDevice(o.MinBytes, o.Shared)
 	case unix.S_IFREG:
-		err = leg.openFile(o.MinBytes)
+		err = leg.openFile(o.MinBytes, o.Shared)
 	default:
 		err = &OpenError{path, KindUnfit, "it is " + kinds[kind] + "; a leg is a block device or a regular file", nil}
 	}
@@ -164,7 +165,7 @@ func (l *Leg) measure(fd int, minBytes int64) error {
 // openFile puts the file under a loop device of our own and opens that. The file
 // carries a lock for as long as the loop device has it, so that it is not the leg of
 // two mirrors, or both legs of one.
-func (l *Leg) openFile(minBytes int64) error {
+func (l *Leg) openFile(minBytes int64, shared bool) error {
 	fd, err := unix.Open(l.Path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return openError(l.Path, "open it", err)
@@ -179,6 +180,10 @@ func (l *Leg) openFile(minBytes int64) error {
 	}
 	full := fullPath(l.Path, &st)
 	if dev := loop.Over(full); dev != "" {
+		if shared {
+			l.Device, l.identity = dev, fileIdentity(full, &st)
+			return l.openDevice(minBytes, true)
+		}
 		return &OpenError{l.Path, KindBusy, "the file is already under " + dev + " (losetup -d " + dev + " frees it when nobody uses it)", nil}
 	}
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {

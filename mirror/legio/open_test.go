@@ -182,6 +182,38 @@ func TestBusyNamesTheHolder(t *testing.T) {
 	busy(dev, "a file system mounted on "+mnt)
 }
 
+// A successor opens what a dying process still holds, device or file, on the same
+// block device.
+func TestSharedOpensWhatAnotherHolds(t *testing.T) {
+	file, dev := sparse(t, 4*mib), faultfile.Loop(t, sparse(t, 4*mib))
+	for _, path := range []string{file, dev} {
+		first := mustOpen(t, path, OpenOptions{})
+		second, err := Open(path, OpenOptions{Shared: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second.Device != first.Device || second.Rdev != first.Rdev || second.Identity() != first.Identity() {
+			t.Errorf("%s: opened as %s by the first and as %s by the second", path, first.Device, second.Device)
+		}
+		if at, ok := DeviceAt(path); !ok || at != first.Rdev {
+			t.Errorf("%s: its device is %x (%v), want %x", path, at, ok, first.Rdev)
+		}
+		if _, err := first.WriteAt([]byte(strings.Repeat("z", 4096)), 0); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 1)
+		if _, err := second.ReadAt(b, 0); err != nil || b[0] != 'z' {
+			t.Errorf("%s: the second reads %q (%v)", path, b, err)
+		}
+		closeFor(t, second)
+	}
+	for _, path := range []string{t.TempDir(), "/dev/null", sparse(t, mib)} {
+		if at, ok := DeviceAt(path); ok {
+			t.Errorf("%s: its device is %x, want none", path, at)
+		}
+	}
+}
+
 // A device that does not open in time is given up; when it opens later, it is closed
 // again and nothing stays behind.
 func TestOpenOfHungDevice(t *testing.T) {

@@ -14,7 +14,7 @@ package legio
 //     only while the leg has fewer requests in flight than its queue has; if it would
 //     block all the same (the queue is frozen, its tags are shared with another
 //     device, its page cache is filled), the kernel says EAGAIN and a worker of that
-//     leg does the IO.
+//     leg does the IO. A device whose driver knows no NOWAIT has only the count.
 //   - Every IO is handed back exactly once, by Reap of some ring: the one that it
 //     was submitted to, or the one that made room for it.
 //   - While the kernel has an IO, table refers to it, and so keeps its buffer alive.
@@ -180,7 +180,9 @@ func (r *Ring) prepare(io *IO) {
 			cb.lioOpcode = iocbCmdPwrite
 		}
 		at := i * leg.piece
-		cb.rwFlags = unix.RWF_NOWAIT
+		if !leg.waits.Load() {
+			cb.rwFlags = unix.RWF_NOWAIT
+		}
 		cb.buf = uint64(uintptr(unsafe.Pointer(&mem[at])))
 		cb.nbytes = uint64(min(leg.piece, io.Len-at))
 		cb.offset = io.Off + at
@@ -209,6 +211,9 @@ func (r *Ring) submitBatch() {
 			}
 			if e != syscall.EINTR {
 				leg := r.pieceEnded(r.iocbs[from].data, -int64(e))
+				if e == syscall.EOPNOTSUPP {
+					leg.waits.Store(true) // this driver has no NOWAIT; only the count helps
+				}
 				if leg.queued.Load() > 0 {
 					r.freed = append(r.freed, leg)
 				}
@@ -254,8 +259,9 @@ func (r *Ring) pieceEnded(data uint64, res int64) *Leg {
 // Reap hands back what has ended, through done, and returns how many. It submits what
 // was waiting for room on a leg. done may call Submit.
 func (r *Ring) Reap(done func(*IO)) int {
-	var count [8]byte
-	unix.Read(r.efd, count[:]) // EAGAIN when it was not signalled
+	var count uint64
+	// Never blocks: EAGAIN when it was not signalled.
+	unix.RawSyscall(unix.SYS_READ, uintptr(r.efd), uintptr(unsafe.Pointer(&count)), unsafe.Sizeof(count))
 	for range r.limit {
 		ev, ok := r.events.next()
 		if !ok {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -94,6 +93,12 @@ func stamp(b []byte, v uint64) {
 // Sizes around those where an IO is cut into pieces, and those left to workers.
 func TestSizes(t *testing.T) {
 	leg, l := mustOpen(t, sparse(t, 64*mib), OpenOptions{}), newEventLoop(t)
+	t.Run("nowait", func(t *testing.T) { testSizes(t, leg, l) })
+	leg.waits.Store(true)
+	t.Run("driver without nowait", func(t *testing.T) { testSizes(t, leg, l) })
+}
+
+func testSizes(t *testing.T, leg *Leg, l *eventLoop) {
 	for i, n := range []int64{512, 4096, leg.piece - 4096, leg.piece, leg.piece + 512, mib, piecesMax * leg.piece, piecesMax*leg.piece + 4096, 20 * mib} {
 		fill := byte(i + 1)
 		off := int64(i) * 512 // not aligned to pages on the device
@@ -182,19 +187,24 @@ func TestZeroFreesSpaceAndReadsAsZeroes(t *testing.T) {
 	}
 }
 
-// A device without the better methods: each EOPNOTSUPP leads to the next.
+// A device that cannot punch: the refusal leads to the next method, for good.
 func TestZeroFallsBack(t *testing.T) {
 	f := faultfile.New(t, 4*mib)
 	leg, l := mustOpen(t, f.Loop(t), OpenOptions{}), newEventLoop(t)
+	f.FailZeroes(syscall.EOPNOTSUPP)
 	if e := l.one(leg, write(0, mib, 7)); e != 0 {
 		t.Fatal(e)
 	}
-	// The loop device has no write-zeroes any more; the kernel then writes zeroes.
-	if err := os.WriteFile("/sys/block/"+filepath.Base(leg.Device)+"/queue/write_zeroes_max_bytes", []byte("0"), 0); err != nil && !os.IsPermission(err) {
-		leg.zeroing.Store(int32(zeroRange))
+	for range 2 {
+		if e := l.one(leg, &IO{Op: Zero, Off: 4096, Len: mib - 8192}); e != 0 {
+			t.Fatal(e)
+		}
 	}
-	if e := l.one(leg, &IO{Op: Zero, Off: 4096, Len: mib - 8192}); e != 0 {
-		t.Fatal(e)
+	if m := zeroMethod(leg.zeroing.Load()); m == zeroPunch {
+		t.Error("it still punches")
+	}
+	if n := f.Written(4096, mib-8192); n != 3*(mib-8192) {
+		t.Errorf("%d bytes were written for one write and two zeroings of %d", n, mib-8192)
 	}
 	io := read(0, mib)
 	if e := l.one(leg, io); e != 0 || io.Buf[4095] != 7 || !bytes.Equal(io.Buf[4096:mib-4096], make([]byte, mib-8192)) || io.Buf[mib-4096] != 7 {

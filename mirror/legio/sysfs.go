@@ -116,7 +116,8 @@ func deviceIdentity(rdev uint64) string {
 		suffix = "-part" + n
 	}
 	for _, name := range []string{"dm/uuid", "md/uuid", "wwid", "device/wwid", "serial", "device/serial", "loop/backing_file"} {
-		if id := readLine(filepath.Join(disk, name)); id != "" {
+		// A file on a detached mount shows as "/", which names nothing.
+		if id := readLine(filepath.Join(disk, name)); id != "" && id != "/" {
 			return id + suffix
 		}
 	}
