@@ -100,7 +100,7 @@ func (a *app) eventText(e api.Event) string {
 	b.WriteString(a.column(6, grey, fmt.Sprint(e.Seq)))
 	b.WriteString(a.column(25, plain, e.Time.Local().Format("2006-01-02 15:04:05.000")))
 	b.WriteString(a.column(13, plain, e.ID))
-	b.WriteString(a.column(21, severityColours[string(e.Severity)], change))
+	b.WriteString(a.column(23, severityColours[string(e.Severity)], change))
 	b.WriteString(e.Reason)
 	return strings.TrimRight(b.String(), " ")
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"strings"
 	"time"
 )
@@ -47,8 +46,8 @@ func scaled(v, base float64, units []string) string {
 		v /= base
 		i++
 	}
-	if v < 9.95 && i > 0 && v != math.Trunc(v) {
-		return fmt.Sprintf("%.1f %s", v, units[i])
+	if v < 9.95 {
+		return strings.TrimSuffix(fmt.Sprintf("%.1f", v), ".0") + " " + units[i]
 	}
 	return fmt.Sprintf("%.0f %s", v, units[i])
 }
