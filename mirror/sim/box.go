@@ -44,7 +44,8 @@ type box struct {
 	aim     int // the leg to be alone after it, -1: any
 	// overruled: an admin chose between legs; refusals are expected from now on.
 	overruled bool
-	refusals  int // in a row
+	overwrite [2]bool // the admin gives up what is on the leg
+	refusals  int     // in a row
 }
 
 func (b *box) serving() bool { return b.eng != nil && b.started && !b.stopping }
@@ -77,12 +78,7 @@ func (w *world) boot() {
 	if b.eng != nil {
 		return
 	}
-	var legs [2]*mirror.Leg
-	for s, l := range w.legs {
-		if l.present && !l.hung && b.zombies[s] == 0 && !b.hide[s] {
-			legs[s] = w.inspect(l)
-		}
-	}
+	legs := w.look(-1)
 	b.hide = [2]bool{}
 	w.newEngine()
 	w.stats.Starts++
@@ -93,7 +89,12 @@ func (w *world) boot() {
 			b.bound.found(legs[s].Image)
 		}
 	}
-	err := b.eng.Start(legs, w.wit.now, b.adminOut)
+	var err error
+	if s := w.hungPartner(legs); s >= 0 {
+		err = b.eng.StartAlone(drivers.Side(s), legs[s], w.wit.now)
+	} else {
+		err = b.eng.Start(legs, w.wit.now, b.adminOut)
+	}
 	if w.err != nil {
 		return
 	}
@@ -102,6 +103,38 @@ func (w *world) boot() {
 		return
 	}
 	w.starting(legs)
+}
+
+// look is what the driver finds on the legs that it can read: all but those that an
+// admin took out, unless it is the one asked for.
+func (w *world) look(asked int) (legs [2]*mirror.Leg) {
+	b := &w.box
+	for s, l := range w.legs {
+		if l.present && !l.hung && b.zombies[s] == 0 && !b.hide[s] && (asked < 0 || asked == s || !b.adminOut[s]) {
+			legs[s] = w.inspect(l)
+		}
+	}
+	return legs
+}
+
+// hungPartner is the leg to be served alone because the other one keeps the I/O of the
+// driver that died, or -1.
+func (w *world) hungPartner(legs [2]*mirror.Leg) int {
+	for s := range legs {
+		if w.box.zombies[1-s] > 0 && legs[s] != nil && legs[s].Image != nil && legs[s].Image.Super.InService == 3 {
+			return s
+		}
+	}
+	return -1
+}
+
+// unserve bars the engine from legs that it did not take.
+func (b *box) unserve() {
+	for s := range b.served {
+		if b.state[s] != drivers.Syncing && b.state[s] != drivers.Diagnostics && !b.state[s].InService() {
+			b.served[s] = false
+		}
+	}
 }
 
 func (w *world) newEngine() {
@@ -120,11 +153,7 @@ func (w *world) newEngine() {
 func (w *world) starting(legs [2]*mirror.Leg) {
 	b := &w.box
 	b.started, b.startedAt, b.refusals = true, w.now, 0
-	for s := range b.served {
-		if b.state[s] != drivers.Syncing && b.state[s] != drivers.Diagnostics && !b.state[s].InService() {
-			b.served[s] = false
-		}
-	}
+	b.unserve()
 	g, ok := b.eng.Geometry()
 	if !ok {
 		w.fail("started, but there is no geometry")
@@ -160,7 +189,7 @@ func (w *world) refused(legs [2]*mirror.Leg, err error) {
 	w.stats.Refused++
 	b.refusals++
 	both := legs[0] != nil && legs[1] != nil
-	if both && !b.overruled && !b.adminOut[0] && !b.adminOut[1] {
+	if both && !b.overruled && !b.adminOut[0] && !b.adminOut[1] && !w.unwitnessed(legs) {
 		w.fail("start with both legs was refused (%s): %s", r.Code, r.Sentence)
 		return
 	}
@@ -169,11 +198,22 @@ func (w *world) refused(legs [2]*mirror.Leg, err error) {
 	}
 	b.eng = nil
 	b.life++
-	if w.settling {
+	if w.settling || w.chance(0.5) {
 		b.adminOut = [2]bool{}
 	}
 	b.booting = true
 	w.in(w.between(20*ms, 1*sec), event{kind: evBoot})
+}
+
+// unwitnessed says whether a leg had begun to go on alone, which the witness never
+// learned: then nothing tells the two legs' stories apart for certain.
+func (w *world) unwitnessed(legs [2]*mirror.Leg) bool {
+	for _, l := range legs {
+		if l.Image != nil && l.Image.Super.Alone() && !w.wit.seen[l.Image.Super.Generation] {
+			return true
+		}
+	}
+	return false
 }
 
 // mayResolve lets the admin choose a leg that is refused, now and then. What is on it
@@ -373,30 +413,23 @@ func (w *world) killDriver() {
 }
 
 // cacheLost: what was not flushed may be gone, as after a power cut, but the clients
-// live. What they have under way counts as sent anew.
+// live.
 func (w *world) cacheLost() {
 	w.tracef("unflushed writes may be lost")
 	w.model.powerCut()
 	w.beginAnew()
 }
 
+// beginAnew: what no engine has is sent again, as if for the first time. What an engine
+// has may have been carried out before the loss, and answered by an engine that does not
+// know of it: its answer says nothing about what is there now.
 func (w *world) beginAnew() {
 	for _, c := range w.client.calls {
-		switch {
-		case c.phase < phReplied:
+		if c.phase < phAnswered {
 			w.model.begin(c)
-		case c.phase == phReplied:
-			c.past = true
+			c.past = c.phase != phSent
 		}
 	}
-}
-
-func cachedOf(io *legio.IO) cached {
-	c := cached{off: io.Off, n: io.Len}
-	if io.Op == legio.Write {
-		c.data = io.Buf
-	}
-	return c
 }
 
 // powerCut ends everything volatile.
@@ -462,27 +495,30 @@ func (w *world) stop() {
 		}
 		w.tracef("stopped: %v", err)
 		w.stats.Stops++
-		b.stopping = true
-		w.in(1, event{kind: evBoot, life: life, side: stopMark})
+		if err == nil {
+			w.checkStopped()
+		}
+		w.in(1, event{kind: evStopped, life: life})
 		if err == nil {
 			w.model.flushed = max(w.model.flushed, asked)
 		}
 	})
 }
 
-// stopMark tells the end of a stop from a start.
-const stopMark = 2
-
-// stopped: the engine has stopped; its process ends.
-func (w *world) stopped() {
-	for _, l := range w.legs {
+// checkStopped: after a clean end nothing is being written to a leg in service.
+func (w *world) checkStopped() {
+	for s, l := range w.legs {
 		for _, o := range l.ops {
-			if w.box.served[l.side] && !o.zombie && (o.io.Op == legio.Write || o.io.Op == legio.Zero) {
-				w.fail("stopped, with op %d, a %s on leg %d, under way", o.number, o.io.Op, l.side)
+			if w.box.served[s] && !o.zombie && (o.io.Op == legio.Write || o.io.Op == legio.Zero) {
+				w.fail("stopped, with op %d, a %s on leg %d, under way", o.number, o.io.Op, s)
 				return
 			}
 		}
 	}
+}
+
+// stopped: the engine has stopped; its process ends.
+func (w *world) stopped() {
 	w.killDriver()
 	w.stats.Kills--
 }

@@ -309,25 +309,38 @@ func (w *world) crashSoon(kind CrashKind) bool {
 	return true
 }
 
-// detach is an admin's.
+// detach is an admin's. The driver flushes first, as far as that goes.
 func (w *world) detach() bool {
 	b := &w.box
 	if !b.serving() {
 		return false
 	}
 	s := w.rng.IntN(2)
+	e := event{kind: evDetach, life: b.life, side: s}
+	if w.chance(0.5) {
+		b.eng.Sync(func(syscall.Errno) { w.in(1, e) })
+	} else {
+		w.in(0, e)
+	}
+	return true
+}
+
+func (w *world) detachNow(s int) {
+	b := &w.box
+	if !b.serving() {
+		return
+	}
 	err := b.eng.Detach(drivers.Side(s), drivers.Reason{Text: "taken out by an admin"})
 	if w.err != nil {
-		return true
+		return
 	}
 	w.tracef("detach leg %d: %v", s, err)
 	if err != nil {
 		w.expectRefusal("detach", err)
-		return false
+		return
 	}
 	b.served[s] = false
-	b.adminOut[s] = w.chance(0.5)
-	return true
+	b.adminOut[s] = w.chance(0.5) && !b.adminOut[1-s]
 }
 
 func (w *world) expectRefusal(what string, err error) string {
@@ -396,9 +409,47 @@ func (w *world) bringUp(s int) {
 	if !l.present || l.hung || b.zombies[s] > 0 || b.served[s] {
 		return
 	}
+	if b.inSince[0] < 0 && b.inSince[1] < 0 {
+		if !w.startAgain(s) || b.served[s] {
+			return
+		}
+	}
+	w.attach(s)
+}
+
+// startAgain lets the engine judge anew which leg may serve, when none does.
+func (w *world) startAgain(s int) bool {
+	b := &w.box
+	legs := w.look(s)
+	w.tracef("start  again with leg 0 %s, leg 1 %s, %s", describe(legs[0]), describe(legs[1]), w.wit.describe())
+	for s := range legs {
+		b.served[s] = legs[s] != nil
+		if legs[s] != nil && legs[s].Image != nil {
+			b.bound.found(legs[s].Image)
+		}
+	}
+	err := b.eng.Start(legs, w.wit.now, b.adminOut)
+	if w.err != nil {
+		return false
+	}
+	b.unserve()
+	if err != nil {
+		w.tracef("refused %v", err)
+		w.expectRefusal("start", err)
+		b.refusals++
+		w.mayResolve(legs)
+		return false
+	}
+	w.checkAlone()
+	return w.err == nil
+}
+
+// attach brings a leg in beside the one that serves.
+func (w *world) attach(s int) {
+	b, l := &w.box, w.legs[s]
 	risk := ""
-	if b.overruled && b.refusals > 3 {
-		risk = drivers.RiskOverwrite
+	if b.overwrite[s] {
+		risk, b.overwrite[s] = drivers.RiskOverwrite, false
 	}
 	leg := w.inspect(l)
 	w.tracef("attach leg %d %s", s, describe(leg))
@@ -425,12 +476,17 @@ func (w *world) bringUp(s int) {
 		if len(l.ops) == 0 && code == drivers.RuleBusy {
 			w.fail("leg %d is refused as busy, and nothing is under way there: %v", s, err)
 		}
-	case drivers.RuleStale:
-		// Nothing is in service, and this leg is not fit to be the first.
+	case drivers.RuleSplitBrain:
+		// The leg may have begun to go on alone, which nobody learned, before the other one
+		// did. Then nothing was acknowledged there, and the admin may well overwrite it.
+		if img := leg.Image; !b.overruled && w.wit.seen[img.Super.Generation] && img.Super.Alone() {
+			w.fail("leg %d was known as the survivor, and may not come back: %v", s, err)
+		}
+		b.overwrite[s] = true
 	default:
-		b.refusals++
 		if !b.overruled {
 			w.fail("leg %d may not come back: %v", s, err)
 		}
+		b.overwrite[s] = true
 	}
 }

@@ -51,8 +51,7 @@ type call struct {
 	mem    []byte            // what req.Data was at first; given back by Free
 	freed  bool
 	tries  int
-	// past: it was carried out before what unflushed writes left behind was lost. Its
-	// answer says nothing about what is there now.
+	// past: it may have been carried out before unflushed writes were lost.
 	past bool
 	// probe requests are the simulator's own, at the end: they do not count as load.
 	probe bool

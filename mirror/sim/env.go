@@ -228,6 +228,7 @@ type witnessStore struct {
 	fails int64 // until then it fails
 	slow  int64
 	illAt int64
+	seen  map[metadata.Generation]bool // that it ever said
 }
 
 func (s *witnessStore) well(since int64) bool { return s.illAt < since }
@@ -252,7 +253,11 @@ func (s *witnessStore) end(w *world) {
 	w.box.eng.WitnessDone(nil)
 }
 
-func (s *witnessStore) store() { x := s.next; s.now = &x }
+func (s *witnessStore) store() {
+	x := s.next
+	s.now = &x
+	s.seen[x.Generation] = true
+}
 
 // crash ends what is under way.
 func (s *witnessStore) crash(w *world) {

@@ -106,10 +106,7 @@ func (l *simLeg) end(w *world, o *legOp) syscall.Errno {
 			l.disk.read(io.Off, io.Buf)
 		}
 	case legio.Write, legio.Zero:
-		c := cached{off: io.Off, n: io.Len, data: io.Buf}
-		if io.Op == legio.Zero {
-			c.data = nil
-		}
+		c := cachedOf(io)
 		switch {
 		case errno == 0:
 			l.disk.write(c.off, c.n, c.data)
@@ -166,11 +163,8 @@ func (l *simLeg) healed(off, n int64) {
 func (l *simLeg) inFlight() []cached {
 	var c []cached
 	for _, o := range l.ops {
-		switch o.io.Op {
-		case legio.Write:
-			c = append(c, cached{o.io.Off, o.io.Len, o.io.Buf})
-		case legio.Zero:
-			c = append(c, cached{o.io.Off, o.io.Len, nil})
+		if o.io.Op == legio.Write || o.io.Op == legio.Zero {
+			c = append(c, cachedOf(o.io))
 		}
 	}
 	return c
@@ -186,4 +180,13 @@ func scribble(b []byte) {
 	for n := 1; n < len(b); n *= 2 {
 		copy(b[n:], b[:n])
 	}
+}
+
+// cachedOf is a write as what may land of it.
+func cachedOf(io *legio.IO) cached {
+	c := cached{off: io.Off, n: io.Len}
+	if io.Op == legio.Write {
+		c.data = io.Buf
+	}
+	return c
 }

@@ -86,7 +86,7 @@ func (w *world) setUp() {
 		l := &simLeg{side: s, bytes: w.geo.bytes, disk: newDisk(w.geo.bytes, &r.pool), present: true, illAt: -1}
 		w.legs[s] = l
 	}
-	w.wit.illAt = -1
+	w.wit = witnessStore{illAt: -1, seen: map[metadata.Generation]bool{}}
 	w.box.aim = -1
 	w.box.inSince = [2]int64{-1, -1}
 	w.client = client{left: w.p.requests, healthySince: -1}
@@ -98,6 +98,7 @@ func (w *world) setUp() {
 		}
 		wit := p.witness
 		w.wit.now = &wit
+		w.wit.seen[wit.Generation] = true
 		w.known(p.dataBytes, w.geo.region, w.geo.extent)
 	}
 	w.tracef("seed %d: %+v, profile %+v", w.seed, w.geo, w.p)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"ft/drivers"
@@ -18,6 +19,8 @@ import (
 // Engine is what the simulator drives: *mirror.Engine.
 type Engine interface {
 	Start(legs [2]*mirror.Leg, w *metadata.Witness, out [2]bool) error
+	StartAlone(s drivers.Side, leg *mirror.Leg, w *metadata.Witness) error
+	Sync(done func(syscall.Errno))
 	Attach(s drivers.Side, leg *mirror.Leg, acceptRisk string) error
 	Detach(s drivers.Side, why drivers.Reason) error
 	Resolve(keep drivers.Side, legs [2]*mirror.Leg, w *metadata.Witness) error
@@ -120,9 +123,9 @@ const (
 	evGone                     // the engine hears that a device vanished
 	evReturn                   // a vanished device is back
 	evBoot                     // the machine or the driver starts
+	evStopped                  // a clean stop has ended
+	evDetach                   // the admin takes a leg out, having flushed
 )
-
-var eventNames = [...]string{"op ends", "answer", "replied", "witness", "tick", "client", "chaos", "heal", "gone", "return", "boot"}
 
 // event is something that will happen. life is the number of the engine it is for, or
 // 0 when it is for the world.
@@ -265,11 +268,11 @@ func (w *world) handle(e *event) {
 	case evReturn:
 		w.comeBack(w.legs[e.side])
 	case evBoot:
-		if e.side == stopMark {
-			w.stopped()
-		} else {
-			w.boot()
-		}
+		w.boot()
+	case evStopped:
+		w.stopped()
+	case evDetach:
+		w.detachNow(e.side)
 	}
 	w.crashPoint()
 }
