@@ -412,7 +412,13 @@ func (m *model) attach() {
 		m.saveMissed(s)
 		m.super(serving, func(sb *Superblock) { sb.MissedLeg, sb.MissedFrom = joiner.sb.Leg, joiner.sb.Generation })
 	}
-	m.super(joiner, func(sb *Superblock) { sb.Syncing, sb.Clean, sb.InService = true, false, 0 })
+	keep := m.maybe("keep what it said") // of no meaning while it is resynced
+	m.super(joiner, func(sb *Superblock) {
+		sb.Syncing, sb.Clean = true, false
+		if !keep {
+			sb.InService, sb.History = 0, nil
+		}
+	})
 	m.target = j
 	for b, l := range lacks {
 		if !l {
