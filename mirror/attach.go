@@ -25,9 +25,16 @@ func (e *Engine) Start(legs [2]*Leg, w *metadata.Witness, out [2]bool) error {
 		}
 	}
 	var images [2]*metadata.Image
+	draining := -1
 	for i, g := range legs {
-		if g != nil {
-			images[i] = g.Image
+		if g == nil {
+			continue
+		}
+		images[i] = g.Image
+		if e.legs[i].inflight > 0 {
+			// I/O from before it was cut off could land after newer writes: what the leg says
+			// counts, but it is not served.
+			draining, out[i] = i, true
 		}
 	}
 	v := metadata.Assemble(e.name, images, e.witness, out)
@@ -37,6 +44,10 @@ func (e *Engine) Start(legs [2]*Leg, w *metadata.Witness, out [2]bool) error {
 	switch {
 	case v.Create:
 		return e.createOn(legs, out, "")
+	case v.Serve < 0 && draining >= 0:
+		err := e.refuseDraining(&e.legs[draining])
+		e.downWhy = err.Error()
+		return err
 	case v.Serve < 0:
 		e.downWhy = v.Sentence
 		return drivers.Refuse(v.Code, "%s", v.Sentence)
@@ -218,7 +229,7 @@ func (e *Engine) Attach(s drivers.Side, g *Leg, acceptRisk string) error {
 	case e.stopping:
 		return drivers.Refuse(drivers.RuleState, "%s is being stopped", e.name)
 	case l.inflight > 0:
-		return drivers.Refuse(drivers.RuleBusy, "%s: %d I/Os from before it was cut off have not ended yet: the device still hangs", e.sideID(int(s)), l.inflight)
+		return e.refuseDraining(l)
 	}
 	if l.state == legAbsent {
 		l.state = legOut
@@ -242,8 +253,8 @@ func (e *Engine) Attach(s drivers.Side, g *Leg, acceptRisk string) error {
 		}
 		return e.prepare(l, g, true)
 	}
-	serving := &e.legs[e.source]
-	rel := metadata.Relate(&serving.super, &g.Image.Super)
+	serving := e.wanted(&e.legs[e.source])
+	rel := metadata.Relate(serving, &g.Image.Super)
 	switch rel {
 	case metadata.RelEqual:
 		if e.want.service == 3 && e.durable.version == e.want.version {
@@ -263,7 +274,19 @@ func (e *Engine) Attach(s drivers.Side, g *Leg, acceptRisk string) error {
 	if rel == metadata.RelSplitBrain || rel == metadata.RelAhead {
 		code = drivers.RuleSplitBrain
 	}
-	return drivers.Refuse(code, "%s", metadata.Explain(e.name, &serving.super, &g.Image.Super))
+	return drivers.Refuse(code, "%s", metadata.Explain(e.name, serving, &g.Image.Super))
+}
+
+// wanted is the superblock of a leg in service as it will be when who is in service is
+// recorded: a joiner is judged by that, not by what happens to be on the leg already.
+func (e *Engine) wanted(l *leg) *metadata.Superblock {
+	sb := l.super
+	sb.Generation, sb.History, sb.InService, sb.MissedFrom = e.want.generation, e.want.history, e.want.service, e.want.missedFrom
+	return &sb
+}
+
+func (e *Engine) refuseDraining(l *leg) error {
+	return drivers.Refuse(drivers.RuleBusy, "%s: %d I/Os from before it was cut off have not ended yet: the device still hangs", e.sideID(l.side), l.inflight)
 }
 
 // attachFirst serves from a leg that comes while none is in service.

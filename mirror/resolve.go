@@ -20,6 +20,8 @@ func (e *Engine) Resolve(keep drivers.Side, legs [2]*Leg, w *metadata.Witness) e
 	switch {
 	case g == nil:
 		return drivers.Refuse(drivers.RuleState, "%s is not here: it cannot be kept", e.sideID(int(keep)))
+	case e.legs[keep].inflight > 0:
+		return e.refuseDraining(&e.legs[keep])
 	case g.Image == nil:
 		return drivers.Refuse(drivers.RuleState, "%s (%s) carries no mirror: there is nothing to keep. To make a new, empty disk: ftctl bringup %s --accept-risk=%s",
 			e.sideID(int(keep)), g.Resource, e.sideID(int(keep)), drivers.RiskOverwrite)

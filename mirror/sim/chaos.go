@@ -458,6 +458,10 @@ func (w *world) attach(s int) {
 	case !b.bound.known():
 	case leg.Image == nil || risk != "":
 		b.bound.all(s)
+	case leg.Image.Super.Alone():
+		// It was cut off before it had heard that the other one had joined it. What it may
+		// have written alone nobody counted.
+		b.bound.all(s)
 	case b.inSince[0] < 0 && b.inSince[1] < 0, w.wit.now != nil && w.wit.now.Generation == leg.Image.Super.Generation:
 		b.bound.found(leg.Image)
 	}
