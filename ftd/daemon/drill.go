@@ -13,6 +13,7 @@ import (
 
 	"ft/drivers"
 	"ft/ftd/api"
+	"ft/ftd/control"
 )
 
 // crashDelay lets the answer go out before ftd kills itself.
@@ -77,6 +78,8 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 		if dev := d.device(s.device); dev != nil {
 			if err := dev.client.Inject(ctx, s.number, fault); err != nil {
 				errs = append(errs, err)
+			} else if fault.Name == "return" || fault.Name == "clear" {
+				d.seenAgain(ctx, s)
 			}
 		}
 	}
@@ -84,6 +87,14 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 		return errs[0] // a refusal stays one
 	}
 	return errors.Join(errs...)
+}
+
+// seenAgain stands in for the kernel's event at the end of a drill: the device was
+// there all the time, so that no event comes.
+func (d *Daemon) seenAgain(ctx context.Context, s side) {
+	if is := look(s.side.Resource); is.present && s.side.State == drivers.Removed {
+		_ = d.owner.post(ctx, control.DeviceSeen{ID: s.side.ID, Identity: is.identity})
+	}
 }
 
 // resolve picks the side whose data stay, after a split-brain or when only a leg that
