@@ -18,7 +18,7 @@ import (
 // Two event loops with many writes in flight on the same two legs, each in blocks of its
 // own; then everything is read back by the other loop.
 func TestManyInFlightFromTwoLoops(t *testing.T) {
-	const size, deep, rounds = 32 * mib, 48, 40
+	const size, deep, rounds = 32 * mib, 100, 25 // more than the device has room for
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	legs := [2]*Leg{mustOpen(t, sparse(t, size), OpenOptions{}), mustOpen(t, sparse(t, size), OpenOptions{})}
