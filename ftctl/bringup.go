@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +51,7 @@ func (a *app) change(ctx context.Context, c api.Change, next string) error {
 	if a.json {
 		return a.writeJSON(out)
 	}
-	if next != "" {
+	if next != "" && !strings.Contains(out.Text, "ftctl") { // ftd has not said it
 		return a.say("%s; %s", out.Text, next)
 	}
 	return a.say("%s", out.Text)

@@ -40,7 +40,12 @@ func (a *app) componentText(c api.Component) string {
 		f.side(*c.Side)
 	}
 	if c.Kind == api.KindDevice {
-		f.tree("", c.Device.Stats)
+		stats := c.Device.Stats
+		if fresh, ok := c.Detail["stats"].(map[string]any); ok {
+			stats = fresh
+			delete(c.Detail, "stats")
+		}
+		f.tree("", stats)
 	}
 	f.tree("", c.Detail)
 	text := a.table(f, func(_, col int, _ string) string {
@@ -152,6 +157,10 @@ func (f *facts) tree(prefix string, m map[string]any) {
 				f.add(map[bool]string{true: name, false: ""}[i == 0], "%v", x)
 			}
 		case nil:
+		case string:
+			if !strings.HasPrefix(v, "0001-01-01T") { // a time that was never set
+				f.add(name, "%s", v)
+			}
 		default:
 			f.add(name, "%v", v)
 		}

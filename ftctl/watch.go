@@ -55,15 +55,18 @@ func (a *app) printOnChange() func(api.Status) (bool, error) {
 // scroll-back stays as it was, and what was seen last stays when the watch ends.
 type screen struct {
 	app   *app
-	lines int // drawn last
+	lines int    // drawn last
+	text  string // the last status
 }
 
 func (s *screen) status(st api.Status) (bool, error) {
-	return false, s.draw(s.app.statusText(st))
+	s.text = s.app.statusText(st)
+	return false, s.draw(s.text)
 }
 
+// lost leaves the last status standing, and says how old it is.
 func (s *screen) lost(err error) {
-	_ = s.draw(fmt.Sprintf("ftctl: %v\nwaiting for it …\n", err))
+	_ = s.draw(fmt.Sprintf("%s\nas of %s, waiting for ftd: %v\n", s.text, now().Format(time.TimeOnly), err))
 }
 
 func (s *screen) draw(text string) error {

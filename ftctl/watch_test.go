@@ -114,7 +114,10 @@ func TestWatchRedrawsInPlaceOnATerminal(t *testing.T) {
 		t.Errorf("the terminal shows\n%s", screen)
 	}
 	stop()
-	out.until(t, `waiting for it`)
+	out.until(t, `waiting for ftd`)
+	if screen := show(out.String()); !strings.HasPrefix(screen, "box      SYNCING") || !strings.Contains(screen, "\nas of 03:04:17, waiting for ftd: ") {
+		t.Errorf("with ftd gone the terminal shows\n%s", screen)
+	}
 	end()
 }
 

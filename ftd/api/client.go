@@ -130,7 +130,7 @@ func (c *Client) Events(ctx context.Context, q EventsQuery, each func(StreamItem
 		return ctx.Err()
 	}
 	if err := sc.Err(); err != nil {
-		return &Error{Code: CodeUnreachable, Sentence: fmt.Sprintf("ftd ended the event stream: %v", err)}
+		return &Error{Code: CodeUnreachable, Sentence: fmt.Sprintf("the connection to ftd broke: %v", err)}
 	}
 	if q.Follow {
 		return &Error{Code: CodeUnreachable, Sentence: "ftd ended the event stream: it is stopping or was restarted"}
