@@ -30,6 +30,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -90,11 +91,28 @@ type host struct {
 	end    chan struct{} // closed when ended is set
 }
 
+// init keeps the main thread free: locked in an init, the main goroutine has it for
+// itself, and in a driver process that goroutine only waits. So no request of a
+// driver's ever holds the main thread in the kernel, it ends the moment that the
+// process is killed, and the keeper can tell a process that is ending behind a hung
+// leg from one that is well.
+func init() { runtime.LockOSThread() }
+
 // Run is a driver process from beginning to end; it returns the exit code. It reads
 // the drivers.Config at configPath, starts a driver of the kind, afresh or with the
 // descriptors that the process was started with, and serves RUNDIR/drivers/NAME.sock
-// until the driver has been stopped. ctx's end asks for a stop like SIGTERM does.
+// until the driver has been stopped. ctx's end asks for a stop like SIGTERM does. Run
+// is called by main itself: the main goroutine must have nothing else to do.
+//
+// The driver is asked for its Status from before Start on, as its sign of life.
 func Run(ctx context.Context, kind, name, configPath string) int {
+	code := make(chan int, 1)
+	go func() { code <- serve(ctx, kind, name, configPath) }()
+	return <-code
+}
+
+// serve is Run, beside the main goroutine.
+func serve(ctx context.Context, kind, name, configPath string) int {
 	inherited, inheritErr := notify.Inherit()
 	if err := notify.Gate(inherited); err != nil {
 		fmt.Fprintf(os.Stderr, "driver %s: %v: nothing was touched\n", name, err)
@@ -193,7 +211,7 @@ func (h *host) run(ctx context.Context, newDriver drivers.New, inherited map[str
 		return ExitFailed
 	}
 	srv := unixhttp.NewServer(h.mux(), h.log, func(p any) { h.fatal(fmt.Errorf("panic: %v", p)) })
-	go h.serve(srv, ln)
+	go h.listen(srv, ln)
 
 	mode := drivers.Fresh
 	if len(inherited) > 0 {
@@ -218,8 +236,8 @@ func (h *host) run(ctx context.Context, newDriver drivers.New, inherited map[str
 	return h.finish(srv)
 }
 
-// serve runs the control socket. A driver that can no longer be spoken to is replaced.
-func (h *host) serve(srv *http.Server, ln net.Listener) {
+// listen runs the control socket. A driver that can no longer be spoken to is replaced.
+func (h *host) listen(srv *http.Server, ln net.Listener) {
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		h.fatal(fmt.Errorf("the control socket of %s: %w", h.cfg.Name, err))
 	}

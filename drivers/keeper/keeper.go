@@ -35,6 +35,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -125,6 +126,7 @@ type keeper struct {
 // returns nil then. ctx's end, SIGTERM and SIGINT ask for the clean stop, which waits
 // while faces are in use; a second signal forces it.
 func Run(ctx context.Context, o Options) error {
+	runtime.UnlockOSThread() // see host's init: the loop need not have a thread for itself
 	o = o.withDefaults()
 	inherited, err := notify.Inherit()
 	if err != nil {

@@ -50,7 +50,7 @@ func (k *keeper) postStop(w http.ResponseWriter, r *http.Request) {
 		case already:
 			return struct{}{}, k.hurry(r.Context())
 		case force:
-				return struct{}{}, k.stopByForce(r.Context())
+			return struct{}{}, k.stopByForce(r.Context())
 		}
 		return struct{}{}, k.stopOrRefuse()
 	})
@@ -92,12 +92,11 @@ func (k *keeper) stopOrRefuse() error {
 // use, and says by whom, until it is forced. A stop over the socket that is under way
 // goes first: it ends the keeper or is refused.
 func (k *keeper) stopWhenFree() {
+	mine := false
 	for said := ""; ; {
-		var mine bool
 		targets, err := ask(k, func() ([]target, error) {
-			if mine = !k.stopping || said != ""; mine {
-				k.stopping = true
-			}
+			mine = mine || !k.stopping
+			k.stopping = true
 			return k.targets(true), nil
 		})
 		if err != nil {
@@ -109,10 +108,10 @@ func (k *keeper) stopWhenFree() {
 		}
 		if mine {
 			done, busy := k.round(targets, drivers.Remove)
-			if text := "waiting to stop: " + sentences(busy); text != said {
+			if text := sentences(busy); text != said {
 				said = text
-				k.upstream.text("%s", text)
-				k.log.Warn("a second signal forces", "status", text)
+				k.upstream.text("waiting to stop: %s", text)
+				k.log.Warn("waiting to stop; a second signal forces", "busy", text)
 			}
 			if len(done) > 0 {
 				continue

@@ -46,9 +46,12 @@ func Inherit() (map[string][]int, error) {
 	if err != nil || n < 0 {
 		return nil, fmt.Errorf("%s=%q is not a number of descriptors", EnvListenFds, count)
 	}
-	list := strings.Split(names, ":")
-	if n == 0 || (names == "" && n > 0 && !kept) {
-		list = make([]string, n) // sockets of systemd's without names
+	var list []string
+	switch {
+	case names != "":
+		list = strings.Split(names, ":")
+	case !kept:
+		list = make([]string, n) // systemd need not give names, the keeper always does
 	}
 	if len(list) != n {
 		return nil, fmt.Errorf("%d descriptors, but %d names in %s=%q", n, len(list), EnvListenNames, names)
