@@ -19,6 +19,7 @@
 //	super.go     what a superblock says; how a generation begins
 //	witness.go   the file outside the legs
 //	assemble.go  which leg may serve first: the reasoning stands there
+//	judge.go     what is known of one leg, and the verdict
 //	relate.go    what a joiner lacks
 //
 // A superblock update writes copy 0, flushes, writes copy 1, flushes; the reader

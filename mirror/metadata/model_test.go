@@ -167,15 +167,20 @@ func (m *model) inService() (legs []int) {
 	return legs
 }
 
+// record makes durable that side s is alone, where it is not yet.
+func (m *model) record(s int) {
+	g := m.slots[s].sb.Generation
+	switch {
+	case m.slots[s].sb.Both():
+		m.recordLoss(s)
+	case m.w == nil || m.w.Generation != g || int(m.w.Survivor) != s:
+		m.witness(g, s)
+	}
+}
+
 func (m *model) write(b int) {
 	if s := m.alone(); s >= 0 {
-		g := m.slots[s].sb.Generation
-		switch {
-		case m.slots[s].sb.Both():
-			m.recordLoss(s)
-		case m.w == nil || m.w.Mirror != m.mirror || m.w.Generation != g || int(m.w.Survivor) != s:
-			m.witness(g, s)
-		}
+		m.record(s)
 	}
 	for _, i := range m.inService() {
 		if m.slots[i].sb.Clean {
@@ -359,161 +364,6 @@ func (m *model) descends(a, from Generation) bool {
 		}
 	}
 	return false
-}
-
-// attach brings the other leg in: what Relate says is copied and no more, and then
-// both must be the same.
-func (m *model) attach() {
-	s := m.alone()
-	j := 1 - s
-	if s < 0 || m.slots[j] == nil {
-		return
-	}
-	serving, joiner := m.slots[s], m.slots[j]
-	rel := RelBehindFull
-	if joiner.made {
-		rel = Relate(&serving.sb, &joiner.sb)
-		if !rel.MayJoin() {
-			m.logf("attach %d: %s", j, Explain("disk0", &serving.sb, &joiner.sb))
-			if !m.maybe("overwrite") {
-				return
-			}
-		}
-	} else {
-		m.blank(j)
-	}
-	m.logf("attach %d: %s", j, rel)
-	m.seen["attach "+rel.String()]++
-	var lacks blockSet
-	switch rel {
-	case RelEqual:
-		lacks = serving.intent
-		m.step()
-		joiner.intent = serving.intent
-		for b, l := range lacks {
-			if l {
-				m.step()
-				joiner.data[b] = serving.data[b]
-			}
-		}
-		m.in[j] = true
-		m.mustBeEqual(rel)
-		return
-	case RelBehind:
-		lacks = m.missed
-	default:
-		if serving.sb.Both() {
-			m.recordLoss(s)
-		}
-		for b := range lacks {
-			lacks[b] = true
-		}
-		m.missed = lacks
-		m.saveMissed(s)
-		m.super(serving, func(sb *Superblock) { sb.MissedLeg, sb.MissedFrom = joiner.sb.Leg, joiner.sb.Generation })
-	}
-	keep := m.maybe("keep what it said") // of no meaning while it is resynced
-	m.super(joiner, func(sb *Superblock) {
-		sb.Syncing, sb.Clean = true, false
-		if !keep {
-			sb.InService, sb.History = 0, nil
-		}
-	})
-	m.target = j
-	for b, l := range lacks {
-		if !l {
-			continue
-		}
-		m.step()
-		joiner.data[b] = serving.data[b]
-		m.missed[b] = false
-		switch rapid.IntRange(0, 9).Draw(m.t, "during the resync") {
-		case 0:
-			m.saveMissed(s)
-		case 1:
-			m.write(rapid.IntRange(0, modelBlocks-1).Draw(m.t, "block"))
-		case 2:
-			m.settle()
-		case 3:
-			m.logf("lose the target %d", j)
-			m.target = -1
-			return
-		}
-	}
-	m.join(s, j, rel)
-}
-
-func (m *model) join(s, j int, rel Relation) {
-	serving, joiner := m.slots[s], m.slots[j]
-	m.mustBeEqual(rel)
-	m.step()
-	joiner.intent = serving.intent
-	m.target = -1
-	m.super(joiner, func(sb *Superblock) {
-		sb.Generation, sb.History = serving.sb.Generation, serving.sb.Clone().History
-		sb.InService, sb.Syncing, sb.MissedLeg, sb.MissedFrom = 3, false, serving.sb.Leg, Generation{}
-	})
-	m.in[j] = true
-	switch rapid.IntRange(0, 9).Draw(m.t, "during the join") {
-	case 0:
-		if !m.vanishing {
-			m.logf("lose the server %d in the join", s)
-			m.in[s] = false
-			m.missed = joiner.intent
-			m.recordLoss(j)
-			return
-		}
-	case 1: // the join is given up, the server goes on alone in its generation
-		m.logf("lose the joiner %d in the join", j)
-		m.in[j] = false
-		m.missed = serving.intent
-		return
-	}
-	m.super(serving, func(sb *Superblock) { sb.InService, sb.MissedLeg = 3, joiner.sb.Leg })
-	if m.maybe("write before the witness") {
-		m.write(rapid.IntRange(0, modelBlocks-1).Draw(m.t, "block"))
-	}
-	if m.alone() < 0 {
-		m.witness(serving.sb.Generation, -1)
-	}
-	m.logf("joined %d", j)
-}
-
-func (m *model) mustBeEqual(rel Relation) {
-	if m.slots[0].data != m.slots[1].data {
-		m.failf("after copying what %q says, the legs hold %v and %v", rel, m.slots[0].data, m.slots[1].data)
-	}
-}
-
-// resolve is a person's word that leg s is kept.
-func (m *model) resolve(s int) {
-	l := m.slots[s]
-	if m.up || l == nil || !l.made {
-		return
-	}
-	m.logf("resolve, keep %d", s)
-	var over []Generation
-	if o := m.slots[1-s]; o != nil && o.made {
-		over = append(over, o.sb.Generation)
-	}
-	if m.w != nil {
-		over = append(over, m.w.Generation)
-	}
-	for b := range m.acked {
-		m.acked[b] = min(m.acked[b], l.data[b])
-		delete(m.dead, l.data[b]) // wanted after all
-	}
-	m.goOn(s, func(sb *Superblock) { sb.Syncing, sb.MissedLeg = false, UUID{} }, over...)
-	for _, slot := range m.all {
-		for _, o := range slot {
-			for b := range o.data {
-				if o.data[b] > l.data[b] {
-					m.dead[o.data[b]] = true
-				}
-			}
-		}
-	}
-	m.acked = l.data
 }
 
 // run does one thing, and says whether the box crashed in the middle of it.

@@ -108,20 +108,32 @@ func (s *Superblock) lacks(j *Superblock) Relation {
 	return RelBehindFull
 }
 
-// Explain says in a sentence what Relate found between the legs of the disk called name.
+// Explain says in a sentence what Relate found between the legs of the disk called
+// name, and where the joiner may not join by itself, the way out.
 func Explain(name string, serving, joiner *Superblock) string {
-	s, j := SideName(name, int(serving.Slot)), SideName(name, int(joiner.Slot))
-	switch rel := Relate(serving, joiner); rel {
+	rel := Relate(serving, joiner)
+	text := explain(rel, name, serving, joiner)
+	if rel.MayJoin() {
+		return text
+	}
+	j := SideName(name, 1-int(serving.Slot)) // its place, whatever it says itself
+	return fmt.Sprintf("%s. Connect another device there; or lose what is on this one and make it the partner of %s: ftctl bringup %s --accept-risk=overwrite",
+		text, SideName(name, int(serving.Slot)), j)
+}
+
+func explain(rel Relation, name string, serving, joiner *Superblock) string {
+	s, j := SideName(name, int(serving.Slot)), SideName(name, 1-int(serving.Slot))
+	switch rel {
 	case RelForeign:
 		if serving.Mirror != joiner.Mirror {
-			return fmt.Sprintf("the leg belongs to another mirror, %s, and %s is %s", joiner.Mirror, name, serving.Mirror)
+			return fmt.Sprintf("the leg at %s belongs to another mirror, %s, and %s is %s", j, joiner.Mirror, name, serving.Mirror)
 		}
-		return fmt.Sprintf("the leg holds %d bytes in regions of %d and extents of %d, and %s holds %d in %d and %d",
-			joiner.DataBytes, joiner.RegionSize, joiner.ExtentSize, s, serving.DataBytes, serving.RegionSize, serving.ExtentSize)
+		return fmt.Sprintf("the leg at %s holds %d bytes in regions of %d and extents of %d, and %s holds %d in %d and %d",
+			j, joiner.DataBytes, joiner.RegionSize, joiner.ExtentSize, s, serving.DataBytes, serving.RegionSize, serving.ExtentSize)
 	case RelSameLeg:
-		return fmt.Sprintf("the leg is a copy of %s, both are leg %s", s, serving.Leg)
+		return fmt.Sprintf("the leg at %s is a copy of %s, which serves: both are leg %s", j, s, serving.Leg)
 	case RelSameSlot:
-		return fmt.Sprintf("the leg was made for the place of %s, which serves", s)
+		return fmt.Sprintf("the leg at %s was made for the place of %s, which serves", j, s)
 	case RelEqual:
 		return fmt.Sprintf("%s and %s are of the same generation %s: they differ at most in the marked extents", j, s, serving.Generation)
 	case RelBehind:

@@ -60,6 +60,9 @@ func (sb *Superblock) Supersedes(g Generation) bool {
 	return !g.IsZero() && g != sb.Generation && slices.Contains(sb.History, g)
 }
 
+// knows says whether g is this leg's generation or a former one.
+func (sb *Superblock) knows(g Generation) bool { return g == sb.Generation || sb.Supersedes(g) }
+
 // Has says whether the leg in slot was in service as this leg last knew.
 func (sb *Superblock) Has(slot uint8) bool { return sb.InService>>slot&1 != 0 }
 
