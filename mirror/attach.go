@@ -311,6 +311,11 @@ func (e *Engine) joinEqual(l *leg, g *Leg) {
 	l.uuid, l.super = g.Image.Super.Leg, g.Image.Super
 	e.staleFromMarks(g.Image.Intent)
 	e.marking.Or(g.Image.Intent)
+	if e.want.clean && !l.super.Clean {
+		// One of them was recorded as written to, and the other not any more.
+		e.want.clean = false
+		e.changed(-1)
+	}
 	if e.stale.Count() > 0 {
 		e.resyncBegin("crash resync", false)
 	}

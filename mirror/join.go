@@ -16,10 +16,17 @@ func (e *Engine) prepare(l *leg, g *Leg, full bool) error {
 	var had metadata.Generation
 	if !full {
 		l.uuid, l.super, had = g.Image.Super.Leg, g.Image.Super, g.Image.Super.Generation
+		// Its bitmap says nothing once it is in service, so it must not be found there.
+		l.blank = g.Image.Missed.Count() > 0
 	} else {
 		l.uuid, l.blank = e.env.UUID(), true
 		if g.Image != nil {
 			l.super.Sequence = g.Image.Super.Sequence
+			if o := &g.Image.Super; o.Mirror == e.id.Mirror && int(o.Slot) == l.side {
+				// It keeps its name, so that a crash between the two copies of its superblock
+				// does not leave copies that contradict each other.
+				l.uuid = o.Leg
+			}
 		}
 		e.stale.Fill()
 	}

@@ -80,6 +80,10 @@ func (w *world) boot() {
 	}
 	legs := w.look(-1)
 	b.hide = [2]bool{}
+	if w.unmade(legs) {
+		w.scheduleBoot()
+		return
+	}
 	w.newEngine()
 	w.stats.Starts++
 	w.tracef("start  with leg 0 %s, leg 1 %s, %s", describe(legs[0]), describe(legs[1]), w.wit.describe())
@@ -115,6 +119,16 @@ func (w *world) look(asked int) (legs [2]*mirror.Leg) {
 		}
 	}
 	return legs
+}
+
+// unmade: a new mirror is made only when both of its legs are there.
+func (w *world) unmade(legs [2]*mirror.Leg) bool {
+	for _, l := range legs {
+		if l != nil && l.Image != nil {
+			return false
+		}
+	}
+	return legs[0] == nil || legs[1] == nil
 }
 
 // hungPartner is the leg to be served alone because the other one keeps the I/O of the
@@ -193,7 +207,7 @@ func (w *world) refused(legs [2]*mirror.Leg, err error) {
 		w.fail("start with both legs was refused (%s): %s", r.Code, r.Sentence)
 		return
 	}
-	if w.mayResolve(legs) {
+	if w.mayResolve(legs, r.Code) {
 		return
 	}
 	b.eng = nil
@@ -218,9 +232,14 @@ func (w *world) unwitnessed(legs [2]*mirror.Leg) bool {
 
 // mayResolve lets the admin choose a leg that is refused, now and then. What is on it
 // is the truth from then on.
-func (w *world) mayResolve(legs [2]*mirror.Leg) bool {
+func (w *world) mayResolve(legs [2]*mirror.Leg, code string) bool {
 	b := &w.box
-	if b.refusals < 2 && !w.settling || !w.settling && !w.chance(w.p.resolve) || w.dataBytes == 0 {
+	switch {
+	case w.dataBytes == 0 || legs[0] == nil && legs[1] == nil:
+		return false
+	case code == drivers.RuleSplitBrain && b.refusals >= 2, w.settling && b.refusals >= 20:
+	case code == drivers.RuleStale && b.refusals >= 2 && w.chance(w.p.resolve):
+	default:
 		return false
 	}
 	keep := w.rng.IntN(2)
@@ -244,6 +263,7 @@ func (w *world) mayResolve(legs [2]*mirror.Leg) bool {
 	}
 	if err != nil {
 		w.tracef("resolve refused: %v", err)
+		b.unserve()
 		return false
 	}
 	w.stats.Resolves++

@@ -400,6 +400,9 @@ func (w *world) tick() {
 
 func (w *world) bringUp(s int) {
 	b, l := &w.box, w.legs[s]
+	if w.err != nil {
+		return
+	}
 	if b.adminOut[s] {
 		if !w.settling && !w.chance(0.1) {
 			return
@@ -421,6 +424,9 @@ func (w *world) bringUp(s int) {
 func (w *world) startAgain(s int) bool {
 	b := &w.box
 	legs := w.look(s)
+	if w.unmade(legs) {
+		return false
+	}
 	w.tracef("start  again with leg 0 %s, leg 1 %s, %s", describe(legs[0]), describe(legs[1]), w.wit.describe())
 	for s := range legs {
 		b.served[s] = legs[s] != nil
@@ -435,9 +441,8 @@ func (w *world) startAgain(s int) bool {
 	b.unserve()
 	if err != nil {
 		w.tracef("refused %v", err)
-		w.expectRefusal("start", err)
 		b.refusals++
-		w.mayResolve(legs)
+		w.mayResolve(legs, w.expectRefusal("start", err))
 		return false
 	}
 	w.checkAlone()
@@ -457,6 +462,10 @@ func (w *world) attach(s int) {
 	switch {
 	case !b.bound.known():
 	case leg.Image == nil || risk != "":
+		b.bound.all(s)
+	case leg.Image.Super.Syncing && w.wit.now != nil && w.wit.now.Generation.Counter > leg.Image.Super.Generation.Counter+1:
+		// It was lost just when it was being recorded as in service, and does not know; its
+		// partner counts from there.
 		b.bound.all(s)
 	case leg.Image.Super.Alone():
 		// It was cut off before it had heard that the other one had joined it. What it may
