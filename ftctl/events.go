@@ -75,10 +75,8 @@ func (a *app) waitForFtd(ctx context.Context) bool {
 
 func (a *app) printItem(item api.StreamItem) error {
 	switch {
-	case a.json && item.Event != nil:
-		return a.writeJSON(item.Event)
 	case a.json:
-		return a.writeJSON(item.Marker)
+		return a.writeJSON(item.Raw)
 	case item.Event != nil:
 		return a.say("%s", a.eventText(*item.Event))
 	case item.Marker.Marker == api.MarkerGap:

@@ -92,6 +92,7 @@ func (c *Client) Change(ctx context.Context, ch Change) (Outcome, error) {
 type StreamItem struct {
 	Event  *Event
 	Marker *Marker
+	Raw    json.RawMessage // the line as ftd sent it
 }
 
 // EventsQuery says which events are wanted.
@@ -139,18 +140,17 @@ func (c *Client) Events(ctx context.Context, q EventsQuery, each func(StreamItem
 }
 
 func decodeLine(line []byte) (StreamItem, error) {
+	item := StreamItem{Raw: bytes.Clone(line)}
 	var m Marker
 	if err := json.Unmarshal(line, &m); err != nil {
-		return StreamItem{}, err
+		return item, err
 	}
 	if m.Marker != "" {
-		return StreamItem{Marker: &m}, nil
+		item.Marker = &m
+		return item, nil
 	}
-	var e Event
-	if err := json.Unmarshal(line, &e); err != nil {
-		return StreamItem{}, err
-	}
-	return StreamItem{Event: &e}, nil
+	item.Event = &Event{}
+	return item, json.Unmarshal(line, item.Event)
 }
 
 func componentPath(id string) string {
@@ -197,6 +197,9 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (*h
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
+		if method == http.MethodPost && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+			return nil, &Error{Code: CodeUnreachable, Sentence: "ftd went away before it answered; `ftctl status` shows whether it was done"}
+		}
 		return nil, c.unreachable(err)
 	}
 	if resp.StatusCode == http.StatusOK {

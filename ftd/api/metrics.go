@@ -63,6 +63,9 @@ type family struct {
 	series     []string
 }
 
+// labelEscapes are all that the format knows.
+var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
 func (m *exposition) add(name, kind, help string, v float64, labels ...string) {
 	f := m.families[name]
 	if f == nil {
@@ -77,8 +80,7 @@ func (m *exposition) add(name, kind, help string, v float64, labels ...string) {
 		if i == 0 {
 			sep = "{"
 		}
-		// %q escapes backslash, quote and newline as the format does.
-		fmt.Fprintf(&b, "%s%s=%q", sep, labels[i], labels[i+1])
+		fmt.Fprintf(&b, `%s%s="%s"`, sep, labels[i], labelEscapes.Replace(labels[i+1]))
 	}
 	if len(labels) > 0 {
 		b.WriteByte('}')

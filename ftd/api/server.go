@@ -165,7 +165,9 @@ func (s *Server) postChange(w http.ResponseWriter, r *http.Request) {
 	// A change that has begun goes on when the one who asked for it has gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), changeServerTimeout)
 	defer cancel()
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(changeServerTimeout + answerTimeout))
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Time{}) // the body is in; what is read now only tells that the caller has gone
+	_ = rc.SetWriteDeadline(time.Now().Add(changeServerTimeout + answerTimeout))
 	out, err := s.backend.Change(ctx, c)
 	if err != nil {
 		s.log.Info("change not done", "verb", c.Verb, "id", c.ID, "by", c.By, "error", err)

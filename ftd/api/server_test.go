@@ -296,6 +296,33 @@ func TestTheClientSaysWhyFtdIsNotThere(t *testing.T) {
 	}
 }
 
+// A daemon that dies in the middle of a change leaves it open whether it was done.
+func TestTheClientSaysWhenFtdDiesUnderAChange(t *testing.T) {
+	socket := t.TempDir() + "/ftd.sock"
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = bufio.NewReader(conn).ReadString('\n')
+			conn.Close()
+		}
+	}()
+	c := NewClient(socket)
+	defer c.Close()
+	_, err = c.Change(t.Context(), Change{Verb: Bringdown, ID: "pci1"})
+	var e *Error
+	if !errors.As(err, &e) || e.Code != CodeUnreachable || !strings.Contains(e.Sentence, "whether it was done") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestMetricsAreWellFormed(t *testing.T) {
 	out := string(metrics(newFake(t).status, Version{Version: "v\"1\n", Go: "go"}))
 	for _, want := range []string{
