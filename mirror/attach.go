@@ -99,6 +99,8 @@ func (e *Engine) serve(side int, g *Leg) error {
 		// The leg was recorded as it is, and the witness does not know yet: until it does,
 		// the other leg might be served in its place, so nothing may be acknowledged.
 		e.changed(-1)
+	} else if g.Image.Torn {
+		e.changed(-1) // both copies of the superblock are to say the same again
 	}
 	// What the absent leg lacks: what was missed, and after a crash what may not have
 	// reached it (or this one).
@@ -309,6 +311,9 @@ func (e *Engine) attachFirst(s drivers.Side, g *Leg, acceptRisk string) error {
 func (e *Engine) joinEqual(l *leg, g *Leg) {
 	e.attachAs(l, g, legIn)
 	l.uuid, l.super = g.Image.Super.Leg, g.Image.Super
+	if g.Image.Torn {
+		e.changed(-1)
+	}
 	e.staleFromMarks(g.Image.Intent)
 	e.marking.Or(g.Image.Intent)
 	if e.want.clean && !l.super.Clean {

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"sort"
 	"strings"
 	"time"
@@ -49,26 +50,27 @@ func main() {
 	seconds := flag.Int("seconds", 4, "length of one fio run")
 	rounds := flag.Int("rounds", 5, "how often each pair is measured, in turn")
 	only := flag.String("only", "", "only rows whose name contains this")
+	profile := flag.String("cpuprofile", "", "write a CPU profile of the disk's process to this file")
 	serve := flag.String("serve", "", "")
 	flag.Parse()
 	if *serve != "" {
-		serveDisk(*serve)
+		serveDisk(*serve, *profile)
 		return
 	}
-	if err := run(*dir, *size, *seconds, *rounds, *only); err != nil {
+	if err := run(*dir, *size, *seconds, *rounds, *only, *profile); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(dir string, size int64, seconds, rounds int, only string) (err error) {
+func run(dir string, size int64, seconds, rounds int, only, profile string) (err error) {
 	if dir == "" {
 		if dir, err = os.MkdirTemp("/var/tmp", "ft-bench-"); err != nil {
 			return err
 		}
 		defer os.RemoveAll(dir)
 	}
-	b := &bench{dir: dir, size: size, seconds: seconds}
+	b := &bench{dir: dir, size: size, seconds: seconds, profile: profile}
 	defer b.close()
 	if err := b.setUp(); err != nil {
 		return err
@@ -93,6 +95,7 @@ type bench struct {
 	dir     string
 	size    int64
 	seconds int
+	profile string
 	loops   []string // raw 0, raw 1, leg 0, leg 1
 	disk    *exec.Cmd
 	answers *json.Decoder
@@ -216,7 +219,7 @@ func (b *bench) startDisk() error {
 	if err != nil {
 		return err
 	}
-	b.disk = exec.Command(exe, "-serve", string(arg))
+	b.disk = exec.Command(exe, "-serve", string(arg), "-cpuprofile", b.profile)
 	b.disk.Stderr = os.Stderr
 	in, err := b.disk.StdinPipe()
 	if err != nil {
@@ -296,7 +299,18 @@ func (b *bench) resync(rounds int) error {
 }
 
 // serveDisk is the disk's process.
-func serveDisk(arg string) {
+func serveDisk(arg, profile string) {
+	if profile != "" {
+		f, err := os.Create(profile)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		if err := pprof.StartCPUProfile(f); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+	}
 	var cfg drivers.Config
 	if err := json.Unmarshal([]byte(arg), &cfg); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -312,6 +326,7 @@ func serveDisk(arg string) {
 	signal.Notify(interrupt, os.Interrupt)
 	go func() {
 		<-interrupt
+		pprof.StopCPUProfile()
 		if err := d.Stop(context.Background(), drivers.RemoveForce); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 		}
