@@ -88,30 +88,40 @@ type load struct {
 	done chan error
 }
 
-// fio starts a mixed load that verifies what it reads, in a directory, for at least
-// the given time: until stop.
-func fio(t *testing.T, dir string) *load {
+// fio starts a mixed load in a directory of the box's file system that verifies what it
+// reads, until stop, and returns when it is under way. Its rate is limited, so that
+// tests that run side by side do not measure each other.
+func (b *box) fio(dir string) *load {
+	t := b.t
 	t.Helper()
 	l := &load{t: t, done: make(chan error, 1)}
 	l.cmd = exec.Command("fio", "--name=mixed", "--directory="+dir, "--size=24m", "--numjobs=2",
 		"--rw=randrw", "--rwmixread=40", "--bsrange=4k-64k", "--ioengine=libaio", "--iodepth=8", "--direct=1",
 		"--fsync=32", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=64", "--serialize_overlap=1",
-		"--time_based", "--runtime=600", "--allrandrepeat=1", "--randrepeat=1", "--output-format=normal")
+		"--thread", "--rate_iops=400,400", "--time_based", "--runtime=600", "--allrandrepeat=1", "--randrepeat=1", "--output-format=normal")
 	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.out
-	l.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := l.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { l.done <- l.cmd.Wait() }()
 	t.Cleanup(func() { // before the unmount, which was registered earlier
-		_ = unix.Kill(-l.cmd.Process.Pid, unix.SIGKILL)
+		_ = l.cmd.Process.Kill()
 		select {
 		case <-l.done:
 		case <-time.After(20 * time.Second):
 			t.Error("fio does not die: its I/O hangs")
 		}
 	})
+	b.progress(50)
 	return l
+}
+
+// progress waits until the face has taken more writes since it was called. A successor
+// of a driver that was killed counts from 0.
+func (b *box) progress(writes int64) {
+	b.t.Helper()
+	before := b.stat("writes")
+	b.awaitStat("writes", func(n int64) bool { return n < before || n > before+writes })
 }
 
 // running fails the test when fio has ended, which it does at the first error.
