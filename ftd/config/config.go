@@ -147,6 +147,7 @@ func syntaxProblem(file string, err error, lines int) Problem {
 	p := Problem{File: file, Line: 1, What: "not TOML: " + strings.TrimPrefix(err.Error(), "toml: "), WayOut: "see https://toml.io for how it is written"}
 	var pe toml.ParseError
 	if errors.As(err, &pe) {
+		//lint:ignore SA1019 some errors set only the older field
 		p.Line = min(max(1, pe.Position.Line, pe.Line), lines)
 		p.What = "not TOML: " + pe.Message
 	}
