@@ -16,8 +16,9 @@ import (
 
 // Limits of the descriptors that a driver stores.
 const (
-	storeTimeout = 5 * time.Second // a restarted keeper is back long before
-	storeMax     = 1024            // under all names together
+	storeTimeout   = 5 * time.Second        // a restarted keeper is back long before
+	unstoreTimeout = 500 * time.Millisecond // one that is away is told when it asks
+	storeMax       = 1024                   // under all names together
 	// copyFloor keeps the copies out of the low numbers, where a driver that closes a
 	// number twice would hit them.
 	copyFloor = 100
@@ -98,7 +99,7 @@ func (d *descriptors) Unstore(name string) {
 	}
 	d.byName[name] = nil
 	closeAll(fds)
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), unstoreTimeout)
 	defer cancel()
 	if err := d.sender.Confirm(ctx, notify.Message{Remove: name}); err != nil {
 		d.log.Warn("the keeper does not confirm that it dropped a descriptor", "name", name, "err", err)

@@ -71,11 +71,11 @@ func lowerOOMScore() error {
 	return os.WriteFile("/proc/self/oom_score_adj", []byte(oomScoreAdj), 0)
 }
 
-// prefaultText brings the program itself into memory, where lockMemory keeps it: code
-// that runs for the first time when a leg fails must not be read from a disk then. It
-// runs beside the driver, which is ready by now. A mapping that does not work is left
-// to be read when it is used.
-func prefaultText() {
+// Prefault brings the program itself into memory, where Harden keeps it: code that
+// runs for the first time when a leg fails must not be read from a disk then, nor the
+// program that the keeper is about to execute. It takes some milliseconds; a mapping
+// that does not work is left to be read when it is used.
+func Prefault() {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return

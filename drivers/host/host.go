@@ -231,7 +231,7 @@ func (h *host) run(ctx context.Context, newDriver drivers.New, inherited map[str
 	h.started = true
 	h.mu.Unlock()
 	h.report.Ready()
-	go prefaultText()
+	go Prefault()
 	h.wait(ctx, signals)
 	return h.finish(srv)
 }

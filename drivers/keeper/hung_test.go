@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -188,6 +189,29 @@ func TestSuccessorDoesNotWaitForOneThatCannotEnd(t *testing.T) {
 	}
 	if b.process("disk0").Pid != s.Pid {
 		t.Error("the end of a predecessor ended the successor")
+	}
+}
+
+// TestADeletedProcessIsNotStartedAgain: also when it takes its time to be gone, and the
+// keeper is killed meanwhile.
+func TestADeletedProcessIsNotStartedAgain(t *testing.T) {
+	h := newHungFile(t)
+	b := newBox(t)
+	b.start()
+	p := b.put("disk0", b.spec("disk0", drivertest.Options{}))
+	h.hang(b, "disk0")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := b.c.Delete(ctx, "disk0", true); err == nil || !alive(p.Pid) {
+		t.Fatalf("deleted (%v) while %d cannot end (alive: %v)", err, p.Pid, alive(p.Pid))
+	}
+	b.kill()
+	b.start()
+	b.saw("disk0", EventDying, func(e Event) bool { return e.Text == "deleted" })
+	h.release()
+	b.saw("disk0", EventForgot, nil)
+	if ps, err := b.c.Processes(t.Context()); err != nil || len(ps) != 0 {
+		t.Errorf("known are %+v (%v), want none", ps, err)
 	}
 }
 

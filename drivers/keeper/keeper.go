@@ -150,6 +150,7 @@ func Run(ctx context.Context, o Options) error {
 	defer unlock()
 	signal.Ignore(unix.SIGPIPE, unix.SIGHUP)
 	host.Harden(o.Log)
+	go host.Prefault()
 	k := &keeper{
 		o: o, log: o.Log,
 		instance: strconv.Itoa(os.Getpid()) + "." + strconv.FormatInt(time.Now().UnixNano(), 36),

@@ -21,27 +21,30 @@ func TestSuccessorAdoptsAfterKill(t *testing.T) {
 	b.start()
 	p := b.put("disk0", b.spec("disk0", drivertest.Options{}))
 	b.write("disk0", "what was written before")
-	var worst int64
+	var gaps, outages []time.Duration
 	const kills = 5
 	for i := range kills {
 		healthy := b.status("disk0").Since.Add(b.o.HealthyTime + 50*time.Millisecond)
 		b.eventually("it has served healthily", func() bool { return time.Now().After(healthy) })
-		if err := unix.Kill(p.Pid, unix.SIGKILL); err != nil {
+		old := p.Pid
+		killed := time.Now()
+		if err := unix.Kill(old, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		old := p.Pid
 		p = b.running("disk0", old)
 		b.wantFace("disk0", "what was written before")
 		if !strings.Contains(p.LastEnd, "signal 9") {
 			t.Errorf("its end is given as %q, not as signal 9", p.LastEnd)
 		}
 		e := b.saw("disk0", EventStarted, func(e Event) bool { return e.Pid == p.Pid })
-		worst = max(worst, e.GapUS)
+		r := b.saw("disk0", EventReady, func(e Event) bool { return e.Pid == p.Pid })
+		gaps = append(gaps, time.Duration(e.GapUS)*time.Microsecond)
+		outages = append(outages, r.Time.Sub(killed))
 		if want := i + 2; p.Starts != want || b.status("disk0").Stats["starts"] != float64(want) {
 			t.Errorf("%d starts, the driver counts %v, want %d", p.Starts, b.status("disk0").Stats["starts"], want)
 		}
 	}
-	t.Logf("death noticed to successor executed, worst of %d: %d µs", kills, worst)
+	t.Logf("death noticed to successor executed: %v; kill to READY: %v", gaps, outages)
 	if p.Early != 0 {
 		t.Errorf("%d early deaths counted, want none: each had served for %v", p.Early, b.o.HealthyTime)
 	}
@@ -250,6 +253,23 @@ func TestDeleteForgetsWhatHasStopped(t *testing.T) {
 	}
 	if alive(p.Pid) {
 		t.Errorf("process %d lives after it was deleted with kill", p.Pid)
+	}
+}
+
+func TestProcessesDoNotDependOnTheKeeper(t *testing.T) {
+	b := newBox(t)
+	b.start()
+	p := b.put("disk0", b.spec("disk0", drivertest.Options{}))
+	if sid, err := unix.Getsid(p.Pid); err != nil || sid != p.Pid {
+		t.Errorf("session %d (%v), want one of its own: a Ctrl-C would hit it", sid, err)
+	}
+	for fd, want := range map[string]string{"0": os.DevNull, "1": LogPath(b.dir, "disk0"), "2": LogPath(b.dir, "disk0")} {
+		if got, err := os.Readlink("/proc/" + itoa(p.Pid) + "/fd/" + fd); err != nil || got != want {
+			t.Errorf("descriptor %s is %s (%v), want %s", fd, got, err, want)
+		}
+	}
+	if cwd, err := os.Readlink("/proc/" + itoa(p.Pid) + "/cwd"); err != nil || cwd != "/" {
+		t.Errorf("it works in %s (%v) and would keep that from being unmounted", cwd, err)
 	}
 }
 

@@ -73,6 +73,25 @@ func (k *keeper) setState(p *process, to State, reason string) {
 	}
 	k.log.Info("process", "name", p.name, "from", string(p.state), "to", string(to), "reason", reason)
 	p.state, p.reason, p.since = to, reason, time.Now()
+	k.upstream.text("%s", k.summary())
+}
+
+// summary is the keeper's line in `systemctl status`: how many are well, and who is
+// not.
+func (k *keeper) summary() string {
+	running := 0
+	others := map[string]string{}
+	for name, p := range k.procs {
+		if p.state == Running {
+			running++
+		} else {
+			others[name] = string(p.state)
+		}
+	}
+	if len(others) == 0 {
+		return fmt.Sprintf("%d running", running)
+	}
+	return fmt.Sprintf("%d running; %s", running, sentences(others))
 }
 
 // mayStart says whether a process may be started now. During a clean stop only what
@@ -283,6 +302,8 @@ func (p *process) lastWords() string {
 	return p.lastEnd + " (" + p.status + ")"
 }
 
+// fail ends the attempts. The descriptors are kept: what uses the face waits, and goes
+// on when a person has mended it and says reset.
 func (k *keeper) fail(p *process, why string) {
 	k.setState(p, Failed, why)
 	k.event(p, Event{Kind: EventFailed, Text: why})

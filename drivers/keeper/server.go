@@ -198,6 +198,7 @@ func (k *keeper) forget(name string, kill bool) (*process, error) {
 		return nil, drivers.Refuse(RuleRunning, "%s has left %d descriptors for a successor: its face would be lost; delete it with kill if it shall be", name, p.store.total())
 	}
 	p.forgetting = true
+	k.save() // a restarted keeper must not start it again
 	if p.cur != nil {
 		k.kill(p, p.cur, "deleted")
 	}

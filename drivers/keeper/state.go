@@ -34,6 +34,7 @@ type savedProcess struct {
 	NextAt  time.Time    `json:"next_at"`
 	Early   int          `json:"early"`
 	ReadyAt time.Time    `json:"ready_at"`
+	Forget  bool         `json:"forget,omitempty"` // deleted, but not gone
 	Child   *savedChild  `json:"child,omitempty"`
 	Preds   []savedChild `json:"predecessors,omitempty"`
 }
@@ -88,6 +89,7 @@ func (p *process) saved() savedProcess {
 	s := savedProcess{
 		Name: p.name, Spec: p.spec, State: p.state, Since: p.since, Reason: p.reason, LastEnd: p.lastEnd,
 		Starts: p.starts, NextAt: p.nextAt, Early: p.policy.early, ReadyAt: p.policy.readyAt,
+		Forget: p.forgetting,
 	}
 	if p.cur != nil {
 		c := p.cur.saved()
@@ -167,7 +169,7 @@ func (k *keeper) takeOver(inherited map[string][]int) error {
 func (k *keeper) newProcess(sp savedProcess) *process {
 	return &process{
 		name: sp.Name, spec: sp.Spec, state: sp.State, since: sp.Since, reason: sp.Reason, lastEnd: sp.LastEnd,
-		starts: sp.Starts, nextAt: sp.NextAt, forgotten: make(chan struct{}),
+		starts: sp.Starts, nextAt: sp.NextAt, forgetting: sp.Forget, forgotten: make(chan struct{}),
 		policy: restarts{
 			healthyTime: k.o.HealthyTime, delays: k.o.Delays, earlyMax: k.o.EarlyMax,
 			early: sp.Early, readyAt: sp.ReadyAt,
@@ -185,6 +187,7 @@ func (k *keeper) resume(p *process, sp savedProcess) {
 		}
 	}
 	if sp.Child == nil {
+		k.forgetIfGone(p)
 		return
 	}
 	c := adopt(*sp.Child)
@@ -204,6 +207,10 @@ func (k *keeper) resume(p *process, sp savedProcess) {
 	}
 	k.event(p, Event{Kind: EventAdopted, Pid: c.pid})
 	go k.watch(p, c)
+	if p.forgetting {
+		k.kill(p, c, "deleted")
+		return
+	}
 	if c.spec.Control != "" {
 		go k.restore(p, c)
 	}

@@ -106,6 +106,8 @@ func TestWhatEndedWithoutAKeeperIsStartedAgain(t *testing.T) {
 	if st := b.status("disk0"); st.Stats["adopted"] != false {
 		t.Error("it adopted, but nobody held its descriptors")
 	}
+	// The other one ended as it should, and waited to tell somebody.
+	b.saw("disk1", EventStopped, nil)
 }
 
 // TestSystemdHoldsTheDescriptorsToo kills keeper and driver at once; the third copy is

@@ -26,8 +26,11 @@ const (
 type upstream struct {
 	sender *notify.Sender
 	log    *slog.Logger
-	queue  chan upMessage
 	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	queue  chan upMessage
+	closed bool
 }
 
 type upMessage struct {
@@ -41,9 +44,12 @@ func newUpstream(s *notify.Sender, log *slog.Logger) *upstream {
 	return u
 }
 
-// close sends what waits, and ends.
+// close sends what waits, and ends. What is sent later is dropped.
 func (u *upstream) close() {
+	u.mu.Lock()
+	u.closed = true
 	close(u.queue)
+	u.mu.Unlock()
 	u.wg.Wait()
 }
 
@@ -66,6 +72,11 @@ func (u *upstream) run() {
 
 func (u *upstream) send(m notify.Message, fds ...int) {
 	if !u.sender.Watched() {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
 		return
 	}
 	copies := make([]int, 0, len(fds))
