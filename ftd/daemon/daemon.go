@@ -30,6 +30,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -297,6 +298,9 @@ func (d *Daemon) dispatch(a control.Action, g *gate) bool {
 func (d *Daemon) stranger(p keeper.Process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if slices.ContainsFunc(d.config.Disks, func(disk config.Disk) bool { return disk.Name == p.Name }) {
+		return // about to be made known
+	}
 	if _, known := d.strangers[p.Name]; !known && p.State != keeper.Stopped {
 		d.Log.Warn("a driver process runs for a device that is not configured any more; it is left alone, its face stays up",
 			"device", p.Name, "pid", p.Pid, "way out", "put it back into the configuration and reload, or unmount it and stop the keeper")
