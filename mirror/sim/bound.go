@@ -11,8 +11,9 @@ import (
 
 type bound struct {
 	region  int64
-	pending []int32 // client writes under way, by region
-	touched []int64 // step of the last one that ended
+	pending []int32    // client writes under way, by region
+	touched []int64    // step of the last one that ended
+	copied  [2][]int64 // step of the last copy to the leg
 	allowed [2][]bool
 	flushed [2]int64 // step at which the last flush that a client saw succeed was sent
 	step    int64
@@ -22,7 +23,7 @@ func (b *bound) reset(dataBytes, region int64) {
 	n := int((dataBytes + region - 1) / region)
 	*b = bound{region: region, pending: make([]int32, n), touched: make([]int64, n), step: 1}
 	for s := range b.allowed {
-		b.allowed[s] = make([]bool, n)
+		b.allowed[s], b.copied[s] = make([]bool, n), make([]int64, n)
 	}
 }
 
@@ -70,7 +71,7 @@ func (b *bound) ended(off, n int64, out [2]bool) {
 // lost: a leg went out of service.
 func (b *bound) lost(side int) {
 	for r := range b.touched {
-		if b.pending[r] > 0 || b.touched[r] >= b.flushed[side] {
+		if b.pending[r] > 0 || max(b.touched[r], b.copied[side][r]) >= b.flushed[side] {
 			b.allowed[side][r] = true
 		}
 	}

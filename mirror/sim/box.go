@@ -160,7 +160,7 @@ func (w *world) newEngine() {
 	b.started, b.stopping = false, false
 	b.eng = w.cfg.New("disk0", mirror.Options{NoLeg: w.p.noLeg, LegTimeout: w.p.legTimeout,
 		ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax, Integrity: "none"}, &env{w, b.life})
-	w.in(w.between(20*ms, 100*ms), event{kind: evTick, life: b.life})
+	w.in(w.tickEvery(), event{kind: evTick, life: b.life})
 }
 
 // starting: the engine serves.
@@ -529,7 +529,7 @@ func (w *world) stop() {
 func (w *world) checkStopped() {
 	for s, l := range w.legs {
 		for _, o := range l.ops {
-			if w.box.served[s] && !o.zombie && (o.io.Op == legio.Write || o.io.Op == legio.Zero) {
+			if w.box.inSince[s] >= 0 && !o.zombie && (o.io.Op == legio.Write || o.io.Op == legio.Zero) {
 				w.fail("stopped, with op %d, a %s on leg %d, under way", o.number, o.io.Op, s)
 				return
 			}
@@ -592,10 +592,10 @@ func (w *world) afterLoss(side int) {
 	if w.settling || w.cfg.Calm || b.crashAt > 0 || !w.chance(w.p.crashAfterLoss) {
 		return
 	}
-	b.crashAt = w.steps + 1 + w.rng.Int64N(24)
+	b.crashAt = w.steps + 1 + w.rng.Int64N(16)
 	b.kind = CrashKind(w.rng.IntN(2))
 	b.aim = -1
-	if w.chance(0.6) {
+	if w.chance(0.4) {
 		b.aim = side
 	}
 }
@@ -619,6 +619,7 @@ func (b *box) checkCopy(w *world, io *legio.IO) {
 	w.stats.CopiedBytes += io.Len
 	lo, hi := b.bound.span(io.Off, io.Len)
 	for r := lo; r < hi; r++ {
+		b.bound.copied[io.Side][r] = b.bound.step
 		if !b.bound.allowed[io.Side][r] {
 			w.fail("region %d is copied to leg %d, which did not miss it", r, io.Side)
 			return

@@ -32,6 +32,7 @@ type profile struct {
 	crashAfterLoss float64
 	resolve        float64
 	starved        float64 // chance that there is no memory
+	mute           float64 // chance that an answer does not go out, and the driver dies of it
 	reopen         float64 // chance that a refused engine is started again
 	weights        [mishapCount]float64
 }
@@ -42,22 +43,24 @@ func (w *world) drawProfile() {
 	w.p = profile{
 		requests: 20 + r.IntN(100),
 		depth:    int(pick(1, 2, 4, 8, 16)),
-		think:    pick(100_000, 1*ms, 5*ms, 20*ms),
+		think:    pick(100_000, 1*ms, 5*ms, 20*ms, 100*ms),
 		latency:  pick(50_000, 500_000, 2*ms, 8*ms),
 		transit:  pick(20_000, 1*ms, 20*ms),
-		chaos:    pick(5*ms, 20*ms, 60*ms, 200*ms),
-		mishaps:  1 + r.IntN(20),
+		mishaps:  1 + r.IntN(25),
 		reads:    r.Float64(), writes: 0.5 + r.Float64(), flushes: 0.5 * r.Float64() * r.Float64(), zeroes: 0.2 * r.Float64(),
 		legTimeout:     time.Duration(pick(200*ms, 500*ms)),
 		noLeg:          []string{"error", "wait"}[r.IntN(2)],
 		rateMin:        pick(0, 1<<20, 100<<20),
-		rateMax:        pick(0, 0, 0, 20<<20),
+		rateMax:        pick(0, 0, 0, 20<<20, 200<<10),
 		missing:        pickf(w, 0, 0.3, 0.7),
 		crashAfterLoss: pickf(w, 0, 0.1, 0.3),
 		resolve:        pickf(w, 0, 0, 0, 0.2),
 		starved:        pickf(w, 0, 0, 0.1),
+		mute:           pickf(w, 0, 0, 0.02),
 		reopen:         pickf(w, 0, 0.5),
 	}
+	// Most mishaps happen while there are requests.
+	w.p.chaos = max(2*ms, int64(float64(w.p.requests)*float64(w.p.think)*(0.3+2*r.Float64())/float64(w.p.mishaps)))
 	for i := range w.p.weights {
 		// A third of the mishaps do not happen in this seed, the others more or less often.
 		if r.IntN(3) > 0 {
@@ -379,6 +382,9 @@ func (w *world) chaosFlush() bool {
 	return true
 }
 
+// tickEvery is about as often as the engine may count on.
+func (w *world) tickEvery() int64 { return w.between(50*ms, 100*ms) }
+
 // tick lets time pass for the engine, and does what the daemon does: it brings in what
 // is out and may come back.
 func (w *world) tick() {
@@ -386,7 +392,7 @@ func (w *world) tick() {
 	if w.err != nil {
 		return
 	}
-	w.in(w.between(20*ms, 100*ms), event{kind: evTick, life: w.box.life})
+	w.in(w.tickEvery(), event{kind: evTick, life: w.box.life})
 	w.client.watch(w)
 	if !w.box.serving() {
 		return

@@ -53,6 +53,7 @@ type call struct {
 	tries  int
 	// past: it may have been carried out before unflushed writes were lost.
 	past bool
+	mute bool // its answer does not go out in this life
 	// probe requests are the simulator's own, at the end: they do not count as load.
 	probe bool
 }
@@ -199,6 +200,14 @@ func (cl *client) answer(w *world, r *frontend.Request) {
 	if w.tracing() {
 		w.tracef("reply  %s: %s", c, errnoName(r.Err))
 	}
+	if !w.settling && !w.cfg.Calm && w.chance(w.p.mute) {
+		// The driver stands still in the middle of this answer, in one of its threads, until
+		// it is killed for it.
+		w.tracef("mute   %s", c)
+		c.mute = true
+		w.in(w.between(w.p.transit, 20*w.p.transit), event{kind: evKill, life: w.box.life, call: c})
+		return
+	}
 	w.in(w.between(1, w.p.transit), event{kind: evAnswer, life: w.box.life, call: c})
 }
 
@@ -288,7 +297,7 @@ func (cl *client) release(w *world, c *call) {
 func (cl *client) driverDied(w *world) {
 	keep := cl.calls[:0]
 	for _, c := range cl.calls {
-		if c.phase == phReplied && w.chance(0.5) {
+		if c.phase == phReplied && !c.mute && w.chance(0.5) {
 			// The answer had gone out, and the driver died before it knew.
 			cl.answered(w, c)
 			if w.err != nil {
@@ -297,7 +306,7 @@ func (cl *client) driverDied(w *world) {
 		}
 		c.req, c.mem = nil, nil // the dead process's memory goes with it
 		if c.phase < phAnswered {
-			c.phase = phSent
+			c.phase, c.mute = phSent, false
 			if c.past { // it will be carried out after that after all
 				c.past = false
 				w.model.begin(c)

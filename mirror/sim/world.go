@@ -124,6 +124,7 @@ const (
 	evReturn                   // a vanished device is back
 	evBoot                     // the machine or the driver starts
 	evStopped                  // a clean stop has ended
+	evKill                     // the driver dies
 	evDetach                   // the admin takes a leg out, having flushed
 )
 
@@ -269,6 +270,8 @@ func (w *world) handle(e *event) {
 		w.comeBack(w.legs[e.side])
 	case evBoot:
 		w.boot()
+	case evKill:
+		w.killDriver()
 	case evStopped:
 		w.stopped()
 	case evDetach:
