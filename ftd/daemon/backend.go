@@ -16,7 +16,8 @@ import (
 
 const (
 	detailPatience = 2 * time.Second
-	drainPatience  = 15 * time.Second
+	testPatience   = 10 * time.Second // for diagnostics to end
+	drainPatience  = 15 * time.Second // for I/O from before to end
 	drainPoll      = 20 * time.Millisecond
 )
 
@@ -63,9 +64,13 @@ func (d *Daemon) Detail(ctx context.Context, id string) map[string]any {
 func (d *Daemon) Change(ctx context.Context, c api.Change) (api.Outcome, error) {
 	switch c.Verb {
 	case api.Bringup:
-		return d.request(ctx, func(r control.Request) control.Event {
+		out, err := d.request(ctx, func(r control.Request) control.Event {
 			return control.BringUp{Request: r, Target: c.ID, AcceptRisk: c.AcceptRisk}
 		}, c)
+		if err == nil {
+			err = d.tested(ctx, c.ID)
+		}
+		return out, err
 	case api.Bringdown:
 		out, err := d.request(ctx, func(r control.Request) control.Event {
 			return control.BringDown{Request: r, Target: c.ID, AcceptRisk: c.AcceptRisk}
@@ -127,6 +132,31 @@ func (d *Daemon) outcome(c api.Change, a control.Answer) (api.Outcome, error) {
 		return api.Outcome{}, &drivers.Refused{Code: a.Code, Sentence: a.Sentence}
 	}
 	return api.Outcome{}, errors.New(a.Sentence)
+}
+
+// tested waits, within limits, until the sides that are coming in have been looked at,
+// so that a refusal by what is found on one is an answer to whoever asked.
+func (d *Daemon) tested(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, testPatience)
+	defer cancel()
+	for {
+		busy := false
+		for _, s := range sidesOf(d.Status(), id) {
+			if s.side.State == drivers.Diagnostics {
+				busy = true
+			} else if dev := d.device(s.device); dev != nil && s.side.State == drivers.Offline && dev.refused(s.number) != nil {
+				return dev.refused(s.number)
+			}
+		}
+		if !busy {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil // it is under way: `ftctl status` tells the rest
+		case <-time.After(drainPoll):
+		}
+	}
 }
 
 // drained waits until no I/O from before is under way on what was brought down, within

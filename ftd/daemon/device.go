@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"ft/drivers"
@@ -30,6 +31,9 @@ type device struct {
 
 	queue chan queued
 	wake  chan struct{} // tells the link to try at once
+
+	mu      sync.Mutex
+	refusal [2]*drivers.Refused // why the last attach of each side was refused, nil when it was not
 }
 
 // queued is an action and the gate that it waits at.
@@ -117,7 +121,7 @@ func (d *device) do(ctx context.Context, a control.Action) error {
 	case control.ActionStop:
 		return d.stop(ctx)
 	case control.ActionAttach:
-		return d.client.Attach(ctx, a.Side, a.Resource)
+		return d.attach(ctx, a.Side, a.Resource)
 	case control.ActionDetach:
 		_, err := d.client.Detach(ctx, a.Side, a.Reason, false)
 		return err
@@ -131,6 +135,29 @@ func (d *device) do(ctx context.Context, a control.Action) error {
 		return d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
 	}
 	return fmt.Errorf("ftd does not know the action %q", a.Kind)
+}
+
+// attach asks the driver to take a side in, and remembers a refusal for whoever asked.
+func (d *device) attach(ctx context.Context, s drivers.Side, res drivers.Resource) error {
+	d.refuse(s, nil)
+	err := d.client.Attach(ctx, s, res)
+	var refused *drivers.Refused
+	if errors.As(err, &refused) {
+		d.refuse(s, refused)
+	}
+	return err
+}
+
+func (d *device) refuse(s drivers.Side, why *drivers.Refused) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refusal[s] = why
+}
+
+func (d *device) refused(s drivers.Side) *drivers.Refused {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.refusal[s]
 }
 
 // start has the keeper run the driver. A process that the keeper has given up is given

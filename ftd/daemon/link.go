@@ -94,6 +94,9 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 			}()
 		case it.Record != nil && connected && it.Record.Seq > seen:
 			seen = it.Record.Seq
+			if ev := it.Record; ev.Side.Valid() && ev.Detail["code"] != nil {
+				d.refuse(ev.Side, &drivers.Refused{Code: fmt.Sprint(ev.Detail["code"]), Sentence: ev.Reason})
+			}
 			select {
 			case changed <- struct{}{}:
 			default: // a snapshot is due already

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ft/drivers"
 )
 
 // says fails the test unless text has all the words.
@@ -145,7 +147,7 @@ func TestSplitBrain(t *testing.T) {
 	}
 	show()
 	b.start()
-	b.awaitDown("split-brain", "pci0", "pci1", "resolve")
+	b.awaitDown("each written alone", "pci0", "pci1", "resolve")
 	b.do("resolve", "disk0", "--keep", "pci0")
 	b.wait("disk0", "simplex")
 	b.reads('b')
@@ -177,7 +179,7 @@ func TestForeignDataIsNotOverwritten(t *testing.T) {
 	before := digestOf(t, legs[1])
 	b := newBox(t, legs[0], legs[1])
 	b.start()
-	b.wait("disk0", "simplex")
+	b.awaitLooked()
 	says(t, b.refuse("bringup", "pci1/disk0"), "ext4", "--accept-risk=overwrite")
 	b.wait("disk0", "simplex")
 	b.stop()
@@ -185,7 +187,7 @@ func TestForeignDataIsNotOverwritten(t *testing.T) {
 		t.Fatal("the leg with the file system was changed")
 	}
 	b.start()
-	b.wait("disk0", "simplex")
+	b.awaitLooked()
 	b.do("bringup", "pci1/disk0", "--accept-risk=overwrite")
 	b.wait("disk0", "duplex")
 	b.equalLegs(legs[0], legs[1])
@@ -194,24 +196,32 @@ func TestForeignDataIsNotOverwritten(t *testing.T) {
 // A leg of another mirror is somebody's data too.
 func TestLegOfAnotherMirrorIsNotOverwritten(t *testing.T) {
 	t.Parallel()
-	other := [2]string{legFile(t, legBytes), legFile(t, legBytes)}
-	o := newBox(t, other[0], other[1])
-	o.start()
-	o.wait("disk0", "duplex")
-	o.stop()
-	mine := legFile(t, legBytes)
-	b := newBox(t, mine, other[1])
+	var boxes [2]*box
+	for i := range boxes {
+		boxes[i] = newBox(t, legFile(t, legBytes), legFile(t, legBytes))
+		boxes[i].start()
+		boxes[i].wait("disk0", "duplex")
+		boxes[i].stop()
+	}
+	b, foreign := boxes[0], boxes[1].legs[1]
+	before := digestOf(t, foreign)
+	b.legs[1] = foreign
+	b.configure("")
 	b.start()
-	b.awaitDownOrSimplex()
+	b.awaitLooked()
 	says(t, b.refuse("bringup", "pci1/disk0"), "another mirror", "--accept-risk=overwrite")
+	b.stop()
+	if digestOf(t, foreign) != before {
+		t.Error("the leg of the other mirror was changed")
+	}
 }
 
-// awaitDownOrSimplex waits until the box has looked at both legs and is not duplex.
-func (b *box) awaitDownOrSimplex() {
+// awaitLooked waits until the box serves from pci0 and has refused what is on pci1.
+func (b *box) awaitLooked() {
 	b.t.Helper()
-	await(b.t, 30*time.Second, "the legs to be looked at", func() bool {
+	await(b.t, 30*time.Second, "pci1/disk0 to be refused", func() bool {
 		d := b.status().Devices[0]
-		return d.Driver == "connected" && d.State.String() != "duplex" && d.State.String() != "syncing" && d.Sides[1].State.String() == "offline" && d.Sides[1].Reason != ""
+		return d.State == drivers.FaceSimplex && d.Sides[1].State == drivers.Offline && strings.Contains(d.Sides[1].Reason, "overwrite")
 	})
 }
 
