@@ -61,7 +61,11 @@ func Create(g frontend.Geometry, opt Options) (_ *Face, err error) {
 		}
 	}
 
-	s, err := f.startService(mount)
+	connection, err := connectionOf(mount)
+	if err != nil {
+		return nil, err
+	}
+	s, err := f.startService(connection)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +111,7 @@ type service struct {
 	deadline *time.Timer
 }
 
-func (f *Face) startService(mount int) (*service, error) {
-	connection, err := connectionOf(mount)
-	if err != nil {
-		return nil, err
-	}
+func (f *Face) startService(connection uint32) (*service, error) {
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)

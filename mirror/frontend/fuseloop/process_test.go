@@ -85,10 +85,7 @@ func serverMain(o order) {
 	if err != nil {
 		panic(err)
 	}
-	l, err := serve(f, late(disk))
-	if err != nil {
-		panic(err)
-	}
+	l := serve(f, late(disk))
 	// The end of the keeper, or a word from it, is the end of the face.
 	_, _ = keeper.Read(make([]byte, 1))
 	if err := f.Close(); err != nil {
@@ -111,28 +108,26 @@ func serverFace(o order) (*Face, error) {
 	return Adopt(o.Geometry, fds, Options{})
 }
 
-// late answers up to a millisecond later, from a thread that is not the queue's, so
-// that there are requests in flight when the process is killed.
+// late answers half a millisecond later, from a thread that is not the queue's, so that
+// there are requests in flight when the process is killed.
 func late(d *ramDisk) func(*frontend.Request) {
 	var mu sync.Mutex
 	var held []*frontend.Request
-	go func() {
-		for range time.Tick(500 * time.Microsecond) {
-			mu.Lock()
-			due := held
-			held = nil
-			mu.Unlock()
-			for _, r := range due {
-				d.do(r)
-				r.Queue.Reply(r)
-				r.Queue.Free(r)
-			}
+	answer := func() {
+		mu.Lock()
+		due := held
+		held = nil
+		mu.Unlock()
+		for _, r := range due {
+			atOnce(d)(r)
 		}
-	}()
+	}
 	return func(r *frontend.Request) {
 		mu.Lock()
-		held = append(held, r)
-		mu.Unlock()
+		defer mu.Unlock()
+		if held = append(held, r); len(held) == 1 {
+			time.AfterFunc(500*time.Microsecond, answer)
+		}
 	}
 }
 
@@ -146,7 +141,7 @@ type server struct {
 }
 
 // startServer starts a server of the disk, that creates its face, or adopts that of
-// a dead one.
+// a dead one, whose descriptors are not needed any more then.
 func startServer(t testing.TB, g frontend.Geometry, memfd int, adopt *server) *server {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -182,6 +177,10 @@ func startServer(t testing.TB, g frontend.Geometry, memfd int, adopt *server) *s
 	t.Cleanup(func() { s.kill(); s.forget(); _ = s.socket.Close() })
 	if err := s.receiveReport(); err != nil {
 		t.Fatal(err)
+	}
+	guard(t, loopDevice{fd: s.fds[0]})
+	if adopt != nil {
+		adopt.forget()
 	}
 	return s
 }
@@ -257,33 +256,4 @@ func (s *server) close(t testing.TB) {
 func loopBound(device string) bool {
 	_, err := os.Stat("/sys/block/" + strings.TrimPrefix(device, "/dev/") + "/loop")
 	return err == nil
-}
-
-func TestKilledWithDirtyPagesLeavesNothing(t *testing.T) {
-	g := geometry(t, 64<<20, 512)
-	d, err := newRAMDisk(g.Size)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.close()
-	for _, kept := range []bool{false, true} {
-		t.Logf("descriptors kept by another: %v", kept)
-		s := startServer(t, g, d.memfd, nil)
-		if !kept {
-			s.forget()
-		}
-		dev, err := os.OpenFile(s.device, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := dev.Write(make([]byte, 32<<20)); err != nil {
-			t.Fatal(err)
-		}
-		if err := dev.Close(); err != nil {
-			t.Fatal(err)
-		}
-		s.kill()
-		s.forget()
-		eventually(t, "the loop device is free again", func() bool { return !loopBound(s.device) })
-	}
 }

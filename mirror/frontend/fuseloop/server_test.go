@@ -9,9 +9,9 @@ import (
 	"os"
 	"runtime"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -69,35 +69,27 @@ func (d *ramDisk) do(r *frontend.Request) {
 
 // loops are the event loops of a face, one for each queue.
 type loops struct {
-	stopF int // eventfd
-	wg    sync.WaitGroup
-	errs  chan error
+	wg   sync.WaitGroup
+	errs chan error
 }
 
 // serve starts the event loops of f. handle gets each request and must answer and free
 // it, some time.
-func serve(f *Face, handle func(*frontend.Request)) (*loops, error) {
-	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	l := &loops{stopF: stop, errs: make(chan error, len(f.Queues()))}
+func serve(f *Face, handle func(*frontend.Request)) *loops {
+	l := &loops{errs: make(chan error, len(f.Queues()))}
 	for _, q := range f.Queues() {
-		l.wg.Go(func() { l.errs <- l.loop(q, handle) })
+		l.wg.Go(func() { l.errs <- eventLoop(q, handle) })
 	}
-	return l, nil
+	return l
 }
 
-func (l *loops) loop(q frontend.Queue, handle func(*frontend.Request)) error {
+func eventLoop(q frontend.Queue, handle func(*frontend.Request)) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	poll := []unix.PollFd{{Fd: int32(q.Fd()), Events: unix.POLLIN}, {Fd: int32(l.stopF), Events: unix.POLLIN}}
+	poll := []unix.PollFd{{Fd: int32(q.Fd()), Events: unix.POLLIN}}
 	for {
 		if _, err := unix.Poll(poll, -1); err != nil && err != unix.EINTR {
 			return err
-		}
-		if poll[1].Revents != 0 {
-			return nil
 		}
 		if err := q.Receive(handle); err != nil {
 			if errors.Is(err, frontend.ErrClosed) {
@@ -108,16 +100,9 @@ func (l *loops) loop(q frontend.Queue, handle func(*frontend.Request)) error {
 	}
 }
 
-// stop ends the loops, if the end of the face has not, and waits for them.
-func (l *loops) stop() error {
-	_, _ = unix.Write(l.stopF, []byte{1, 0, 0, 0, 0, 0, 0, 1})
-	return l.wait()
-}
-
 // wait waits until the loops have ended by themselves.
 func (l *loops) wait() error {
 	l.wg.Wait()
-	closeAll(l.stopF)
 	close(l.errs)
 	var errs []error
 	for err := range l.errs {
@@ -146,37 +131,78 @@ type rig struct {
 	loops *loops
 }
 
-// start creates a face that is served from memory, and takes it down at the test's end.
-func start(t testing.TB, g frontend.Geometry, opt Options, handle func(*ramDisk) func(*frontend.Request)) *rig {
+// guard ends a face that a test hangs on: a process that waits for a disk which it should
+// serve itself cannot even be killed.
+func guard(t testing.TB, l loopDevice) {
+	t.Helper()
+	connection, err := l.connection()
+	if err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(30*time.Second, func() {
+		t.Errorf("this hangs: aborting FUSE connection %d: %v", connection, abortConnection(connection))
+	})
+	t.Cleanup(func() { timer.Stop() })
+}
+
+// create makes a face of the disk's size, which the test must end.
+func create(t testing.TB, g frontend.Geometry, opt Options) *Face {
+	t.Helper()
+	f, err := Create(g, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard(t, f.loop)
+	return f
+}
+
+// ramDiskFor makes a disk that goes at the test's end.
+func ramDiskFor(t testing.TB, g frontend.Geometry) *ramDisk {
 	t.Helper()
 	d, err := newRAMDisk(g.Size)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := Create(g, opt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := serve(f, handle(d))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &rig{Face: f, disk: d, loops: l}
+	t.Cleanup(d.close)
+	return d
+}
+
+// start creates a face that is served from memory, and takes it down at the test's end.
+func start(t testing.TB, g frontend.Geometry, opt Options, handle func(*ramDisk) func(*frontend.Request)) *rig {
+	t.Helper()
+	d := ramDiskFor(t, g)
+	f := create(t, g, opt)
+	return startOn(t, f, d, handle(d))
+}
+
+// startOn serves a face, and takes it down at the test's end.
+func startOn(t testing.TB, f *Face, d *ramDisk, handle func(*frontend.Request)) *rig {
+	t.Helper()
+	r := &rig{Face: f, disk: d, loops: serve(f, handle)}
 	t.Cleanup(func() { r.end(t) })
 	return r
 }
 
+// end takes the face down, if the test has not.
 func (r *rig) end(t testing.TB) {
 	t.Helper()
+	if r.down.Load() {
+		return
+	}
 	if err := r.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	if err := r.loops.wait(); err != nil {
-		t.Errorf("event loop: %v", err)
-	}
-	r.disk.close()
+	r.wait(t)
 	if r.Stats().ReplyErrors != 0 || r.Stats().Malformed != 0 {
 		t.Errorf("statistics at the end: %+v", r.Stats())
+	}
+}
+
+// wait waits until the event loops have ended by themselves.
+func (r *rig) wait(t testing.TB) {
+	t.Helper()
+	if err := r.loops.wait(); err != nil {
+		t.Errorf("event loop: %v", err)
 	}
 }
 
@@ -215,10 +241,13 @@ func page(t testing.TB, n int) []byte {
 	return b
 }
 
+// blkRange is BLKDISCARD or BLKZEROOUT.
 func blkRange(f *os.File, request uintptr, off, n int64) error {
 	r := [2]uint64{uint64(off), uint64(n)}
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptrOf(&r)); errno != 0 {
-		return fmt.Errorf("ioctl %#x: %w", request, syscall.Errno(errno))
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), request, uintptr(unsafe.Pointer(&r))); errno != 0 {
+		return fmt.Errorf("ioctl %#x: %w", request, errno)
 	}
 	return nil
 }
+
+func address(b []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(b))) }

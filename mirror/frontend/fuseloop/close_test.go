@@ -1,0 +1,202 @@
+package fuseloop
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func run(t testing.TB, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
+
+// mountAt mounts the device and unmounts it at the end, if the test has not.
+func mountAt(t testing.TB, device, dir string) {
+	t.Helper()
+	if err := unix.Mount(device, dir, "ext4", 0, ""); err != nil {
+		t.Fatalf("mount %s: %v", device, err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+func TestFileSystem(t *testing.T) {
+	r := start(t, geometry(t, 128<<20, 4096), Options{}, late)
+	run(t, "mkfs.ext4", "-q", r.Device())
+	dir := t.TempDir()
+	mountAt(t, r.Device(), dir)
+	want := make([]byte, 20<<20)
+	fill(want, 4)
+	if err := os.WriteFile(filepath.Join(dir, "file"), want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "fstrim", dir)
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "fsck.ext4", "-fn", r.Device())
+	mountAt(t, r.Device(), dir)
+	if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the file: %v, or not what was written", err)
+	}
+}
+
+func TestUsersAreNamed(t *testing.T) {
+	r := start(t, geometry(t, 32<<20, 512), Options{}, atOnce)
+	if n, who := r.Users(); n != 0 {
+		t.Fatalf("users of a new face: %q", who)
+	}
+	run(t, "mkfs.ext4", "-q", r.Device())
+	dir := filepath.Join(t.TempDir(), "a b")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mountAt(t, r.Device(), dir)
+	if n, who := r.Users(); n != 1 || who[0] != "mounted on "+dir {
+		t.Errorf("mounted: %d users, %q", n, who)
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Fatal(err)
+	}
+
+	reader := exec.Command("sleep", "60")
+	reader.Stdin = openDevice(t, r.Device(), 0)
+	if err := reader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = reader.Process.Kill(); _ = reader.Wait() })
+	eventually(t, "a process that has it open is named", func() bool {
+		n, who := r.Users()
+		return n == 1 && strings.Contains(who[0], "(sleep)")
+	})
+	r.Face.options.ExcludePids = func() []int { return []int{reader.Process.Pid} }
+	if n, who := r.Users(); n != 0 {
+		t.Errorf("the excluded process was counted: %q", who)
+	}
+	_ = reader.Process.Kill()
+	_ = reader.Wait()
+
+	claim, err := unix.Open(r.Device(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(claim)
+	if n, who := r.Users(); n != 1 || !strings.Contains(who[0], "claimed") {
+		t.Errorf("claimed by no visible process: %d users, %q", n, who)
+	}
+}
+
+func TestUserInAnotherMountNamespaceIsNamed(t *testing.T) {
+	r := start(t, geometry(t, 32<<20, 512), Options{}, atOnce)
+	run(t, "mkfs.ext4", "-q", r.Device())
+	dir := t.TempDir()
+	cmd := exec.Command("unshare", "-m", "sh", "-c", `mount "$1" "$2" && echo && exec sleep 60`, "sh", r.Device(), dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("mount in a namespace: %v", err)
+	}
+	if n, who := r.Users(); n != 1 || who[0] != "mounted on "+dir {
+		t.Errorf("%d users, %q", n, who)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	eventually(t, "the namespace is gone, with its mount", func() bool { n, _ := r.Users(); return n == 0 })
+}
+
+func TestCloseWritesBackAndLeavesNothing(t *testing.T) {
+	g := geometry(t, 32<<20, 512)
+	d := ramDiskFor(t, g)
+	f := create(t, g, Options{})
+	r := startOn(t, f, d, atOnce(d))
+	want := make([]byte, 16<<20)
+	fill(want, 5)
+	if err := os.WriteFile(f.Device(), want, 0); err != nil {
+		t.Error(err)
+	}
+	connection, err := f.loop.connection()
+	if err != nil {
+		t.Error(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	r.wait(t)
+	if !bytes.Equal(d.mem[:len(want)], want) {
+		t.Error("what was in the page cache is lost")
+	}
+	if loopBound(f.Device()) {
+		t.Errorf("%s is still there", f.Device())
+	}
+	if info, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(info, []byte("ft-test")) {
+		t.Errorf("a mount is left (%v)", err)
+	}
+	if alive(t, connection) {
+		t.Error("the FUSE connection is still there")
+	}
+	f.pool.mu.Lock()
+	defer f.pool.mu.Unlock()
+	if f.pool.bytes != 0 {
+		t.Errorf("%d bytes are still mapped", f.pool.bytes)
+	}
+}
+
+// alive reports whether fusectl knows a connection.
+func alive(t testing.TB, connection uint32) bool {
+	t.Helper()
+	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		t.Fatal(err)
+	}
+	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(mount)
+	var st unix.Stat_t
+	return unix.Fstatat(mount, strconv.FormatUint(uint64(connection), 10), &st, 0) == nil
+}
+
+func TestCloseUnderAMountNamesItAndFailsIt(t *testing.T) {
+	g := geometry(t, 32<<20, 512)
+	d := ramDiskFor(t, g)
+	f := create(t, g, Options{})
+	r := startOn(t, f, d, atOnce(d))
+	run(t, "mkfs.ext4", "-q", f.Device())
+	dir := t.TempDir()
+	mountAt(t, f.Device(), dir)
+	if err := f.Close(); err == nil || !strings.Contains(err.Error(), "mounted on "+dir) {
+		t.Errorf("close: %v", err)
+	}
+	r.wait(t)
+	dev, err := os.Open(f.Device())
+	if err == nil {
+		_, err = dev.ReadAt(make([]byte, 4096), 16<<20)
+		_ = dev.Close()
+	}
+	if err == nil {
+		t.Error("the device still reads")
+	}
+	if err := unix.Unmount(dir, 0); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the loop device is free again", func() bool { return !loopBound(f.Device()) })
+}
