@@ -25,7 +25,7 @@ func (d *driver) geometryPath() string {
 
 func (d *driver) faceOptions() fuseloop.Options {
 	return fuseloop.Options{Queues: len(d.loops), NodeDir: filepath.Join(d.cfg.RunDir, "drivers"), Log: d.env.Log,
-		ExcludePids: func() []int { return []int{os.Getppid()} }}
+		ExcludePids: d.keepers}
 }
 
 // createFace brings the face up when a leg serves and there is none yet.
