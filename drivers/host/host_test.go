@@ -78,7 +78,11 @@ func (p *process) run(env []string, files ...*os.File) {
 	p.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended
 		<-exited
-		if text, err := os.ReadFile(out.Name()); err == nil && p.Failed() {
+		text := p.output()
+		if strings.Contains(text, "DATA RACE") {
+			p.Error("a data race in the driver process")
+		}
+		if p.Failed() {
 			p.Logf("%s", text)
 		}
 	})

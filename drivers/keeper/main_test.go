@@ -74,17 +74,21 @@ func newBox(t *testing.T) *box {
 	b.c = Dial(SocketPath(b.dir))
 	t.Cleanup(func() {
 		killUnder(t, b.dir)
-		if t.Failed() {
-			b.showLogs()
-		}
+		b.checkLogs()
 	})
 	return b
 }
 
-func (b *box) showLogs() {
+// checkLogs fails the test for a data race in one of its processes, and shows the logs
+// of a test that failed.
+func (b *box) checkLogs() {
 	logs, _ := filepath.Glob(filepath.Join(b.dir, "log", "*"))
 	for _, path := range append(logs, filepath.Join(b.dir, "keeper.out")) {
-		if text, err := os.ReadFile(path); err == nil {
+		text, err := os.ReadFile(path)
+		if strings.Contains(string(text), "DATA RACE") {
+			b.Errorf("a data race in %s", path)
+		}
+		if err == nil && b.Failed() {
 			b.Logf("%s:\n%s", path, text)
 		}
 	}

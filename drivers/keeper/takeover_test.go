@@ -161,8 +161,16 @@ func TestSystemdHoldsTheDescriptorsToo(t *testing.T) {
 	b.env = append(b.env, "LISTEN_FDS=1", "LISTEN_FDNAMES=disk0/face")
 	b.files = []*os.File{f}
 	b.start()
-	b.running("disk0", p.Pid)
+	p = b.running("disk0", p.Pid)
 	b.wantFace("disk0", "x")
+
+	// Next the driver lives: what it hands over takes the place of systemd's copy.
+	b.kill()
+	b.start()
+	b.eventually("the descriptors are handed over", func() bool { return b.process("disk0").Restored })
+	if q := b.process("disk0"); q.Pid != p.Pid || q.Descriptors["face"] != 1 {
+		t.Errorf("pid %d with descriptors %v, want pid %d and one face", q.Pid, q.Descriptors, p.Pid)
+	}
 }
 
 func TestARecycledPidIsNotTaken(t *testing.T) {

@@ -214,9 +214,10 @@ func TestConfirmBringsTheAnswerBack(t *testing.T) {
 	}
 	// A keeper that ends with the message in hand has confirmed nothing: the barrier's
 	// descriptor is closed with it, unanswered. The next one answers.
-	path = answering(t, func(n int) string { return []string{"", "ok\n"}[min(n, 2)-1] })
-	if err := NewSender(path, "tok").Confirm(within(t), Message{Store: "x"}, 0); err != nil {
-		t.Errorf("got %v", err)
+	asked := 0
+	path = answering(t, func(n int) string { asked = n; return []string{"", "ok\n"}[min(n, 2)-1] })
+	if err := NewSender(path, "tok").Confirm(within(t), Message{Store: "x"}, 0); err != nil || asked != 2 {
+		t.Errorf("got %v after asking %d times, want twice", err, asked)
 	}
 	// systemd only closes it.
 	path = answering(t, func(int) string { return "" })
