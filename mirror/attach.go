@@ -13,6 +13,9 @@ import (
 // a *drivers.Refused; the engine can then be started again, also by Attach or Resolve.
 func (e *Engine) Start(legs [2]*Leg, w *metadata.Witness, out [2]bool) error {
 	defer e.run()
+	if err := e.witnessPending(); err != nil {
+		return err
+	}
 	if w != nil {
 		e.witness = w
 	}
@@ -109,14 +112,18 @@ func (e *Engine) serve(side int, g *Leg) error {
 		e.stale.Reset()
 	}
 	e.marked = g.Image.Intent.Clone()
-	e.staleFromMarks(e.marked)
+	e.stale.Or(e.markedRegions(e.marked))
 	if sb.MissedLeg == (metadata.UUID{}) {
 		e.stale.Fill()
 	}
 	e.missed.image = nil
 	e.attachAs(l, g, legIn)
-	l.mapValid = true
+	// What was just read may lie in no more than the leg's cache, when the process before
+	// this one was killed. So the map is written anew, and flushed, before a write relies
+	// on it; and what was written under its marks may be lost with the leg as well.
+	l.unflushed.Or(e.markedRegions(e.marked))
 	e.intent.image = nil
+	e.intentKick()
 	e.source = side
 	e.downWhy = ""
 	e.unpark()
@@ -136,12 +143,14 @@ func (e *Engine) adoptIdentity(sb metadata.Superblock, layout metadata.Layout) {
 	e.made = true
 }
 
-// staleFromMarks adds the regions of marked extents.
-func (e *Engine) staleFromMarks(marks *metadata.Bitmap) {
+// markedRegions are the regions of marked extents.
+func (e *Engine) markedRegions(marks *metadata.Bitmap) *metadata.Bitmap {
+	b := metadata.NewBitmap(e.layout.Regions)
 	per := int(e.id.ExtentSize / e.id.RegionSize)
 	for i := marks.NextSet(0); i >= 0; i = marks.NextSet(i + 1) {
-		e.stale.SetRange(i*per, min((i+1)*per, e.stale.Len()))
+		b.SetRange(i*per, min((i+1)*per, b.Len()))
 	}
+	return b
 }
 
 func (e *Engine) attachAs(l *leg, g *Leg, s legState) {
@@ -291,6 +300,15 @@ func (e *Engine) refuseDraining(l *leg) error {
 	return drivers.Refuse(drivers.RuleBusy, "%s: %d I/Os from before it was cut off have not ended yet: the device still hangs", e.sideID(l.side), l.inflight)
 }
 
+// witnessPending refuses to start again while a word of the service before is on its
+// way to the witness: it could replace a newer one, or name a leg that is not served.
+func (e *Engine) witnessPending() error {
+	if e.in() != 0 || !e.recorder.witness {
+		return nil
+	}
+	return drivers.Refuse(drivers.RuleBusy, "%s: the witness is still being written with what was last known: try again", e.name)
+}
+
 // attachFirst serves from a leg that comes while none is in service.
 func (e *Engine) attachFirst(s drivers.Side, g *Leg, acceptRisk string) error {
 	var legs [2]*Leg
@@ -314,7 +332,8 @@ func (e *Engine) joinEqual(l *leg, g *Leg) {
 	if g.Image.Torn {
 		e.changed(-1)
 	}
-	e.staleFromMarks(g.Image.Intent)
+	e.stale.Or(e.markedRegions(g.Image.Intent))
+	l.unflushed.Or(e.stale)
 	e.marking.Or(g.Image.Intent)
 	if e.want.clean && !l.super.Clean {
 		// One of them was recorded as written to, and the other not any more.

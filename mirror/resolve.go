@@ -16,6 +16,9 @@ func (e *Engine) Resolve(keep drivers.Side, legs [2]*Leg, w *metadata.Witness) e
 		return drivers.Refuse(drivers.RuleState, "%s is in service: nothing is to be resolved. To replace what is on a side: ftctl bringup SIDE --accept-risk=%s",
 			e.name, drivers.RiskOverwrite)
 	}
+	if err := e.witnessPending(); err != nil {
+		return err
+	}
 	g := legs[keep]
 	switch {
 	case g == nil:

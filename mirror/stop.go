@@ -66,21 +66,23 @@ func (e *Engine) stopStep() {
 			return
 		}
 		e.stopPhase = stopClean
-		// Marks that were taken back need no flush; the clean flag says that there are none.
-		if !e.want.clean && e.recorded() {
+		e.stopStep()
+	case stopClean:
+		switch {
+		case e.recorder.busy:
+		case e.in() == 0:
+			e.stopped(fmt.Errorf("%s: %s", e.name, e.downWhy))
+		case e.durable.version != e.want.version:
+			// A leg was lost meanwhile, say; the recorder is about to start, or has failed.
+			if e.recorder.err != nil {
+				e.stopped(e.recorder.err)
+			}
+		case !e.want.clean && e.recorded():
+			// Marks that were taken back need no flush; the clean flag says that there are none.
 			e.want.clean = true
 			e.changed(-1)
-		} else {
+		default:
 			e.stopped(nil)
-		}
-	case stopClean:
-		if e.recorder.busy {
-			return
-		}
-		if e.durable.version == e.want.version {
-			e.stopped(nil)
-		} else if e.recorder.err != nil || e.in() == 0 {
-			e.stopped(e.recorder.err)
 		}
 	}
 }

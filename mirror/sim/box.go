@@ -42,6 +42,8 @@ type box struct {
 	crashAt int64 // step at which chaos wants a crash, 0: none
 	kind    CrashKind
 	aim     int // the leg to be alone after it, -1: any
+	// resolving: an admin chose this leg, and that may not be on stable storage yet; -1: no.
+	resolving int
 	// overruled: an admin chose between legs; refusals are expected from now on.
 	overruled bool
 	overwrite [2]bool // the admin gives up what is on the leg
@@ -267,7 +269,7 @@ func (w *world) mayResolve(legs [2]*mirror.Leg, code string) bool {
 		return false
 	}
 	w.stats.Resolves++
-	// What clients had under way counts as sent anew: their first tries are history.
+	b.resolving = keep
 	if err := w.model.became(func(i int64) (value, error) { return w.sectorOf(w.legs[keep], i) }); err != nil {
 		w.fail("resolve: %v", err)
 		return true
@@ -421,6 +423,7 @@ func (w *world) killDriver() {
 	}
 	w.engineGone()
 	w.client.driverDied(w)
+	w.forgetResolve()
 	// A leg lost its cache, and nobody lives who knew. If its partner is not known as the
 	// survivor, nothing tells which of the two is right: unflushed writes may be gone.
 	for s, l := range w.legs {
@@ -474,8 +477,29 @@ func (w *world) powerCut() {
 	}
 	w.client.powerLost()
 	w.model.powerCut()
+	w.forgetResolve()
 	w.bootSubset()
 	w.scheduleBoot()
+}
+
+// forgetResolve: the driver or the power went before the admin's word was on stable
+// storage. Either leg may be the one that is served next.
+func (w *world) forgetResolve() {
+	b := &w.box
+	if b.resolving < 0 {
+		return
+	}
+	b.resolving = -1
+	w.tracef("the admin's choice may be lost")
+	w.model.either(func(i int64) (vals []value) {
+		for _, l := range w.legs {
+			if v, err := w.sectorOf(l, i); err == nil {
+				vals = append(vals, v)
+			}
+		}
+		return vals
+	})
+	w.beginAnew()
 }
 
 // bootSubset lets a leg be missing at the start.
@@ -506,7 +530,7 @@ func (w *world) stop() {
 	b := &w.box
 	b.stopping = true
 	w.tracef("stop")
-	asked := w.model.tick()
+	asked, serves := w.model.tick(), b.inSince[0] >= 0 || b.inSince[1] >= 0
 	life := b.life
 	w.box.eng.Stop(func(err error) {
 		if life != b.life {
@@ -519,7 +543,7 @@ func (w *world) stop() {
 			w.checkStopped()
 		}
 		w.in(1, event{kind: evStopped, life: life})
-		if err == nil {
+		if err == nil && serves {
 			w.model.flushed = max(w.model.flushed, asked)
 		}
 	})
@@ -553,6 +577,13 @@ func (b *box) sideChanged(w *world, side int, ev drivers.Event) {
 	was := b.state[side]
 	b.state[side] = to
 	in := to.InService()
+	switch {
+	case !in && b.inSince[1-side] < 0 && (w.legs[0].lost || w.legs[1].lost):
+		// Both are out, one of them without its cache, and it may be served again before its
+		// partner.
+		w.legs[0].lost, w.legs[1].lost = false, false
+		w.cacheLost()
+	}
 	switch {
 	case in && b.inSince[side] < 0:
 		b.inSince[side] = w.now

@@ -325,7 +325,9 @@ func (cl *client) powerLost() {
 	cl.calls, cl.active = cl.calls[:0], 0
 }
 
-// resend gives a new engine all that was not answered, in any order.
+// resend gives a new engine all that was not answered, in the order in which it was sent
+// first. That order matters where requests under way overlap: a write that was carried
+// out in an earlier life, and seen, would otherwise come back after a later one.
 func (cl *client) resend(w *world) {
 	var todo []*call
 	for _, c := range cl.calls {
@@ -333,7 +335,7 @@ func (cl *client) resend(w *world) {
 			todo = append(todo, c)
 		}
 	}
-	w.rng.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
+	sort.Slice(todo, func(i, j int) bool { return todo[i].val < todo[j].val })
 	for _, c := range todo {
 		if w.err != nil || !w.box.serving() {
 			return

@@ -248,6 +248,7 @@ func (s *witnessStore) end(w *world) {
 	s.store()
 	if v := s.now.Survivor; v >= 0 {
 		w.legs[1-v].lost = false
+		w.box.resolving = -1
 	}
 	w.tracef("witness end: ok")
 	w.box.eng.WitnessDone(nil)

@@ -300,6 +300,20 @@ func (m *model) became(contents func(i int64) (value, error)) error {
 	return nil
 }
 
+// either adds values that each sector may hold, and begins a new era.
+func (m *model) either(more func(i int64) []value) {
+	t := m.tick()
+	var buf []value
+	for _, i := range m.touched {
+		s := &m.sec[i]
+		buf = append(m.possible(s, buf[:0]), more(int64(i))...)
+		slices.Sort(buf)
+		s.restart(t, slices.Compact(buf))
+	}
+	clear(m.reads)
+	m.flushed, m.horizon = t, t
+}
+
 func (s *sector) restart(t stamp, vals []value) {
 	s.cl = append(s.cl[:0], cluster{val: vals[0], first: true, f: t, s: t, ack: t, fail: never, begun: t})
 	s.init = nil

@@ -87,7 +87,7 @@ func (w *world) setUp() {
 		w.legs[s] = l
 	}
 	w.wit = witnessStore{illAt: -1, seen: map[metadata.Generation]bool{}}
-	w.box.aim = -1
+	w.box.aim, w.box.resolving = -1, -1
 	w.box.inSince = [2]int64{-1, -1}
 	w.client = client{left: w.p.requests, healthySince: -1}
 	w.model = r.model(w.geo.bytes)
