@@ -167,6 +167,10 @@ func (c *children) start(ch *child) error {
 		return fmt.Errorf("start %s: %w", ch.name, err)
 	}
 	defer null.Close()
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("start %s: find ftd's own binary: %w", ch.name, err)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if ch.stopped {
@@ -174,7 +178,7 @@ func (c *children) start(ch *child) error {
 	}
 	// A session of its own: Ctrl-C on the terminal is for the box, which ends its
 	// processes in order.
-	p, err := os.StartProcess("/proc/self/exe", ch.argv, &os.ProcAttr{
+	p, err := os.StartProcess(exe, ch.argv, &os.ProcAttr{
 		Files: []*os.File{null, out, out},
 		Env:   os.Environ(),
 		Sys:   &unix.SysProcAttr{Setsid: true},

@@ -1,0 +1,282 @@
+package integration_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// throwaway is a running `ftd --testbox`, in directories of its own. Its box answers to
+// the same helpers as any other.
+type throwaway struct {
+	*box
+	out  lockedBuffer
+	init *exec.Cmd
+	end  chan error
+}
+
+// lockedBuffer takes a process's output while it is looked at.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *lockedBuffer) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
+}
+
+func newThrowaway(t *testing.T) *throwaway {
+	t.Helper()
+	b := &throwaway{box: newBox(t, "", "")}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the test box said:\n%s", b.out.String())
+			logs, _ := filepath.Glob(filepath.Join(b.box.dir, "box", "*.log"))
+			for _, l := range logs {
+				text, _ := os.ReadFile(l)
+				t.Logf("%s:\n%s", l, text[max(0, len(text)-4000):])
+			}
+		}
+		for _, node := range b.loops() { // what a failed test has left
+			_ = exec.Command("losetup", "-d", node).Run()
+		}
+	})
+	return b
+}
+
+func (b *throwaway) start() {
+	b.t.Helper()
+	b.out.reset()
+	b.init = exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"),
+		"--socket", b.socket(), "--dev-dir", filepath.Join(b.dir, "dev"))
+	b.init.Stdout, b.init.Stderr = &b.out, &b.out
+	b.init.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := b.init.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.end = make(chan error, 1)
+	cmd, end := b.init, b.end
+	go func() { end <- cmd.Wait() }()
+	b.t.Cleanup(func() { _ = cmd.Process.Kill() })
+	b.hears("The box is duplex")
+}
+
+// hears waits until the test box has said something.
+func (b *throwaway) hears(words string) {
+	b.t.Helper()
+	await(b.t, 60*time.Second, "the test box to say: "+words, func() bool { return strings.Contains(b.out.String(), words) })
+}
+
+func (b *throwaway) signal(s os.Signal) {
+	b.t.Helper()
+	if err := b.init.Process.Signal(s); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *throwaway) ends() {
+	b.t.Helper()
+	select {
+	case err := <-b.end:
+		if err != nil {
+			b.t.Fatalf("the test box ended with %v", err)
+		}
+	case <-time.After(60 * time.Second):
+		b.t.Fatal("the test box does not end")
+	}
+}
+
+// loops are the loop devices over files in the box's directory, and those over the
+// FUSE files of faces cannot be told from others: they are seen by their links.
+func (b *throwaway) loops() (nodes []string) {
+	all, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	for _, path := range all {
+		file, err := os.ReadFile(path)
+		if err == nil && strings.HasPrefix(string(file), b.dir+"/") {
+			nodes = append(nodes, "/dev/"+strings.Split(path, "/")[3])
+		}
+	}
+	return nodes
+}
+
+// leavesNothing checks that all is gone but the box's own directory.
+func (b *throwaway) leavesNothing(face string) {
+	b.t.Helper()
+	if ps := b.processes(); len(ps) > 0 {
+		b.t.Errorf("processes %v are left", ps)
+	}
+	if ls := b.loops(); len(ls) > 0 {
+		b.t.Errorf("loop devices %v are left", ls)
+	}
+	for _, path := range []string{b.face(), filepath.Join(b.dir, "run"), filepath.Join(b.dir, "dev"), filepath.Join(b.dir, "box", "testbox.json")} {
+		if _, err := os.Lstat(path); err == nil {
+			b.t.Errorf("%s is left", path)
+		}
+	}
+	if _, err := os.Stat("/sys/block/" + filepath.Base(face) + "/loop/backing_file"); err == nil {
+		b.t.Errorf("the face's device %s is left", face)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil || strings.Contains(string(mounts), b.dir+"/") {
+		b.t.Errorf("mounts are left (%v)", err)
+	}
+}
+
+// faceDevice is the device behind the face's link.
+func (b *throwaway) faceDevice() string {
+	b.t.Helper()
+	dev, err := filepath.EvalSymlinks(b.face())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return dev
+}
+
+// The first command of a new user, twice: the data are there the second time.
+func TestTestBoxComesAndGoes(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	b.start()
+	face := b.faceDevice()
+	b.pattern('x')
+	b.signal(unix.SIGINT)
+	b.ends()
+	b.leavesNothing(face)
+
+	b.start()
+	b.reads('x')
+	face = b.faceDevice()
+	b.signal(unix.SIGTERM)
+	b.ends()
+	b.leavesNothing(face)
+}
+
+func TestTestBoxCleansUpAfterAKill(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	b.start()
+	face := b.faceDevice()
+	b.pattern('x')
+	b.killAll() // the test box itself among them: it names the directory too
+	<-b.end
+
+	b.start()
+	b.reads('x')
+	b.signal(unix.SIGINT)
+	b.ends()
+	b.leavesNothing(face)
+}
+
+// Only the test box itself is killed; keeper, ftd and the driver live on. The next one
+// takes over what they have in order.
+func TestTestBoxCleansUpAfterItsOwnDeath(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	b.start()
+	b.pattern('x')
+	b.signal(unix.SIGKILL)
+	<-b.end
+	b.start()
+	b.reads('x')
+	face := b.faceDevice()
+	b.signal(unix.SIGINT)
+	b.ends()
+	b.leavesNothing(face)
+}
+
+// The keeper and ftd are started again when they die; the face goes on.
+func TestTestBoxIsAnInit(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	b.start()
+	driver := b.driverPid()
+	before := b.status().System.Seq
+	b.do("inject", "ftd", "crash")
+	b.hears("ftd was killed by signal 9")
+	await(t, 20*time.Second, "ftd to answer again", func() bool {
+		st, err := b.statusNow()
+		return err == nil && st.System.State.String() == "duplex" && st.System.Seq > before
+	})
+	if err := unix.Kill(b.keeperPid(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.hears("the keeper was killed by signal 9")
+	await(t, 20*time.Second, "the new keeper to know the driver", func() bool {
+		out, code := b.ftctl("--json", "show", "disk0")
+		return code == done && strings.Contains(out, `"restored":true`)
+	})
+	if now := b.driverPid(); now != driver {
+		t.Errorf("the driver was replaced: pid %d, now %d", driver, now)
+	}
+	b.signal(unix.SIGINT)
+	b.ends()
+}
+
+// Ended while the face is in use, it names the users and waits; the second signal forces.
+func TestTestBoxWaitsForItsUsers(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	b.start()
+	b.mkfs()
+	dir := b.mount()
+	face := b.faceDevice()
+	b.signal(unix.SIGINT)
+	b.hears(dir)
+	writeSome(t, dir+"/still-here", 1<<20)
+	unmount(t, dir)
+	b.ends()
+	b.leavesNothing(face)
+
+	b.start()
+	dir = b.mount()
+	b.signal(unix.SIGINT)
+	b.hears(dir)
+	b.signal(unix.SIGINT)
+	b.ends()
+	if ps := b.processes(); len(ps) > 0 {
+		t.Errorf("processes %v are left", ps)
+	}
+}
+
+func TestSecondTestBoxIsRefused(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	b.start()
+	again := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"), "--socket", b.socket())
+	out, err := again.CombinedOutput()
+	if err == nil {
+		t.Fatal("a second test box on the same directory was started")
+	}
+	says(t, string(out), "already")
+	other := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "other"), "--socket", b.socket())
+	out, err = other.CombinedOutput()
+	if err == nil {
+		t.Fatal("a second test box on the same run directory was started")
+	}
+	says(t, string(out), "pid")
+	b.wait("disk0", "duplex")
+	b.signal(unix.SIGINT)
+	b.ends()
+}
