@@ -52,12 +52,27 @@ func legLoop(t *testing.T, bytes int64) (dev, file string) {
 	return faultfile.Loop(t, file), file
 }
 
-// mount makes an ext4 file system on the face and mounts it until the test ends.
 func (b *box) mkfs() { command(b.t, "mkfs.ext4", "-q", "-F", b.face()) }
 
+// mount mounts the file system on the face until the test ends.
 func (b *box) mount() (dir string) {
 	b.t.Helper()
 	dir = b.t.TempDir()
+	command(b.t, "mount", b.face(), dir)
+	b.t.Cleanup(func() { unmount(b.t, dir) })
+	return dir
+}
+
+// mountOpen mounts it where other users than root can go too.
+func (b *box) mountOpen() (dir string) {
+	b.t.Helper()
+	dir = filepath.Join(b.dir, "mnt")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.Chmod(b.dir, 0o755); err != nil {
+		b.t.Fatal(err)
+	}
 	command(b.t, "mount", b.face(), dir)
 	b.t.Cleanup(func() { unmount(b.t, dir) })
 	return dir
