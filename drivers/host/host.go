@@ -60,6 +60,7 @@ const (
 	callTimeout   = 60 * time.Second // one call into the driver for a client
 	endTimeout    = 2 * time.Second  // telling the keeper, and ending the last answers
 	logCloseLimit = 200 * time.Millisecond
+	prefaultAfter = time.Second // the driver has caught up with what waited for it
 )
 
 // Liveness is implemented by drivers that know more about their own health than that
@@ -79,11 +80,11 @@ type host struct {
 	report   *reporter
 	kept     *descriptors
 	crash    *crashFile
-	harden   []string // what could not be hardened
 	drv      drivers.Driver
 	events   *unixhttp.Stream[drivers.Event]
 
 	mu      sync.Mutex
+	harden  []string // what could not be hardened
 	started bool
 	ended   drivers.StopMode // "" while the driver runs
 
@@ -145,7 +146,6 @@ func serve(ctx context.Context, kind, name, configPath string) int {
 	if h.crash, err = openCrashFile(CrashPath(h.cfg.RunDir, name)); err != nil {
 		h.log.Warn("no crash file: the stack of a panic goes to the log alone", "err", err)
 	}
-	h.harden = Harden(h.log)
 	return h.run(ctx, newDriver, inherited, watchdog)
 }
 
@@ -220,6 +220,8 @@ func (h *host) run(ctx context.Context, newDriver drivers.New, inherited map[str
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(signals)
+	hardened := make(chan []string, 1)
+	go func() { hardened <- Harden(h.log) }() // beside the start: applications wait for that
 	if err := h.drv.Start(ctx, mode); err != nil {
 		// The face's descriptors stay with the keeper for the next attempt.
 		h.log.Error("the driver did not start", "adopting", mode == drivers.Adopt, "err", err)
@@ -227,11 +229,13 @@ func (h *host) run(ctx context.Context, newDriver drivers.New, inherited map[str
 		srv.Close()
 		return ExitFailed
 	}
+	notes := <-hardened
 	h.mu.Lock()
-	h.started = true
+	h.started, h.harden = true, notes
 	h.mu.Unlock()
 	h.report.Ready()
-	go Prefault()
+	prefault := time.AfterFunc(prefaultAfter, Prefault)
+	defer prefault.Stop()
 	h.wait(ctx, signals)
 	return h.finish(srv)
 }
@@ -361,13 +365,12 @@ func (h *host) lastWords(err error) {
 
 // hostStats is what the host adds to a driver's Stats, under "host".
 func (h *host) hostStats() map[string]any {
-	notes := h.harden
+	h.mu.Lock()
+	started, notes := h.started, h.harden
+	h.mu.Unlock()
 	if !h.sender.Kept() {
 		notes = append(slices.Clip(notes), "no keeper: a crash of this process is not survived")
 	}
-	h.mu.Lock()
-	started := h.started
-	h.mu.Unlock()
 	return map[string]any{
 		"instance":     h.instance,
 		"started":      started, // else the driver still looks at its sides

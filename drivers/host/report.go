@@ -28,7 +28,8 @@ type reporter struct {
 	period time.Duration // of the watchdog, 0 for none
 	alive  func() error
 
-	nudge   chan struct{} // capacity 1
+	urgent  chan struct{} // to send now; capacity 1
+	nudge   chan struct{} // to send when the last text is againAfter old; capacity 1
 	stopped chan struct{}
 	once    sync.Once
 
@@ -39,22 +40,22 @@ type reporter struct {
 }
 
 func newReporter(sender *notify.Sender, log *slog.Logger, watchdog time.Duration) *reporter {
-	return &reporter{sender: sender, log: log, period: watchdog / pingsPerPeriod, nudge: make(chan struct{}, 1), stopped: make(chan struct{})}
+	return &reporter{sender: sender, log: log, period: watchdog / pingsPerPeriod, urgent: make(chan struct{}, 1), nudge: make(chan struct{}, 1), stopped: make(chan struct{})}
 }
 
 // Ready says that the driver serves.
-func (r *reporter) Ready() { r.change(func() { r.ready = true }) }
+func (r *reporter) Ready() { r.change(r.urgent, func() { r.ready = true }) }
 
 // Text sets the status text. Never blocks.
-func (r *reporter) Text(s string) { r.change(func() { r.text = s }) }
+func (r *reporter) Text(s string) { r.change(r.nudge, func() { r.text = s }) }
 
-func (r *reporter) change(f func()) {
+func (r *reporter) change(tell chan<- struct{}, f func()) {
 	r.mu.Lock()
 	f()
 	r.dirty = true
 	r.mu.Unlock()
 	select {
-	case r.nudge <- struct{}{}:
+	case tell <- struct{}{}:
 	default:
 	}
 }
@@ -94,6 +95,10 @@ func (r *reporter) run() {
 		select {
 		case <-r.stopped:
 			return
+		case <-r.urgent:
+			r.flush()
+			nudge = nil
+			again.Reset(againAfter)
 		case <-nudge:
 			r.flush()
 			nudge = nil

@@ -192,6 +192,7 @@ func (k *keeper) run(ctx context.Context, inherited map[string][]int) error {
 	go k.serve(srv, ln)
 	go k.signals(ctx, signals)
 	k.upstream.send(notify.Message{Ready: true})
+	k.upstream.text("%s", k.summary())
 	k.loop()
 	k.events.Close()
 	end, cancel := context.WithTimeout(context.Background(), 2*time.Second)

@@ -235,6 +235,10 @@ func TestPutIsIdempotentAndKeepsTheNewSpec(t *testing.T) {
 		_, err := b.c.Put(t.Context(), "disk1", bad)
 		wantRefused(t, err, RuleSpec)
 	}
+	for _, bad := range []string{"..", "-x", ".x", "a/b", "a:b", "a b", strings.Repeat("x", 65)} {
+		_, err := b.c.Put(t.Context(), bad, spec)
+		wantRefused(t, err, RuleSpec)
+	}
 }
 
 func TestDeleteForgetsWhatHasStopped(t *testing.T) {

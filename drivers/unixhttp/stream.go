@@ -43,34 +43,39 @@ func (i Item[T]) Cursor() Cursor { return Cursor{i.Instance, i.Seq} }
 // waits: a reader follows by number and is told of a gap when it was too slow.
 type Stream[T any] struct {
 	instance string
+	size     int
 
 	mu     sync.Mutex
-	ring   []T
-	seqs   []uint64
-	first  int // index of the oldest record
-	n      int
-	last   uint64
+	ring   []numbered[T] // grows to size, so that a new process need not allocate it
+	first  int           // index of the oldest record, 0 while ring grows
 	wake   chan struct{} // closed and replaced at each Add
 	closed bool
+}
+
+type numbered[T any] struct {
+	seq uint64
+	rec T
 }
 
 // NewStream keeps the last size records. instance tells this process's numbers from
 // those of any other.
 func NewStream[T any](instance string, size int) *Stream[T] {
-	return &Stream[T]{instance: instance, ring: make([]T, size), seqs: make([]uint64, size), wake: make(chan struct{})}
+	return &Stream[T]{instance: instance, size: size, wake: make(chan struct{})}
 }
 
 // Add appends a record with its number, which must be greater than the last one.
 func (s *Stream[T]) Add(seq uint64, rec T) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := (s.first + s.n) % len(s.ring)
-	if s.n == len(s.ring) {
-		s.first = (s.first + 1) % len(s.ring)
+	if len(s.ring) < s.size {
+		s.ring = append(s.ring, numbered[T]{seq, rec})
 	} else {
-		s.n++
+		s.ring[s.first] = numbered[T]{seq, rec}
+		s.first = (s.first + 1) % s.size
 	}
-	s.ring[i], s.seqs[i], s.last = rec, seq, seq
+	if s.closed {
+		return
+	}
 	close(s.wake)
 	s.wake = make(chan struct{})
 }
@@ -90,15 +95,13 @@ func (s *Stream[T]) Close() {
 func (s *Stream[T]) after(seq uint64) (items []Item[T], wake chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.n > 0 && seq+1 < s.seqs[s.first] {
-		seq = s.seqs[s.first] - 1
+	if len(s.ring) > 0 && seq+1 < s.ring[s.first].seq {
+		seq = s.ring[s.first].seq - 1
 		items = append(items, Item[T]{Instance: s.instance, Seq: seq, Gap: true})
 	}
-	for k := range s.n {
-		i := (s.first + k) % len(s.ring)
-		if s.seqs[i] > seq {
-			rec := s.ring[i]
-			items = append(items, Item[T]{Instance: s.instance, Seq: s.seqs[i], Record: &rec})
+	for k := range s.ring {
+		if r := s.ring[(s.first+k)%len(s.ring)]; r.seq > seq {
+			items = append(items, Item[T]{Instance: s.instance, Seq: r.seq, Record: &r.rec})
 		}
 	}
 	if s.closed {
