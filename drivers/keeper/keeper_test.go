@@ -236,8 +236,10 @@ func TestPutIsIdempotentAndKeepsTheNewSpec(t *testing.T) {
 		wantRefused(t, err, RuleSpec)
 	}
 	for _, bad := range []string{"..", "-x", ".x", "a/b", "a:b", "a b", strings.Repeat("x", 65)} {
-		_, err := b.c.Put(t.Context(), bad, spec)
-		wantRefused(t, err, RuleSpec)
+		wantRefused(t, checkSpec(bad, spec), RuleSpec)
+	}
+	if err := checkSpec("A-disk_0.a@b", spec); err != nil {
+		t.Error(err)
 	}
 }
 
