@@ -41,7 +41,9 @@ type box struct {
 	crashed bool  // CrashAt has happened
 	crashAt int64 // step at which chaos wants a crash, 0: none
 	kind    CrashKind
-	aim     int // the leg to be alone after it, -1: any
+	// crashOnAck crashes also when the next write is acknowledged.
+	crashOnAck bool
+	aim        int // the leg to be alone after it, -1: any
 	// resolving: an admin chose this leg, and that may not be on stable storage yet; -1: no.
 	resolving int
 	// overruled: an admin chose between legs; refusals are expected from now on.
@@ -382,7 +384,7 @@ func (w *world) crashPoint() {
 func (w *world) crash(kind CrashKind) {
 	b := &w.box
 	aim := b.aim
-	b.crashAt, b.aim = 0, -1
+	b.crashAt, b.aim, b.crashOnAck = 0, -1, false
 	if kind == PowerCut {
 		w.powerCut()
 	} else {
@@ -624,9 +626,13 @@ func (w *world) afterLoss(side int) {
 		return
 	}
 	b.crashAt = w.steps + 1 + w.rng.Int64N(16)
-	b.kind = CrashKind(w.rng.IntN(2))
-	b.aim = -1
-	if w.chance(0.4) {
+	b.kind, b.aim = PowerCut, -1
+	if w.chance(0.65) {
+		b.kind = KillDriver
+	}
+	// At best the moment that a write has been acknowledged.
+	b.crashOnAck = w.chance(0.7)
+	if w.chance(0.25) {
 		b.aim = side
 	}
 }

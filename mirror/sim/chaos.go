@@ -53,11 +53,15 @@ func (w *world) drawProfile() {
 		rateMin:        pick(0, 1<<20, 100<<20),
 		rateMax:        pick(0, 0, 0, 20<<20, 200<<10),
 		missing:        pickf(w, 0, 0.3, 0.7),
-		crashAfterLoss: pickf(w, 0, 0.1, 0.3),
+		crashAfterLoss: pickf(w, 0, 0.3, 0.8),
 		resolve:        pickf(w, 0, 0, 0, 0.2),
 		starved:        pickf(w, 0, 0, 0.1),
 		mute:           pickf(w, 0, 0, 0.02),
 		reopen:         pickf(w, 0, 0.5),
+	}
+	if w.chance(0.15) {
+		// A resync that takes long, under load: what it saves on its way matters.
+		w.p.think, w.p.rateMax = pick(50*ms, 100*ms), pick(100<<10, 200<<10, 400<<10)
 	}
 	// Most mishaps happen while there are requests.
 	w.p.chaos = max(2*ms, int64(float64(w.p.requests)*float64(w.p.think)*(0.3+2*r.Float64())/float64(w.p.mishaps)))
@@ -216,7 +220,7 @@ func (w *world) vanish() bool {
 	if !w.legs[1-l.side].present && !w.chance(0.1) {
 		return false
 	}
-	lost := w.chance(0.7)
+	lost := w.chance(0.5)
 	w.tracef("CHAOS  leg %d vanishes (cache lost: %v)", l.side, lost)
 	if lost {
 		l.disk.powerCut(l.inFlight(), w.rng)

@@ -245,6 +245,9 @@ func (cl *client) answered(w *world, c *call) {
 		b.bound.flushDone(c.step, [2]bool{b.inFor(w, 0, c.at), b.inFor(w, 1, c.at)})
 	default:
 		err = w.model.wrote(c, true)
+		if b := &w.box; b.crashOnAck && b.crashAt > 0 {
+			b.crashAt = w.steps // now
+		}
 	}
 	if err != nil {
 		w.fail("%s: %v", c, err)

@@ -13,7 +13,7 @@ var defects = []struct {
 	defect mirror.Defect
 	seeds  int
 }{
-	{"acknowledging before the other leg is recorded as out of date", mirror.AckBeforeRecord, 500},
+	{"acknowledging before the other leg is recorded as out of date", mirror.AckBeforeRecord, 2500},
 	{"taking marks back without a flush", mirror.ClearIntentEarly, 500},
 	{"copying without locking the range", mirror.ResyncWithoutLock, 500},
 	{"going on alone in the same generation", mirror.NoGenerationBump, 500},
@@ -21,7 +21,7 @@ var defects = []struct {
 	{"flushing one leg only", mirror.FlushOneLeg, 500},
 	{"taking missed bits back before the target has flushed", mirror.ClearMissedBeforeFlush, 2000},
 	{"never writing the witness", mirror.SkipWitness, 500},
-	{"letting the range go before the answer has gone out", mirror.UnlockBeforeReplied, 2000},
+	{"letting the range go before the answer has gone out", mirror.UnlockBeforeReplied, 2500},
 	{"forgetting what a lost leg had not flushed", mirror.NoUnflushedTracking, 500},
 }
 

@@ -16,7 +16,10 @@ package sim
 //
 // A power cut loses what no flush made durable. After it a sector holds one of the
 // values that could have been the last one at some time since the last flush that
-// succeeded was asked for; a read decides which, and from then on it stays.
+// succeeded was asked for. A read decides which, and until the next power cut it stays
+// that; for longer only when a flush came after the read. (A single disk promises more:
+// what was read after a power cut is on the medium. Two that may differ would have to
+// flush before each such read is answered.)
 //
 // A request that failed may have had its effect, until the time it was answered. A
 // request that was in flight at a power cut likewise. One that was in flight when
@@ -52,6 +55,10 @@ type sector struct {
 	cl []cluster
 	// init are the values that the first cluster may stand for; nil when just its val.
 	init []value
+	// was is what init was before a read, ended at sawAt, decided. The next power cut may
+	// take that back, unless a flush was asked for since.
+	was   []value
+	sawAt stamp
 }
 
 type model struct {
@@ -190,8 +197,8 @@ func (m *model) saw(i int64, v value, begun, ended stamp) error {
 	if found >= 0 {
 		cl := &s.cl[found]
 		cl.f, cl.s = min(cl.end(), ended), max(cl.s, begun)
-		if cl.first {
-			cl.val, s.init = v, nil
+		if cl.first && s.init != nil {
+			cl.val, s.was, s.sawAt, s.init = v, s.init, ended, nil
 		}
 		m.prune(s)
 		return nil
@@ -240,7 +247,7 @@ func (m *model) prune(s *sector) {
 			continue
 		}
 		if s.cl[k].first {
-			s.init = nil
+			s.init, s.was = nil, nil
 		}
 		s.cl = slices.Delete(s.cl, k, k+1)
 	}
@@ -260,9 +267,12 @@ func (m *model) possible(s *sector, out []value) []value {
 		if over {
 			continue
 		}
-		if b.first && s.init != nil {
+		switch {
+		case b.first && s.init != nil:
 			out = append(out, s.init...)
-		} else {
+		case b.first && s.was != nil && m.flushed < s.sawAt:
+			out = append(out, s.was...)
+		default:
 			out = append(out, b.val)
 		}
 	}
@@ -316,7 +326,7 @@ func (m *model) either(more func(i int64) []value) {
 
 func (s *sector) restart(t stamp, vals []value) {
 	s.cl = append(s.cl[:0], cluster{val: vals[0], first: true, f: t, s: t, ack: t, fail: never, begun: t})
-	s.init = nil
+	s.init, s.was = nil, nil
 	if len(vals) > 1 {
 		s.init = slices.Clone(vals)
 	}
