@@ -237,7 +237,10 @@ func (d *device) detail(ctx context.Context) map[string]any {
 	if p, err := d.keeper.Process(ctx, d.config.Name); err != nil {
 		m["process"] = err.Error()
 	} else {
-		m["process"] = p
+		m["process"] = map[string]any{
+			"state": p.State, "reason": p.Reason, "started": p.Started, "starts": p.Starts, "early_deaths": p.Early,
+			"last_end": p.LastEnd, "adopted": p.Adopted, "restored": p.Restored, "descriptors": p.Descriptors,
+		}
 	}
 	if st, err := d.client.Status(ctx); err != nil {
 		m["stats"] = err.Error()

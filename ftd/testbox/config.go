@@ -16,6 +16,9 @@ type disk struct {
 	node [2]string // loop devices, once attached
 }
 
+// boxName is what the box is called.
+const boxName = "box"
+
 func disks(dir string) []disk {
 	var ds []disk
 	for _, name := range []string{"disk0"} {
@@ -33,7 +36,7 @@ func disks(dir string) []disk {
 func writeConfig(path string, ds []disk) error {
 	var b strings.Builder
 	b.WriteString("# The test box's own: written anew at each start of `ftd --testbox`.\n\n" +
-		"[system]\nname = \"box\"\nbringup = \"auto\"\ndrills = true\n")
+		"[system]\nname = \"" + boxName + "\"\nbringup = \"auto\"\ndrills = true\n")
 	for _, d := range ds {
 		fmt.Fprintf(&b, "\n[[disk]]\nname = %q\npci0 = %q # %s\npci1 = %q # %s\n",
 			d.name, d.node[0], filepath.Base(d.legs[0]), d.node[1], filepath.Base(d.legs[1]))

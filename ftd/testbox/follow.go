@@ -73,7 +73,7 @@ func (b *box) status(client *api.Client) (api.Status, error) {
 // tell says what has changed: the events since the last time, progress, and the box.
 func (b *box) tell(client *api.Client, st api.Status) {
 	if st.System.Seq > b.told.seq {
-		b.tellEvents(client)
+		b.tellEvents(client, st.Modules)
 	}
 	for _, d := range st.Devices {
 		for _, s := range d.Sides {
@@ -83,20 +83,25 @@ func (b *box) tell(client *api.Client, st api.Status) {
 			}
 		}
 	}
-	if !b.told.said || st.System.State != b.told.state || st.System.Verdict != b.told.verdict {
-		b.told.said, b.told.state, b.told.verdict, b.told.percent = true, st.System.State, st.System.Verdict, 0
+	if !b.told.said || st.System.State != b.told.state {
+		b.told.said, b.told.state, b.told.percent = true, st.System.State, 0
 		b.say("box      %-8v %s", st.System.State, st.System.Verdict)
 	}
 }
 
-func (b *box) tellEvents(client *api.Client) {
+// tellEvents leaves out what modules and the box go through: their sides say it.
+func (b *box) tellEvents(client *api.Client, modules []api.ModuleStatus) {
+	sums := map[string]bool{boxName: true}
+	for _, m := range modules {
+		sums[m.ID] = true
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	since := b.told.seq
 	_ = client.Events(ctx, api.EventsQuery{Since: &since}, func(item api.StreamItem) error {
 		if ev := item.Event; ev != nil && ev.Seq > b.told.seq {
 			b.told.seq = ev.Seq
-			if ev.From != ev.To && ev.ID != api.SystemID {
+			if ev.From != ev.To && !sums[ev.ID] {
 				b.say("%s %-10s %s -> %s  %s", ev.Time.Local().Format("15:04:05"), ev.ID, ev.From, ev.To, ev.Reason)
 			}
 		}

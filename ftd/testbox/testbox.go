@@ -87,7 +87,9 @@ func Run(o Options) (err error) {
 	defer func() {
 		if rerr := b.remove(b.runDir, b.DevDir); rerr != nil {
 			err = errors.Join(err, rerr)
+			return
 		}
+		b.say("removed  processes, loop devices and links; left: the legs, with the data, and ftd's state in %s", b.Dir)
 	}()
 	if err := b.build(); err != nil {
 		return err
