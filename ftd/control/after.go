@@ -43,7 +43,8 @@ func (c *Core) act(a Action) uint64 {
 type write struct {
 	id    uint64
 	state *Persistent
-	asked []string // requests whose last answer waits for it
+	asked []Answer // the last answers to requests that wait for it
+	owed  []Answer // that waited for an earlier one, which failed: to be given again
 }
 
 // persist gives out what is not on disk yet, and returns the write that all that follows
@@ -54,10 +55,7 @@ type write struct {
 // (writeResult), so that what is not on disk is only what happened to the parts. To
 // forget that over a restart is a lesser evil than to leave a face on one side.
 func (c *Core) persist() (gate uint64) {
-	if c.dirty {
-		if c.now.Before(c.writeAgain) && !c.asksNow() {
-			return 0
-		}
+	if c.dirty && (!c.now.Before(c.writeAgain) || c.asksNow()) {
 		w := write{state: c.snapshot()}
 		w.id = c.act(Action{Kind: ActionPersist, State: w.state})
 		c.writes = append(c.writes, w)
@@ -91,14 +89,15 @@ func (c *Core) gateAnswers(gate uint64) {
 			continue
 		}
 		if a.After = gate; a.Final() {
-			w.asked = append(w.asked, a.Request)
+			w.asked = append(w.asked, *a)
 		}
 	}
 }
 
-// writeResult takes the result of an ActionPersist. When it failed, what admins have
-// said since the last good write is taken back and refused, for it would be forgotten;
-// what was to follow has not been done.
+// writeResult takes the result of an ActionPersist. When it failed, what was to follow
+// has not been done. A later write that is under way contains all that this one did, and
+// decides; else what admins have said since the last good write is taken back and
+// refused, for it would be forgotten.
 func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
 	at := -1
 	for i := range c.writes {
@@ -111,51 +110,87 @@ func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
 	}
 	w := c.writes[at]
 	if ev.Outcome == OK {
+		if c.writeFails > 0 {
+			c.noteOn(c.cfg.Name, Info, "the state can be written again", nil)
+		}
 		c.saved, c.writeFails, c.writeAgain = *w.state, 0, time.Time{}
 		c.writes = append(c.writes[:0], c.writes[at+1:]...)
+		for _, a := range w.owed {
+			c.answer(a.Request, a.Status, a.Code, a.Sentence)
+		}
 		return true
 	}
 	c.writes = append(c.writes[:at], c.writes[at+1:]...)
+	if at < len(c.writes) {
+		later := &c.writes[at]
+		later.owed = append(append(later.owed, w.owed...), w.asked...)
+		for _, d := range c.devices {
+			c.dropped(p, d, w.id)
+		}
+		return true
+	}
 	c.writeFails++
 	c.writeAgain, c.dirty = c.now.Add(backoff(c.writeFails)), true
 	sentence := fmt.Sprintf("the state could not be written: %s; until it can be, no request is accepted, and faults are forgotten when ftd restarts",
 		orElse(ev.Sentence, "no reason was given"))
-	c.noteOn(c.cfg.Name, Critical, sentence, nil)
-	for _, id := range w.asked {
-		c.answer(id, AnswerRefused, RulePersist, sentence)
+	if c.writeFails == 1 {
+		c.noteOn(c.cfg.Name, Critical, sentence, nil) // once: the log may be on the same full disk
+	}
+	for _, a := range append(w.owed, w.asked...) {
+		c.answer(a.Request, AnswerRefused, RulePersist, sentence)
 	}
 	c.bringupSet, c.settings = c.saved.Bringup, map[string]MTBFSettings{}
 	for id, set := range c.saved.Settings {
 		c.settings[id] = set
 	}
 	for _, d := range c.devices {
-		c.undo(p, d, w.id, sentence)
+		c.dropped(p, d, w.id)
+		c.takeBack(p, d, sentence)
 	}
 	return true
 }
 
-// undo takes back, for one device, what waited for a write that failed.
-func (c *Core) undo(p *proposal, d *device, gate uint64, sentence string) {
-	n := p.dev(d)
+// dropped forgets, for one device, the actions that went with a write that failed. What
+// is still wanted is asked for again.
+func (c *Core) dropped(p *proposal, d *device, gate uint64) {
 	if d.process.gate == gate {
 		d.process = processWork{again: c.now}
 	}
-	if d.change.gate == gate {
+	for _, w := range [...]*deviceWork{&d.stop, &d.change} {
+		if w.gate == gate {
+			w.id, w.gate, w.until = 0, 0, time.Time{}
+		}
+	}
+	for i := range d.sides {
+		if s := &d.sides[i]; s.workGate == gate {
+			s.endWork()
+		}
+	}
+	d.retarget = true
+}
+
+// takeBack undoes, for one device, what admins have said and what is not on disk.
+func (c *Core) takeBack(p *proposal, d *device, sentence string) {
+	n := p.dev(d)
+	if d.change.id == 0 {
 		c.settleDevice(&d.change, AnswerRefused, RulePersist, sentence)
 	}
-	if n.link == LinkStopping && (d.stop.id == 0 || d.stop.gate == gate) {
+	if n.link == LinkStopping && d.stop.id == 0 && d.stop.request != nil {
 		n.link = d.stopBack
 		c.settleDevice(&d.stop, AnswerRefused, RulePersist, sentence)
 	}
 	for i := range d.sides {
 		s, f := &d.sides[i], &n.sides[i]
-		if s.workGate == gate {
-			s.endWork()
+		was := c.savedTarget(s.id)
+		if f.target == was || f.target.By != ByAdmin {
+			continue
 		}
-		if was := c.savedTarget(s.id); f.target != was && f.target.By == ByAdmin {
-			f.target = was
-			c.settleSide(s, AnswerRefused, RulePersist, sentence)
+		f.target = was
+		f.deferred = c.defers(was) // it waits for a word that is kept
+		if f.state == drivers.Offline {
+			f.reason = "as before: what an admin wanted could not be written"
 		}
+		c.settleSide(s, AnswerRefused, RulePersist, sentence)
 	}
 }
 
@@ -171,7 +206,7 @@ func (c *Core) afterDevice(d *device, gate uint64) {
 	case LinkStarting, LinkLost:
 		c.afterLost(d, gate)
 	case LinkStopping:
-		if d.stop.id == 0 {
+		if d.stop.id == 0 && !c.now.Before(d.stop.again) {
 			d.stop.id = c.act(Action{Kind: ActionStop, After: gate, Device: d.name})
 			d.stop.gate, d.stop.until = gate, c.now.Add(actionWait)
 		}
@@ -223,10 +258,11 @@ func (c *Core) afterSide(s *side, gate uint64) {
 	case c.mayDetach(s):
 		why := drivers.Reason{Text: s.target.Reason, AcceptRisk: s.target.Risk}
 		if s.recall != "" {
-			why = drivers.Reason{Text: s.recall}
+			why.Text = s.recall
 		}
 		s.asked(detaching, c.act(Action{Kind: ActionDetach, After: gate, Device: s.dev.name, Side: s.index, Reason: why}), gate, c.now)
 	case c.mayAttach(s):
+		s.probe = s.probe || s.state == drivers.Removed
 		res := s.resource
 		res.Identity, res.AcceptRisk = s.identity, s.risk
 		s.asked(attaching, c.act(Action{Kind: ActionAttach, After: gate, Device: s.dev.name, Side: s.index, Resource: res}), gate, c.now)
@@ -242,18 +278,27 @@ func (c *Core) mayDetach(s *side) bool {
 	if !s.state.InService() || s.target.out() && s.target.Risk == drivers.RiskLastSide {
 		return true
 	}
-	return s.partner().good() && s.partner().work != detaching
+	return s.partner().good() && !s.partner().leaving()
 }
 
 // mayAttach: the side is wanted in, could come in, and it is its turn. While the face is
 // down the sides are tried one after the other (rule 5): the first that serves is what
 // the other is synced from.
 func (c *Core) mayAttach(s *side) bool {
-	if s.target.out() || !s.present || s.draining || s.state != drivers.Offline && s.state != drivers.Shot {
+	if s.target.out() || s.draining {
 		return false
 	}
 	partner := s.partner()
 	faceUp := partner.state.InService()
+	switch s.state {
+	case drivers.Offline, drivers.Shot:
+	case drivers.Removed: // see gone
+		if s.hold.kind != holdRetry {
+			return false
+		}
+	default:
+		return false
+	}
 	switch s.hold.kind {
 	case holdRefused:
 		return false
@@ -261,10 +306,9 @@ func (c *Core) mayAttach(s *side) bool {
 		if c.now.Before(s.hold.until) {
 			return false
 		}
-	case holdDeferred:
-		if faceUp {
-			return false
-		}
+	}
+	if faceUp && s.deferred && c.bringup() == BringupDefer {
+		return false
 	}
 	return faceUp || partner.work == idle && !onItsWay(partner.state)
 }
@@ -287,6 +331,7 @@ func (c *Core) deadline() (at time.Time) {
 			next(d.process.again)
 		}
 		next(d.stop.until)
+		next(d.stop.again)
 		next(d.change.until)
 		for i := range d.sides {
 			s := &d.sides[i]

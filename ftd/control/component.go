@@ -24,7 +24,9 @@ type facts struct {
 	// recall: why the core itself wants the side out at once, whatever its target: it
 	// came in without a test, or what it is made of has vanished. "" when it does not.
 	recall string
-	hold   hold
+	// deferred: it is new here, and by policy waits until an admin says so.
+	deferred bool
+	hold     hold
 }
 
 // good says whether a face may rely on the side.
@@ -43,10 +45,9 @@ type hold struct {
 type holdKind uint8
 
 const (
-	holdNone     holdKind = iota
-	holdDeferred          // by policy, until an admin says so
-	holdRefused           // by a rule of the driver, until something changes
-	holdRetry             // until a time
+	holdNone    holdKind = iota
+	holdRefused          // by a rule of the driver, until something changes
+	holdRetry            // until a time
 )
 
 // work is what the driver has been asked to do with a side.
@@ -78,7 +79,8 @@ type side struct {
 	workSince time.Time // when it was asked for
 	workUntil time.Time // how long its result, or the report after it, is waited for
 	moved     bool      // the driver has reported on the side since the attach began
-	probe     bool      // attached at an admin's word although it is not known to be there
+	probe     bool      // attached to find out whether it is there
+	pulled    bool      // the kernel's last word on what it is made of is that it has gone
 	risk      string    // that the admin accepted for the attach
 	fails     int       // tries in a row that did not end in stable service
 	served    time.Time // when it last came into service
@@ -95,6 +97,10 @@ type side struct {
 
 // partner is the other side of the face.
 func (s *side) partner() *side { return &s.dev.sides[s.index.Other()] }
+
+// leaving says whether the driver has been asked to take the side out, whatever has been
+// wanted since.
+func (s *side) leaving() bool { return s.work == detaching || s.work == detached }
 
 // asked notes an action that was given out for the side.
 func (s *side) asked(w work, id, gate uint64, now time.Time) {
@@ -135,9 +141,10 @@ type device struct {
 	sides [2]side
 	face  mark[drivers.FaceState]
 
-	lastSeq  uint64 // of the driver's events on this connection
-	lagging  bool   // events were missed: the next snapshot is the truth
-	looking  bool   // and has been asked for
+	lastSeq  uint64    // of the driver's events on this connection
+	lagging  bool      // events were missed: the next snapshot is the truth
+	looking  bool      // and has been asked for
+	ahead    time.Time // since when snapshots contain events that have not come, or zero
 	process  processWork
 	stop     deviceWork
 	change   deviceWork // switch
@@ -161,14 +168,23 @@ type processWork struct {
 // deviceWork is an action on a whole device.
 type deviceWork struct {
 	wanted  bool
-	id      uint64
-	gate    uint64
+	id      uint64 // of the action, while it has no result
+	gate    uint64 // the ActionPersist that it waits for
 	until   time.Time
+	again   time.Time // after it failed: not before
+	fails   int
 	request *request
 }
 
 // wanted says whether the device should have a driver process.
-func (d *device) wanted() bool { return !d.sides[0].target.out() || !d.sides[1].target.out() }
+func (d *device) wanted() bool {
+	for i := range d.sides {
+		if s := &d.sides[i]; s.state != drivers.Empty && !s.target.out() {
+			return true
+		}
+	}
+	return false
+}
 
 // faceName is what people call the face.
 func (d *device) faceName() string {

@@ -64,6 +64,7 @@ const (
 	reportWait   = 30 * time.Second // for the first report on a side after its attach was accepted
 	requestWait  = 90 * time.Second // for a request, before it is answered with "timeout"
 	drainWait    = 60 * time.Second // for I/O on a cut-off side, before an attach is tried all the same
+	eventWait    = 5 * time.Second  // for events that a snapshot contains, before they count as lost
 	driverWait   = 30 * time.Second // for a driver to connect, before it is asked for again
 	retryMax     = 60 * time.Second // between two tries
 	stableAfter  = 60 * time.Second // in service for so long: the next fault is tried again at once

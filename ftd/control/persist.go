@@ -34,7 +34,8 @@ type Target struct {
 	// Risk is the risk that the admin named: an unfinished bringdown of a last side
 	// goes on after a restart of ftd, an ordinary one never becomes one.
 	Risk string `json:"risk,omitempty"`
-	// Whole: the device was taken down as a whole, face and process with it.
+	// Whole: the device was taken down as a whole, face and process with it. A side that
+	// was out before keeps the target that it had.
 	Whole bool `json:"whole,omitempty"`
 	// Broken: the part was judged to have failed too often, or failed its test. Identity
 	// is that part, where known: another one is not bound by the verdict.

@@ -140,7 +140,7 @@ func (c *Core) configure(ev DeviceConfigured) {
 		s, spec := &d.sides[i], ev.Sides[i]
 		*s = side{
 			id: k.modules[i] + "/" + ev.Name, dev: d, index: drivers.Side(i), since: c.now,
-			resource: spec.Resource, identity: spec.Resource.Identity,
+			resource: spec.Resource, identity: spec.Resource.Identity, pulled: spec.Absent,
 			facts: facts{target: byConfig, present: !spec.Absent},
 		}
 		switch {
@@ -193,7 +193,7 @@ func (c *Core) adoptTargets(d *device) {
 			s.target = t
 			delete(c.strangers, s.id)
 		}
-		s.hold = c.holdAtInsert(s.target)
+		s.deferred = c.defers(s.target)
 		if s.target.out() && s.state == drivers.Offline {
 			s.reason = s.target.Reason
 			if s.target.Broken {
@@ -203,13 +203,9 @@ func (c *Core) adoptTargets(d *device) {
 	}
 }
 
-// holdAtInsert is the hold of a side that is new here, at boot or by insertion.
-func (c *Core) holdAtInsert(t Target) hold {
-	if c.bringup() == BringupDefer && t.By != ByFault {
-		return hold{kind: holdDeferred}
-	}
-	return hold{}
-}
+// defers says whether a side that is new here, at boot or by insertion, is to wait for
+// an admin.
+func (c *Core) defers(t Target) bool { return c.bringup() == BringupDefer && t.By != ByFault }
 
 func (c *Core) proposeLoaded(p *proposal, ev StateLoaded) {
 	if c.loaded {

@@ -28,7 +28,10 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 			revived = append(revived, s)
 		}
 		n.target = Target{Direction: In, By: ByAdmin, Who: ev.By, Since: c.now}
-		n.hold = hold{}
+		n.hold, n.deferred = hold{}, false
+		if other := &p.at(s.partner()).target; other.Whole {
+			other.Whole, other.Risk = false, "" // only this side is out now
+		}
 		switch n.state {
 		case drivers.Broken:
 			n.state, n.reason = drivers.Offline, "an admin wants it in again"
@@ -55,7 +58,9 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 		for _, s := range p.sides {
 			s.probe = s.state == drivers.Removed
 			s.risk, s.fails, s.detachAt = risk, 0, c.now
-			s.dev.process.fails, s.dev.process.again = 0, c.now
+			if p := &s.dev.process; p.fails > 1 {
+				p.fails, p.again = 0, c.now
+			}
 		}
 		c.open(p, true, ev.Target)
 	}
@@ -80,7 +85,11 @@ func (c *Core) proposeBringDown(p *proposal, ev BringDown) *refusal {
 	}
 	for _, s := range sc.sides {
 		n := p.at(s)
-		if n.target.out() && n.target.By == ByAdmin && !withDriver(n.state) && n.target.Whole == whole {
+		if whole && n.target.out() {
+			continue // it was out before the device goes down, and is out if it does not
+		}
+		settled := n.target.By == ByAdmin && !n.target.Whole && n.target.Risk == ev.AcceptRisk
+		if n.target.out() && settled && !withDriver(n.state) && s.work == idle {
 			continue
 		}
 		n.target = Target{
@@ -147,20 +156,12 @@ func (c *Core) proposeSwitch(p *proposal, ev SwitchActive) *refusal {
 	return nil
 }
 
-// proposeBringupPolicy: who waits for an admin under defer comes in under auto.
+// proposeBringupPolicy: what waits for an admin under defer comes in under auto, for
+// mayAttach looks at the policy.
 func (c *Core) proposeBringupPolicy(p *proposal, ev SetBringup) *refusal {
 	p.ask, p.verb, p.id = &ev.Request, "policy bringup", c.cfg.Name
 	if ev.Policy != BringupAuto && ev.Policy != BringupDefer {
 		return refuse(RuleValue, "%q is no bring-up policy: say auto or defer", string(ev.Policy))
-	}
-	if ev.Policy == BringupAuto {
-		for _, d := range c.devices {
-			for i := range d.sides {
-				if n := p.at(&d.sides[i]); n.hold.kind == holdDeferred {
-					n.hold = hold{}
-				}
-			}
-		}
 	}
 	p.nothing = fmt.Sprintf("the bring-up policy is %s", ev.Policy)
 	p.then = func() {

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"time"
 
 	"ft/drivers"
 )
@@ -19,8 +20,8 @@ func (c *Core) proposeConnected(p *proposal, d *device, st drivers.Status) {
 	} else {
 		n.link = LinkConnected
 	}
-	d.process, d.lagging, d.looking = processWork{}, false, false
-	d.lastSeq = st.Seq
+	d.process = processWork{}
+	d.synced(st.Seq)
 	c.noteOn(d.name, Info, fmt.Sprintf("the driver process of %s is connected", d.name), map[string]any{"pid": st.Pid})
 	for i := range d.sides {
 		s, f := &d.sides[i], &n.sides[i]
@@ -39,12 +40,24 @@ func (c *Core) proposeStatus(p *proposal, d *device, st drivers.Status) {
 	if d.link != LinkConnected && d.link != LinkStopping {
 		return
 	}
+	if st.Seq > d.lastSeq && d.ahead.IsZero() {
+		d.ahead = c.now
+	}
+	if st.Seq > d.lastSeq && c.now.Sub(d.ahead) >= eventWait {
+		d.lagging = true // they do not come any more
+	}
 	if st.Seq == d.lastSeq || d.lagging && st.Seq > d.lastSeq {
-		d.lastSeq, d.lagging, d.looking = st.Seq, false, false
-		c.adopt(p, d, st, false)
+		all := d.lagging
+		d.synced(st.Seq)
+		c.adopt(p, d, st, all)
 		return
 	}
 	c.show(d, st)
+}
+
+// synced notes that the states are known as of an event.
+func (d *device) synced(seq uint64) {
+	d.lastSeq, d.lagging, d.looking, d.ahead = seq, false, false, time.Time{}
 }
 
 // show keeps what is for people to read.
@@ -56,8 +69,8 @@ func (c *Core) show(d *device, st drivers.Status) {
 	}
 }
 
-// adopt proposes the states of a snapshot: all of them on a new connection, else those
-// that are not what the driver said before.
+// adopt proposes the states of a snapshot: all of them on a new connection and after
+// events were missed, else those that are not what the driver said before.
 func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 	c.show(d, st)
 	p.snapshot = true
@@ -71,7 +84,8 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 			continue
 		}
 		if c.identify(s, is.Resource.Identity) {
-			n.target, n.hold = n.target.newPart(), hold{}
+			n.target = n.target.newPart()
+			n.hold, n.deferred = hold{}, c.defers(n.target)
 		}
 		c.historyOf(s)
 		if !all && is.State == s.said {
@@ -82,7 +96,8 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 		n.state, n.reason, n.draining = is.State, is.Reason, is.Draining
 		switch is.State {
 		case drivers.Removed, drivers.Empty:
-			n.state, n.present = drivers.Removed, false
+			n.state = drivers.Removed
+			c.gone(n, s)
 		case drivers.Broken:
 			if n.target.By != ByAdmin { // else it is to be tried all the same
 				n.target = c.brokenTarget(s, n.target, is.Reason)
@@ -94,12 +109,15 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 			if at.IsZero() {
 				at = c.now
 			}
-			if was != drivers.Shot && was != drivers.Broken && !c.historyOf(s).knows(at) {
+			// If the part is not there the fault was its going.
+			if n.present && was != drivers.Shot && was != drivers.Broken && !c.historyOf(s).knows(at) {
 				p.faults = append(p.faults, fault{side: s, record: FaultRecord{At: at, What: is.Reason, Slot: s.id}})
 			}
 		default:
 			if is.State.InService() || onItsWay(is.State) {
-				n.present = true
+				n.present, s.probe = true, false
+			} else if !n.present && !s.pulled {
+				n.present, n.hold = true, hold{} // it was only the driver that missed it
 			}
 		}
 	}
@@ -109,6 +127,9 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 // asked of its successor.
 func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	n := p.dev(d)
+	if n.link == LinkNone {
+		return // it was stopped
+	}
 	link, severity, what := LinkLost, Warning, "its successor takes the face over"
 	if ev.GaveUp {
 		link, severity = LinkGaveUp, Critical
@@ -142,7 +163,7 @@ func (c *Core) proposeReport(p *proposal, d *device, ev drivers.Event) {
 	if ev.Seq > d.lastSeq+1 {
 		d.lagging = true
 	}
-	d.lastSeq = ev.Seq
+	d.lastSeq, d.ahead = ev.Seq, time.Time{}
 	switch {
 	case ev.Kind == drivers.EventFace:
 		n := p.dev(d)
@@ -187,13 +208,14 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 	n.state, n.reason = to, ev.Reason
 	n.draining, _ = ev.Detail["draining"].(bool)
 
+	s.probe = s.probe && !withDriver(to)
 	switch {
 	case to == drivers.Removed || to == drivers.Empty:
 		n.state = drivers.Removed
 		c.gone(n, s)
 	case was == drivers.Removed:
 		n.present = true
-		n.hold = c.holdAtInsert(n.target)
+		n.hold, n.deferred = hold{}, c.defers(n.target)
 	}
 	switch {
 	case ev.Fault != "" && (to == drivers.Shot || to == drivers.Offline):
@@ -210,13 +232,16 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 	case to.InService() && !withDriver(was) && c.partnerServes(p, s):
 		// Rule 2. Its data may be anything: out with it, and in again by the way that
 		// tests it. That is a fault, so that it cannot go on for ever.
-		n.recall = "it came in without diagnostics and syncing"
+		n.recall = untested
 		p.faults = append(p.faults, fault{side: s, record: FaultRecord{At: c.now, What: n.recall, Slot: s.id}})
 		c.noteOn(s.id, Critical, fmt.Sprintf("the driver of %s reports %s %v straight from %v: it is taken out again", s.dev.name, s.id, to, was), nil)
 	case to.InService() && was == drivers.Diagnostics && c.partnerServes(p, s):
 		p.via = s // it was up to date: there was nothing to sync
 	}
 }
+
+// untested is the recall of a side that came in where it must not.
+const untested = "it came in without diagnostics and syncing"
 
 func (c *Core) partnerServes(p *proposal, s *side) bool { return p.at(s.partner()).state.InService() }
 
@@ -259,9 +284,17 @@ func (c *Core) readyAgain(n *facts, s *side) {
 
 // gone notes that what a side is made of is not there. I/O errors just before were its
 // removal, and so was a verdict that rests on them.
+//
+// If the kernel says so it will say when the part is back. If only the driver does,
+// nobody may: the part may have come back before the driver found that it had gone, or
+// be of a kind that the kernel does not report. Then the side is tried now and then.
 func (c *Core) gone(n *facts, s *side) {
 	n.present, n.draining, n.hold = false, false, hold{}
+	n.deferred = c.defers(n.target) // it is new here when it comes back
 	s.fails, s.outFails, s.probe = 0, 0, false
+	if !s.pulled {
+		n.hold = hold{kind: holdRetry, until: c.now.Add(readyPause), sentence: n.reason}
+	}
 	window := c.now.Add(-vanishWindow)
 	if h := c.historyOf(s); h.Real.retract(s.id, window) > 0 {
 		c.dirty = true
@@ -274,10 +307,16 @@ func (c *Core) gone(n *facts, s *side) {
 
 func (c *Core) proposeVanished(p *proposal, ev DeviceVanished) {
 	s := c.side(ev.ID)
-	if s == nil || s.state == drivers.Empty || !s.present {
+	if s == nil || s.state == drivers.Empty {
 		return
 	}
 	n := p.at(s)
+	if s.pulled = true; !s.present {
+		if n.hold.kind == holdRetry {
+			n.hold = hold{} // the kernel says so too, and will say when it is back
+		}
+		return
+	}
 	p.cause = s
 	reason := orElse(ev.Reason, s.resource.Path+" has vanished")
 	c.gone(n, s)
@@ -296,16 +335,20 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 		return
 	}
 	n := p.at(s)
-	p.cause = s
-	if c.identify(s, ev.Identity) {
-		n.target, n.hold = n.target.newPart(), hold{}
-		if !withDriver(n.state) {
-			n.state, n.reason = drivers.Offline, s.resource.Path+" is another part now"
-		}
+	p.cause, s.pulled = s, false
+	switch another := c.identify(s, ev.Identity); {
+	case another && withDriver(n.state):
+		n.target, n.recall = n.target.newPart(), s.resource.Path+" is another part now"
+	case another:
+		n.target = n.target.newPart()
+		n.hold, n.deferred = hold{}, c.defers(n.target)
+		n.state, n.reason = drivers.Offline, s.resource.Path+" is another part now"
+	case n.recall != untested:
+		n.recall = "" // if the driver has lost it meanwhile it will see that
 	}
 	if !n.present {
 		n.present = true
-		n.hold = c.holdAtInsert(n.target)
+		n.hold, n.deferred = hold{}, c.defers(n.target)
 		if !withDriver(n.state) {
 			n.state, n.reason = drivers.Offline, s.resource.Path+" is there again"
 		}

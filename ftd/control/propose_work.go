@@ -72,12 +72,15 @@ func (d *device) linkWrong() bool {
 
 // takenDown says whether an admin took the device down as a whole.
 func (d *device) takenDown() bool {
+	whole := false
 	for i := range d.sides {
-		if s := &d.sides[i]; s.state != drivers.Empty && !(s.target.out() && s.target.Whole) {
+		s := &d.sides[i]
+		if s.state != drivers.Empty && !s.target.out() {
 			return false
 		}
+		whole = whole || s.target.Whole
 	}
-	return true
+	return whole
 }
 
 func (c *Core) proposeLink(p *proposal, d *device) {
@@ -164,11 +167,14 @@ func (c *Core) attachResult(p *proposal, s *side, ev ActionResult) {
 func (c *Core) forbidden(n *facts, s *side, code, sentence string) {
 	sentence = orElse(sentence, "the driver refused it: "+code)
 	n.hold = hold{kind: holdRefused, code: code, sentence: sentence}
+	if s.probe {
+		n.present, s.probe = true, false // it was looked at
+	}
 	if !withDriver(n.state) {
 		n.state, n.reason = drivers.Offline, sentence
 	}
 	s.risk = ""
-	c.settleSide(s, AnswerRefused, code, sentence)
+	c.settleIn(s, AnswerRefused, code, sentence)
 }
 
 // tryAgain: the side could not be brought in this time.
@@ -179,9 +185,11 @@ func (c *Core) tryAgain(n *facts, s *side, answer AnswerStatus, sentence string)
 	s.fails++
 	n.hold = hold{kind: holdRetry, until: c.now.Add(pause), sentence: sentence}
 	if s.probe {
-		// It was tried because an admin thought that it is there. It is not.
-		n.present, n.hold, s.probe = false, hold{}, false
-		n.state = drivers.Removed
+		// It was tried to find out whether it is there. It is not.
+		n.present, s.probe, n.state = false, false, drivers.Removed
+		if s.pulled {
+			n.hold = hold{} // the kernel will say when it is back
+		}
 	}
 	if !withDriver(n.state) {
 		n.reason = "could not be brought in: " + sentence
@@ -192,7 +200,7 @@ func (c *Core) tryAgain(n *facts, s *side, answer AnswerStatus, sentence string)
 		if n.hold.kind != holdRetry {
 			more = ""
 		}
-		c.settleSide(s, answer, "", fmt.Sprintf("%s could not be brought in: %s%s", s.id, sentence, more))
+		c.settleIn(s, answer, "", fmt.Sprintf("%s could not be brought in: %s%s", s.id, sentence, more))
 	}
 }
 
@@ -207,11 +215,12 @@ func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
 		if withDriver(n.state) {
 			s.answered(detached, c.now)
 		}
-	case ev.Outcome == Refused && ev.Code == drivers.RuleLastSide && n.recall == "" && !n.target.Broken:
-		// The partner was lost meanwhile: rule 1 goes before the wish.
+	case ev.Outcome == Refused && ev.Code == drivers.RuleLastSide && s.request != nil && !s.request.up:
+		// The partner was lost meanwhile: rule 1 goes before the wish, and whoever has it
+		// is told. (Without him the wish stays, and waits for the partner.)
 		n.target = byConfig
 		s.endWork()
-		c.settleSide(s, AnswerRefused, ev.Code, ev.Sentence)
+		c.settleOut(s, AnswerRefused, ev.Code, ev.Sentence)
 		c.logRefusal(s.id, ev.Code, ev.Sentence)
 	default:
 		s.outFails++
@@ -220,7 +229,7 @@ func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
 		s.detachAt = c.now.Add(backoff(s.outFails))
 		sentence := fmt.Sprintf("%s could not be taken out: %s; it is tried again in %s", s.id, orElse(ev.Sentence, "no reason was given"), short(backoff(s.outFails)))
 		c.noteOn(s.id, Error, sentence, nil)
-		c.settleSide(s, statusOf(ev.Outcome), ev.Code, sentence)
+		c.settleOut(s, statusOf(ev.Outcome), ev.Code, sentence)
 	}
 }
 
@@ -240,7 +249,7 @@ func (c *Core) startResult(p *proposal, d *device, ev ActionResult) {
 		if n := &p.dev(d).sides[i]; !withDriver(n.state) && n.state != drivers.Empty && n.state != drivers.Removed {
 			n.reason = reason
 		}
-		c.settleSide(&d.sides[i], AnswerFailed, "", reason)
+		c.settleIn(&d.sides[i], AnswerFailed, "", reason)
 	}
 }
 
@@ -263,15 +272,27 @@ func (c *Core) stopResult(p *proposal, d *device, ev ActionResult) {
 		c.settleDevice(&d.stop, AnswerDone, "", fmt.Sprintf("%s is down: its face is gone and its process has ended", d.name))
 		return
 	}
+	sentence := fmt.Sprintf("%s was not taken down: %s", d.name, orElse(ev.Sentence, "no reason was given"))
+	if ev.Outcome == Failed || d.stop.request == nil {
+		// It failed, and nobody knows how far it got; or it was refused, and there is
+		// nobody to be told. The word stands, and it is tried again.
+		fails := d.stop.fails + 1
+		sentence += "; it is tried again in " + short(backoff(fails))
+		if fails == 1 {
+			c.noteOn(d.name, Error, sentence, nil)
+		}
+		c.settleDevice(&d.stop, AnswerFailed, ev.Code, sentence)
+		d.stop.fails, d.stop.again = fails, c.now.Add(backoff(fails))
+		return
+	}
 	n.link = back
 	for i := range d.sides {
 		if f := &n.sides[i]; f.target.Whole {
 			f.target = byConfig
 		}
 	}
-	sentence := fmt.Sprintf("%s was not taken down: %s", d.name, orElse(ev.Sentence, "no reason was given"))
 	c.logRefusal(d.name, ev.Code, sentence)
-	c.settleDevice(&d.stop, statusOf(ev.Outcome), ev.Code, sentence)
+	c.settleDevice(&d.stop, AnswerRefused, ev.Code, sentence)
 }
 
 // proposeOverdue: an action was done, but the driver does not say so.
@@ -309,7 +330,7 @@ func (c *Core) proposeVerdict(p *proposal, s *side) {
 	pause := backoff(s.fails)
 	s.fails++
 	n.target = Target{Direction: In, By: ByFault, Since: c.now, Identity: s.identity, Reason: what}
-	n.hold = hold{}
+	n.hold, n.deferred = hold{}, false
 	if pause > 0 {
 		n.hold = hold{kind: holdRetry, until: c.now.Add(pause), sentence: what}
 	}

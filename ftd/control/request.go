@@ -83,6 +83,20 @@ func (c *Core) settleSide(s *side, status AnswerStatus, code, sentence string) {
 	c.finish(r)
 }
 
+// settleIn notes what has become of a side for a request that wants it in, settleOut for
+// one that wants it out: the result of an attach means nothing to the latter.
+func (c *Core) settleIn(s *side, status AnswerStatus, code, sentence string) {
+	if s.request != nil && s.request.up {
+		c.settleSide(s, status, code, sentence)
+	}
+}
+
+func (c *Core) settleOut(s *side, status AnswerStatus, code, sentence string) {
+	if s.request != nil && !s.request.up {
+		c.settleSide(s, status, code, sentence)
+	}
+}
+
 // settleDevice ends an action on a whole device, and the request that waits for it.
 func (c *Core) settleDevice(w *deviceWork, status AnswerStatus, code, sentence string) {
 	r := w.request
@@ -145,7 +159,8 @@ func (c *Core) settleReached() {
 				c.settleSide(s, AnswerDone, "", "")
 			case r.up && s.work == idle && (s.state == drivers.Removed || s.state == drivers.Broken):
 				c.settleSide(s, AnswerFailed, "", fmt.Sprintf("%s is %v: %s", s.id, s.state, s.reason))
-			case !r.up && !withDriver(s.state):
+			case d.link == LinkStarting: // nobody knows yet how it stands
+			case !r.up && s.work == idle && !withDriver(s.state):
 				c.settleSide(s, AnswerDone, "", c.outSentence(s))
 			}
 		}

@@ -26,11 +26,14 @@ func (c *Core) sanitize(p *proposal) {
 	}
 }
 
-// underWay are the reasons of what a driver does, where it gives none.
-var underWay = map[drivers.State]string{
+// unsaid are the reasons of states that a driver gives none for.
+var unsaid = map[drivers.State]string{
+	drivers.Offline:     "its driver has it out of service",
 	drivers.Diagnostics: "being tested before it may come in",
 	drivers.Syncing:     "being brought up to date",
 	drivers.Dumping:     "its memory is being written out",
+	drivers.Shot:        "cut off after a fault",
+	drivers.Broken:      "its driver finds it unfit",
 }
 
 func (c *Core) sanitizeSide(p *proposal, s *side, n *facts) {
@@ -43,10 +46,10 @@ func (c *Core) sanitizeSide(p *proposal, s *side, n *facts) {
 		n.state, n.reason = outState(s, n)
 	} else {
 		n.draining = false
-		n.reason = orElse(n.reason, underWay[n.state])
 	}
+	n.reason = orElse(n.reason, unsaid[n.state])
 	if n.state.InService() {
-		n.hold = hold{}
+		n.hold, n.deferred = hold{}, false
 		if n.target.By == ByFault && !n.target.out() {
 			n.target = byConfig // it has come back
 		}

@@ -99,12 +99,14 @@ func (c *Core) mtbfView(s *side, now time.Time) MTBFView {
 func (c *Core) pullNote(sides ...*side) string {
 	for _, s := range sides {
 		switch d := s.dev; {
+		case d.link == LinkStarting && s.state == drivers.Offline:
+			return fmt.Sprintf("the driver process of %s has not connected yet: how %s is cannot be known", d.name, s.id)
 		case onItsWay(s.state) || s.state == drivers.Dumping:
 			return fmt.Sprintf("%s is %v", s.id, s.state)
 		case !s.state.InService():
 		case d.link != LinkConnected:
 			return fmt.Sprintf("%s carries %s, and its driver process is not connected: how its partner is cannot be known", s.id, d.faceName())
-		case !s.partner().good() || s.partner().work == detaching:
+		case !s.partner().good() || s.partner().leaving():
 			return fmt.Sprintf("%s is the only good side of %s", s.id, d.faceName())
 		}
 	}

@@ -19,6 +19,8 @@ type rule struct {
 // rules are asked in this order: the first that speaks is the answer.
 var rules = [...]rule{
 	{RuleNotReady, notReady},
+	{RuleNotReady, notConnected},
+	{drivers.RuleBusy, stopping},
 	{drivers.RuleState, dumping},
 	{drivers.RuleLastSide, lastSide},
 }
@@ -42,6 +44,26 @@ func notReady(c *Core, p *proposal) string {
 	return "ftd is starting and has not read its state yet: try again in a moment"
 }
 
+// notConnected: a device cannot be taken down as a whole by someone who does not know
+// whether it serves. (A side can: it is detached when its partner is known to be good.)
+func notConnected(c *Core, p *proposal) string {
+	if d := p.device; d != nil && d.link == LinkStarting && p.risk == "" {
+		return fmt.Sprintf("the driver of %s has not connected yet, so that nobody knows whether its face is in use: try again in a moment, or say --accept-risk=last-side", d.name)
+	}
+	return ""
+}
+
+// stopping: while a device is being taken down nobody knows whether it will be, so that
+// half of it cannot be wanted back.
+func stopping(c *Core, p *proposal) string {
+	for _, s := range p.sides {
+		if s.dev.link == LinkStopping && !p.at(s).target.out() {
+			return fmt.Sprintf("%s is being taken down: wait for that (ftctl show %s), then say it again", s.dev.name, s.dev.name)
+		}
+	}
+	return ""
+}
+
 // dumping: memory that is being written out is lost when its module goes.
 func dumping(c *Core, p *proposal) string {
 	for _, s := range p.sides {
@@ -52,20 +74,34 @@ func dumping(c *Core, p *proposal) string {
 	return ""
 }
 
+// atRest says that no side serves, or may do so before a stop reaches the driver.
+func (d *device) atRest() bool {
+	for i := range d.sides {
+		if s := &d.sides[i]; withDriver(s.state) || s.work == attaching || s.work == attached {
+			return false
+		}
+	}
+	return true
+}
+
 // lastSide is rule 1: whoever wants a side out must leave its face a good one.
 func lastSide(c *Core, p *proposal) string {
 	if p.risk == drivers.RiskLastSide {
 		return ""
 	}
+	if d := p.device; d != nil {
+		if d.atRest() {
+			return ""
+		}
+		return fmt.Sprintf("%s is in service, or about to be: taking it down stops %s; say --accept-risk=last-side if that is meant", d.name, d.faceName())
+	}
 	for _, s := range p.sides {
-		if n := p.at(s); !s.state.InService() || !n.target.out() || p.at(s.partner()).good() {
+		if n := p.at(s); !s.state.InService() || !n.target.out() || p.at(s.partner()).good() && !s.partner().leaving() {
 			continue
 		}
 		d, partner := s.dev, s.partner()
 		stops := fmt.Sprintf("taking it out stops %s", d.faceName())
 		switch n := p.at(partner); {
-		case p.device != nil || partner.good():
-			return fmt.Sprintf("%s is in service: taking both its sides out stops %s; say --accept-risk=last-side if that is meant", d.name, d.faceName())
 		case partner.state == drivers.Empty:
 			return fmt.Sprintf("%s is the only side of %s: %s; configure a second one in ft.toml, or say --accept-risk=last-side", s.id, d.name, stops)
 		case onItsWay(n.state):

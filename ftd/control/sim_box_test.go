@@ -1,0 +1,466 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"ft/drivers"
+)
+
+// simBox is a whole box around the core: disks, NICs and machines with their drivers, a
+// keeper, a state directory, admins, and a shell that keeps the contract of Result.
+// Everything that happens is chosen by pick, so that a run is its choices.
+type simBox struct {
+	pick  func(n int) int
+	core  stepper
+	make  func(Config) stepper // a core, or a broken variant of it
+	cfg   Config
+	now   time.Time
+	timer time.Time
+
+	devices  []*simDriver
+	uevents  []Event // on their way to ftd
+	disk     Persistent
+	diskBad  bool
+	written  []ActionResult  // of writes, on their way to the core
+	failed   map[uint64]bool // writes that failed
+	lastSeq  uint64
+	requests int
+	parts    int
+
+	rules *ruleBook
+	story []string // what happened, for whoever has to find out why
+	calm  bool     // nothing goes wrong any more
+}
+
+// stepper is a Core, or a variant that breaks a rule.
+type stepper interface {
+	Step(time.Time, Event) Result
+	Status(time.Time) StatusDocument
+}
+
+func newSimBox(pick func(int) int, make func(Config) stepper) *simBox {
+	b := &simBox{
+		pick: pick, make: make, now: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
+		cfg: Config{Name: "box", Bringup: BringupAuto},
+	}
+	if pick(4) == 0 {
+		b.cfg.Bringup = BringupDefer
+	}
+	for i, n := 0, 1+pick(3); i < n; i++ {
+		d := &simDriver{kind: &kinds[pick(len(kinds))]}
+		d.name = fmt.Sprintf("%s%d", d.kind.name, i)
+		for j := range d.sides {
+			d.sides[j] = simSide{state: drivers.Offline, part: b.newPart(), present: true, fresh: true}
+		}
+		b.devices = append(b.devices, d)
+	}
+	b.rules = newRuleBook(b)
+	b.boot()
+	return b
+}
+
+func (b *simBox) newPart() string {
+	b.parts++
+	return fmt.Sprintf("SN-%d", b.parts)
+}
+
+func (b *simBox) tell(format string, args ...any) {
+	b.story = append(b.story, b.now.Format("15:04:05 ")+fmt.Sprintf(format, args...))
+}
+
+// boot starts ftd: a new core with what is on disk.
+func (b *simBox) boot() {
+	b.tell("ftd starts")
+	b.core, b.timer, b.uevents = b.make(b.cfg), time.Time{}, nil
+	b.written, b.failed = nil, map[uint64]bool{}
+	b.rules.booted()
+	b.step(StateLoaded{State: b.disk, LastSeq: b.lastSeq})
+	for _, d := range b.devices {
+		d.connected, d.queue, d.results = false, nil, nil
+		if b.pick(2) == 0 {
+			d.calls = nil // lost with ftd; else the driver has them already
+		}
+		for i := range d.calls {
+			d.calls[i].ID = 0 // and nobody is there for the result
+		}
+		ev := DeviceConfigured{Kind: d.kind.name, Name: d.name}
+		for i := range d.sides {
+			ev.Sides[i] = SideSpec{Resource: drivers.Resource{Path: fmt.Sprintf("/dev/%s-%d", d.name, i)}, Absent: !d.sides[i].present}
+		}
+		b.step(ev)
+	}
+}
+
+func (b *simBox) device(name string) *simDriver {
+	for _, d := range b.devices {
+		if d.name == name {
+			return d
+		}
+	}
+	panic("no device " + name)
+}
+
+func sideID(d *simDriver, i drivers.Side) string { return d.kind.modules[i] + "/" + d.name }
+
+// step gives the core an event, has the rules checked, and carries out what it asks for.
+func (b *simBox) step(ev Event) {
+	b.rules.before(ev)
+	r := b.core.Step(b.now, ev)
+	if said := describe(ev, r); said != "" {
+		b.tell("%s", said)
+	}
+	for _, e := range r.Entries {
+		b.tell("  %s %s → %s: %s", e.ID, e.From, e.To, e.Reason)
+		b.lastSeq = e.Seq
+	}
+	b.rules.after(ev, r)
+	for _, a := range r.Actions {
+		if b.failed[a.After] {
+			b.rules.dropped(a)
+			continue
+		}
+		if a.Kind != ActionTimer && a.Kind != ActionAlarm && a.Kind != ActionStart && (a.Kind != ActionPersist || len(r.Answers) > 0) {
+			b.tell("  action %d %s %s %d after %d", a.ID, a.Kind, a.Device, a.Side, a.After)
+		}
+		switch a.Kind {
+		case ActionPersist:
+			res := ActionResult{ID: a.ID, Outcome: OK}
+			if b.diskBad {
+				res.Outcome, res.Sentence, b.failed[a.ID] = Failed, "no space left on device", true
+			} else {
+				b.disk = *a.State
+			}
+			b.written = append(b.written, res)
+		case ActionTimer:
+			b.timer = a.At
+		case ActionStart, ActionConfigure:
+			d := b.device(a.Device)
+			d.config = a.Sides
+			if a.Kind == ActionStart {
+				if !d.alive {
+					d.start(b.now)
+				}
+				d.gaveUp = false
+				d.results = append(d.results, ActionResult{ID: a.ID, Outcome: OK})
+			}
+		case ActionAttach, ActionDetach, ActionStop, ActionSwitch, ActionSnapshot:
+			d := b.device(a.Device)
+			d.calls = append(d.calls, a)
+		}
+	}
+	for _, a := range r.Answers {
+		if !b.failed[a.After] {
+			b.tell("  answer %s %s %s %s", a.Request, a.Status, a.Code, a.Sentence)
+			b.rules.answered(a)
+		}
+	}
+}
+
+// describe is an event in a line, or "" if nothing came of it that is worth one.
+func describe(ev Event, r Result) string {
+	switch ev := ev.(type) {
+	case Tick:
+		return ""
+	case DriverStatus:
+		if len(r.Entries) == 0 {
+			return ""
+		}
+		return describeStatus("status", ev.Device, ev.Status)
+	case DriverConnected:
+		return describeStatus("connected", ev.Device, ev.Status)
+	case DriverReport:
+		e := ev.Event
+		return fmt.Sprintf("report %s %d: %s side %d %s %s %s", ev.Device, e.Seq, e.Kind, e.Side, e.To, e.Fault, e.Reason)
+	case StateLoaded:
+		return fmt.Sprintf("loaded: bringup %q, targets %v", ev.State.Bringup, ev.State.Targets)
+	case ActionResult:
+		if len(r.Entries)+len(r.Actions) == 0 {
+			return ""
+		}
+		return fmt.Sprintf("result %d %s %s", ev.ID, ev.Outcome, ev.Code)
+	}
+	return fmt.Sprintf("%T%+v", ev, ev)
+}
+
+func describeStatus(what, device string, st drivers.Status) string {
+	return fmt.Sprintf("%s %s, seq %d: %v %s, %v %s", what, device, st.Seq,
+		st.Sides[0].State, st.Sides[0].Resource.Identity, st.Sides[1].State, st.Sides[1].Resource.Identity)
+}
+
+// writesDone brings results of writes to the core: now, or later.
+func (b *simBox) writesDone() {
+	for len(b.written) > 0 {
+		res := b.written[0]
+		b.written = b.written[1:]
+		b.step(res)
+	}
+}
+
+// happen lets one thing happen. The weights make most runs mostly reasonable.
+func (b *simBox) happen() {
+	d := b.devices[b.pick(len(b.devices))]
+	i := drivers.Side(b.pick(2))
+	s := &d.sides[i]
+	if b.pick(4) > 0 {
+		b.writesDone()
+	}
+	if b.diskBad && b.pick(8) == 0 {
+		b.diskBad = false
+		b.tell("the state directory has room again")
+	}
+	switch n := b.pick(100); {
+	case n < 22:
+		b.deliver(d)
+	case n < 40:
+		b.work(d, b.pick(6) == 0)
+	case n < 56:
+		b.tellLater(d, i)
+	case n < 62:
+		b.pass([]time.Duration{time.Second, 5 * time.Second, 2 * time.Minute, time.Hour, 9 * time.Hour}[b.pick(5)])
+	case n < 70:
+		d.fail(b.now, i, b.pick(4) == 0, b.pick(3) == 0)
+	case n < 73:
+		b.tell("the part of %s goes", sideID(d, i))
+		if s.present {
+			d.lose(b.now, i)
+			b.uevents = append(b.uevents, DeviceVanished{ID: sideID(d, i)})
+		}
+	case n < 77:
+		if !s.present {
+			b.returns(d, i)
+		}
+	case n < 80 && b.pick(2) == 0:
+		b.dies(d)
+	case n < 81:
+		b.boot()
+	case n < 82:
+		b.diskBad = true
+		b.tell("the state directory is full")
+	case n < 83 && len(d.queue) > 0:
+		b.tell("an event of %s is lost", d.name)
+		d.queue = d.queue[1:]
+	case n < 84 && len(d.calls) > 0 && b.pick(3) == 0:
+		b.tell("a call to %s is lost", d.name)
+		d.calls = d.calls[1:]
+	default:
+		b.admin(d, i)
+	}
+}
+
+// deliver brings the next thing that is on its way from a driver to ftd.
+func (b *simBox) deliver(d *simDriver) {
+	switch {
+	case len(b.uevents) > 0 && b.pick(2) == 0:
+		ev := b.uevents[0]
+		b.uevents = b.uevents[1:]
+		b.step(ev)
+	case len(d.results) > 0 && b.pick(2) == 0:
+		res := d.results[0]
+		d.results = d.results[1:]
+		b.step(res)
+	case d.alive && !d.connected:
+		d.connected = true
+		b.step(DriverConnected{d.name, d.status()})
+	case d.connected && len(d.queue) > 0:
+		ev := d.queue[0]
+		d.queue = d.queue[1:]
+		b.step(DriverReport{d.name, ev})
+	case d.connected:
+		b.step(DriverStatus{d.name, d.status()})
+	}
+}
+
+// work lets a driver carry out its next call.
+func (b *simBox) work(d *simDriver, bad bool) {
+	if len(d.calls) == 0 {
+		return
+	}
+	a := d.calls[0]
+	d.calls = d.calls[1:]
+	if a.Kind == ActionSnapshot {
+		if d.connected {
+			b.step(DriverStatus{d.name, d.status()})
+		}
+		return
+	}
+	if a.Kind == ActionStop && !d.alive {
+		d.takeDown()
+		d.gaveUp = false
+		d.results = append(d.results, ActionResult{ID: a.ID, Outcome: OK})
+		return
+	}
+	if !d.alive {
+		d.results = append(d.results, ActionResult{ID: a.ID, Outcome: Failed, Sentence: "the driver is not there"})
+		return
+	}
+	was := d.connected
+	res := d.do(b.now, a, bad && !b.calm)
+	if was && !d.alive && (a.ID == 0 || b.pick(2) == 0) {
+		b.step(DriverLost{Device: d.name, Reason: "stopped"})
+	}
+	b.tell("%s does %d %s %d: %s %s", d.name, a.ID, a.Kind, a.Side, res.Outcome, res.Code)
+	d.results = append(d.results, res)
+}
+
+// tellLater lets a driver's own work go on.
+func (b *simBox) tellLater(d *simDriver, i drivers.Side) {
+	if !d.alive {
+		return
+	}
+	if s := &d.sides[i]; s.draining {
+		s.draining = false
+		d.emit(drivers.Event{Kind: drivers.EventDrained, Side: i, Time: b.now})
+	}
+	if b.calm || b.pick(8) > 0 {
+		d.progress(b.now, i)
+	}
+}
+
+// returns puts a part back, or another one in its place.
+func (b *simBox) returns(d *simDriver, i drivers.Side) {
+	s := &d.sides[i]
+	s.present = true
+	if b.pick(3) == 0 {
+		s.part, s.fresh = b.newPart(), false
+	}
+	if s.state == drivers.Removed {
+		s.state = drivers.Offline // its driver does not look by itself
+	}
+	b.tell("there is a part %s in %s", s.part, sideID(d, i))
+	ev := DeviceSeen{ID: sideID(d, i)}
+	if b.pick(2) == 0 {
+		ev.Identity = s.part
+	}
+	b.uevents = append(b.uevents, ev)
+}
+
+// dies kills a driver process; sometimes the keeper has had enough of it.
+func (b *simBox) dies(d *simDriver) {
+	switch {
+	case d.alive:
+		b.tell("the driver of %s dies", d.name)
+		was := d.connected
+		d.die(!b.calm && b.pick(6) == 0)
+		if was {
+			b.step(DriverLost{Device: d.name, Reason: "killed", GaveUp: d.gaveUp})
+		}
+	case d.up && !d.gaveUp:
+		d.start(b.now) // by the keeper
+	}
+}
+
+// pass lets time pass, and stops at the timer.
+func (b *simBox) pass(dur time.Duration) {
+	b.writesDone()
+	if dur >= time.Hour || dur >= time.Minute && b.pick(8) > 0 {
+		b.quieten() // what takes a moment is over by then
+	}
+	if dur >= time.Minute {
+		for _, d := range b.devices {
+			d.calls = nil // their time is over
+		}
+	}
+	until := b.now.Add(dur)
+	for !b.timer.IsZero() && !b.timer.After(until) {
+		b.now = b.timer
+		b.step(Tick{})
+		b.writesDone()
+		if dur >= time.Hour {
+			b.quieten()
+		}
+	}
+	b.now = until
+}
+
+// quieten lets everything that is on its way arrive.
+func (b *simBox) quieten() {
+	for n := 0; n < 20; n++ {
+		for _, d := range b.devices {
+			b.work(d, false)
+			if len(d.queue)+len(d.results)+len(b.uevents) > 0 || d.alive && !d.connected {
+				b.deliver(d)
+			}
+		}
+	}
+}
+
+// admin lets a person ask for something.
+func (b *simBox) admin(d *simDriver, i drivers.Side) {
+	b.requests++
+	req := Request{ID: fmt.Sprintf("r%d", b.requests), By: "root"}
+	target := sideID(d, i)
+	switch b.pick(8) {
+	case 0:
+		target = d.name
+	case 1:
+		target = d.kind.modules[i]
+	}
+	risk := func(r string) string {
+		if b.pick(5) == 0 {
+			return r
+		}
+		return ""
+	}
+	switch n := b.pick(16); {
+	case n < 6:
+		b.step(BringUp{req, target, risk(drivers.RiskOverwrite)})
+	case n < 11:
+		b.step(BringDown{req, target, risk(drivers.RiskLastSide)})
+	case n == 11:
+		b.step(SwitchActive{req, target})
+	case n == 12:
+		b.step(SetBringup{req, []BringupPolicy{BringupAuto, BringupDefer}[b.pick(2)]})
+	case n == 13:
+		b.step(ClearMTBF{req, target})
+	default:
+		b.step(SetMTBF{req, target, MTBFSettings{
+			Policy:    []MTBFPolicy{MTBFThreshold, MTBFAlways, MTBFNever, MTBFThreshold}[b.pick(4)],
+			MinFaults: b.pick(5), Threshold: time.Duration(b.pick(30)) * time.Hour,
+		}})
+	}
+}
+
+// settle lets everything that is on its way arrive, and time pass, with nothing more
+// going wrong.
+func (b *simBox) settle() {
+	b.calm, b.diskBad = true, false
+	b.tell("nothing goes wrong from here on")
+	for _, d := range b.devices {
+		for i := range d.sides {
+			if !d.sides[i].present {
+				b.returns(d, drivers.Side(i))
+			}
+		}
+	}
+	for round := 0; round < 60; round++ {
+		for _, d := range b.devices {
+			for n := 0; n < 8; n++ {
+				b.writesDone()
+				if !d.alive {
+					b.dies(d)
+				}
+				b.deliver(d)
+				b.work(d, false)
+				b.tellLater(d, drivers.Side(n%2))
+			}
+		}
+		b.pass(20 * time.Second)
+	}
+}
+
+// transcript is what happened before the core was first wrong.
+func (b *simBox) transcript(lines int) string {
+	story := b.story
+	for i, line := range story {
+		if strings.Contains(line, "WRONG") {
+			story = story[:min(i+12, len(story))]
+			break
+		}
+	}
+	if len(story) > lines {
+		story = story[len(story)-lines:]
+	}
+	return strings.Join(story, "\n")
+}

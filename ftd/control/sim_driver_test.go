@@ -1,0 +1,231 @@
+package control
+
+import (
+	"fmt"
+	"time"
+
+	"ft/drivers"
+)
+
+// simDriver is a driver as the core sees one: a process that takes calls in order and
+// answers some time later, and a data path that fails over by itself and outlives the
+// process. It keeps the rules that drivers must keep (the last good side is refused,
+// a side that is behind does not serve alone), so that what goes wrong is the core's.
+type simDriver struct {
+	name   string
+	kind   *kind
+	sides  [2]simSide
+	up     bool // the data path exists
+	alive  bool // the process does
+	gaveUp bool
+	config [2]drivers.SideConfig
+
+	connected bool
+	seq       uint64
+	queue     []drivers.Event // on their way to ftd
+	calls     []Action        // on their way to the driver
+	results   []ActionResult  // on their way to ftd
+}
+
+type simSide struct {
+	state    drivers.State
+	reason   string
+	since    time.Time
+	part     string // its identity
+	present  bool
+	fresh    bool // it has all the data
+	draining bool
+}
+
+func (d *simDriver) serving() int {
+	n := 0
+	for i := range d.sides {
+		if d.sides[i].state.InService() {
+			n++
+		}
+	}
+	return n
+}
+
+// set changes a side and reports it. Its partner's simplex or duplex follows, reported
+// after it, as real drivers do.
+func (d *simDriver) set(now time.Time, i drivers.Side, to drivers.State, ev drivers.Event) {
+	s := &d.sides[i]
+	if s.state == to {
+		return
+	}
+	ev.Kind, ev.Side, ev.From, ev.To, ev.Time = drivers.EventSide, i, s.state.String(), to.String(), now
+	s.state, s.reason, s.since = to, ev.Reason, now
+	if s.draining {
+		ev.Detail = map[string]any{"draining": true}
+	}
+	d.emit(ev)
+	partner := &d.sides[1-i]
+	if !to.InService() && partner.state == drivers.Duplex {
+		d.set(now, 1-i, drivers.Simplex, drivers.Event{})
+	}
+	if to == drivers.Duplex && partner.state == drivers.Simplex {
+		d.set(now, 1-i, drivers.Duplex, drivers.Event{})
+	}
+	if !to.InService() && partner.state.InService() {
+		s.fresh = false // writes go on without it
+	}
+}
+
+func (d *simDriver) emit(ev drivers.Event) {
+	d.seq++
+	ev.Seq = d.seq
+	if d.connected {
+		d.queue = append(d.queue, ev)
+	}
+}
+
+// status is a snapshot.
+func (d *simDriver) status() drivers.Status {
+	st := drivers.Status{Name: d.name, Kind: d.kind.name, Pid: 1, Seq: d.seq, Face: "/dev/ft/" + d.name, State: drivers.FaceSimplex}
+	for i := range d.sides {
+		s := &d.sides[i]
+		st.Sides[i] = drivers.SideStatus{State: s.state, Reason: s.reason, Since: s.since, Draining: s.draining}
+		st.Sides[i].Resource.Identity = s.part
+	}
+	return st
+}
+
+// start begins a process: it adopts the data path, or makes one from the best side.
+func (d *simDriver) start(now time.Time) {
+	d.alive, d.gaveUp, d.connected = true, false, false
+	d.queue, d.seq = nil, 0
+	for i := range d.sides {
+		switch s := &d.sides[i]; {
+		case onItsWay(s.state):
+			s.state = drivers.Offline // the work of the old process is lost
+		case s.state.InService() && !s.present:
+			s.state = drivers.Removed
+		}
+	}
+	for i := range d.sides {
+		if s, partner := &d.sides[i], &d.sides[1-i]; !s.state.InService() && partner.state.InService() {
+			s.fresh, partner.state = false, drivers.Simplex
+		}
+	}
+	if d.up {
+		return
+	}
+	d.up = true
+	for i := range d.sides {
+		s := &d.sides[i]
+		if s.state != drivers.Removed {
+			s.state = drivers.Offline
+		}
+		if s.present && s.fresh && !d.config[i].Out && d.serving() == 0 {
+			s.state, s.since = drivers.Simplex, now
+		}
+	}
+}
+
+// die ends the process. The data path goes on, unless the keeper has given up.
+func (d *simDriver) die(gaveUp bool) {
+	d.alive, d.connected, d.gaveUp = false, false, gaveUp
+	d.calls, d.queue, d.results = nil, nil, nil
+	if gaveUp {
+		d.takeDown()
+	}
+}
+
+func (d *simDriver) takeDown() {
+	d.up = false
+	behind := d.serving() == 1
+	for i := range d.sides {
+		s := &d.sides[i]
+		if behind && !s.state.InService() {
+			s.fresh = false
+		}
+		if s.state != drivers.Removed {
+			s.state = drivers.Offline
+		}
+		s.draining = false
+	}
+}
+
+// do carries out a call and returns its result. moods: whatever may go wrong does when
+// bad is true.
+func (d *simDriver) do(now time.Time, a Action, bad bool) ActionResult {
+	res := ActionResult{ID: a.ID, Outcome: OK}
+	refuse := func(code, sentence string) ActionResult {
+		return ActionResult{ID: a.ID, Outcome: Refused, Code: code, Sentence: sentence}
+	}
+	switch a.Kind {
+	case ActionAttach:
+		s, partner := &d.sides[a.Side], &d.sides[1-a.Side]
+		switch {
+		case withDriver(s.state):
+			return refuse(drivers.RuleState, "in already")
+		case s.draining:
+			return refuse(drivers.RuleBusy, "I/O has not ended")
+		case !s.present || bad:
+			return ActionResult{ID: a.ID, Outcome: Failed, Sentence: "no such device"}
+		case !partner.state.InService() && !s.fresh:
+			return refuse(drivers.RuleStale, "it is behind and cannot serve alone")
+		}
+		d.set(now, a.Side, drivers.Diagnostics, drivers.Event{})
+	case ActionDetach:
+		s, partner := &d.sides[a.Side], &d.sides[1-a.Side]
+		switch {
+		case s.state.InService() && !partner.state.InService() && a.Reason.AcceptRisk != drivers.RiskLastSide:
+			return refuse(drivers.RuleLastSide, "it is the last good side")
+		case bad:
+			return ActionResult{ID: a.ID, Outcome: Failed, Sentence: "the metadata could not be written"}
+		case withDriver(s.state):
+			d.set(now, a.Side, drivers.Offline, drivers.Event{Reason: a.Reason.Text})
+		}
+	case ActionStop:
+		if bad {
+			return refuse(drivers.RuleBusy, "it is mounted")
+		}
+		d.takeDown()
+		d.die(false)
+	case ActionSwitch:
+	}
+	return res
+}
+
+// progress brings a side that is on its way one step further.
+func (d *simDriver) progress(now time.Time, i drivers.Side) {
+	s, partner := &d.sides[i], &d.sides[1-i]
+	switch {
+	case s.state == drivers.Diagnostics && partner.state.InService():
+		d.set(now, i, drivers.Syncing, drivers.Event{})
+	case s.state == drivers.Diagnostics && s.fresh:
+		d.set(now, i, drivers.Simplex, drivers.Event{})
+	case s.state == drivers.Syncing && partner.state.InService():
+		s.fresh = true
+		d.set(now, i, drivers.Duplex, drivers.Event{})
+	case onItsWay(s.state):
+		d.set(now, i, drivers.Offline, drivers.Event{Reason: "it is behind and cannot serve alone", Detail: map[string]any{"code": drivers.RuleStale}})
+	}
+}
+
+// fail is a fault of a side. The last good side is never cut off for one.
+func (d *simDriver) fail(now time.Time, i drivers.Side, injected, draining bool) {
+	s := &d.sides[i]
+	if s.state.InService() && d.serving() == 1 || !s.state.InService() && !onItsWay(s.state) || !d.alive {
+		return
+	}
+	s.draining = draining
+	d.set(now, i, drivers.Shot, drivers.Event{Fault: "write-error", Reason: "write error", Injected: injected, Identity: s.part})
+}
+
+// lose is a part that goes. The driver sees it when it is in use.
+func (d *simDriver) lose(now time.Time, i drivers.Side) {
+	s := &d.sides[i]
+	s.present = false
+	if withDriver(s.state) && d.alive {
+		d.set(now, i, drivers.Removed, drivers.Event{Reason: "no such device"})
+	}
+}
+
+func (d *simDriver) String() string {
+	return fmt.Sprintf("%s: up %v alive %v connected %v, %v/%v fresh %v/%v present %v/%v, %d calls %d results %d events",
+		d.name, d.up, d.alive, d.connected, d.sides[0].state, d.sides[1].state, d.sides[0].fresh, d.sides[1].fresh,
+		d.sides[0].present, d.sides[1].present, len(d.calls), len(d.results), len(d.queue))
+}
