@@ -281,8 +281,12 @@ func decodeMap(kind uint32, n int, sb *Superblock, block int, buf []byte, b *Bit
 	}
 	words := blockWords(b, block)
 	bits := min(max(n-block*BitsPerBlock, 0), BitsPerBlock)
-	for i := bits; i < BitsPerBlock; i++ { // beyond the end
-		if buf[headerLen+i/8]>>(i%8)&1 != 0 {
+	beyond := buf[headerLen+bits/8 : BlockSize] // the first byte in part
+	for i, v := range beyond {
+		if i == 0 {
+			v >>= bits % 8
+		}
+		if v != 0 {
 			return fmt.Errorf("%w: block %d of the %s has a bit set beyond the end", ErrDamaged, block, kindNames[kind])
 		}
 	}
