@@ -24,7 +24,7 @@ func TestSuccessorAdoptsAfterKill(t *testing.T) {
 	var gaps, outages []time.Duration
 	const kills = 5
 	for i := range kills {
-		healthy := b.status("disk0").Since.Add(b.o.HealthyTime + 50*time.Millisecond)
+		healthy := p.Since.Add(b.o.HealthyTime) // since the keeper had its READY
 		b.eventually("it has served healthily", func() bool { return time.Now().After(healthy) })
 		old := p.Pid
 		killed := time.Now()
