@@ -98,14 +98,18 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 // also takes back in what was in service, so that the takeover needs nobody else.
 func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	n := max(loopsDefault, len(d.env.Inherited["fuse"]))
+	var loops []*loop
 	for i := range n {
 		l, err := newLoop(d, i)
 		if err != nil {
 			return err
 		}
-		d.loops = append(d.loops, l)
+		loops = append(loops, l)
 	}
-	for _, l := range d.loops {
+	d.mu.Lock() // Alive looks at them already
+	d.loops = loops
+	d.mu.Unlock()
+	for _, l := range loops {
 		go l.run()
 	}
 	d.changeMu.Lock()
@@ -575,7 +579,10 @@ func (d *driver) Events() <-chan drivers.Event { return d.events }
 // Alive says whether every event loop still turns.
 func (d *driver) Alive() error {
 	now := d.clock()
-	for _, l := range d.loops {
+	d.mu.Lock()
+	loops := d.loops
+	d.mu.Unlock()
+	for _, l := range loops {
 		if b := l.beat.Load(); b != 0 && now-b > int64(loopStuck) {
 			return fmt.Errorf("event loop %d of %s has not turned for %v", l.n, d.cfg.Name, time.Duration(now-b).Round(time.Millisecond))
 		}
