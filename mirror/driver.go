@@ -114,12 +114,12 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	}
 	d.changeMu.Lock()
 	defer d.changeMu.Unlock()
-	fenced := fenceNone
 	var hung [2]bool
-	if d.env.Predecessor >= 0 {
-		fenced, hung = d.fence(ctx)
+	var held bool
+	if mode == drivers.Adopt {
+		hung, held = d.fence(ctx)
 	}
-	err := d.startLegs(mode, hung, fenced == fenceQuiet)
+	err := d.startLegs(mode, hung, held)
 	d.setStartWhy(err)
 	if mode == drivers.Adopt {
 		if err := d.adoptFace(); err != nil {
@@ -130,9 +130,9 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 			return fmt.Errorf("bring up the face of %s: %w", d.cfg.Name, err)
 		}
 	}
-	if fenced == fenceQuiet {
+	if hung[0] || hung[1] {
 		d.background.Add(1)
-		go d.unbar()
+		go d.unbar(hung)
 	}
 	d.background.Add(1)
 	go d.guard()

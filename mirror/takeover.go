@@ -11,80 +11,98 @@ import (
 )
 
 // Taking over from a process that was killed needs a fence: a write of the dead process
-// must not land after a newer one. Usually the fence is that it was reaped, which is
-// not before its I/O has ended. A leg that hangs keeps it from being reaped; then the
-// other leg is served as soon as it is quiet, and the one that hangs is recorded as out
-// of date and barred until the old process is gone.
+// must not land after a newer one. The fence is that the process is gone *and* that its
+// legs have nothing under way. The second is needed besides: whoever reads the /proc
+// files of a dying process can come to hold its memory, and with it its asynchronous
+// I/O, for longer than the process itself is there.
+//
+// A leg that hangs keeps the fence from closing. Then the other leg is served as soon as
+// it is quiet, and the one that hangs is recorded as out of date and barred until it has
+// become quiet too.
 
 const (
-	fenceStep  = 20 * time.Millisecond
-	fenceSteps = 10 // steps in which the one leg is quiet and the other is not
+	fenceStep = 2 * time.Millisecond
+	// fenceHung is for how long the one leg must be quiet and the other not.
+	fenceHung = 200 * time.Millisecond
+	// fenceIdle is for how long both must be quiet when the process does not go: what
+	// keeps it is then not its I/O, and being killed it cannot begin any.
+	fenceIdle = 2 * time.Second
 )
 
-// fenceResult says what holds the old process off.
-type fenceResult uint8
-
-const (
-	fenceNone  fenceResult = iota // it is gone
-	fenceQuiet                    // it is not, but one leg is quiet
-)
-
-// fence waits until the predecessor is gone, or until one leg is quiet while the other
-// is not. hung names the other.
-func (d *driver) fence(ctx context.Context) (fenceResult, [2]bool) {
-	var rdev [2]uint64
-	for i := range rdev {
-		var st unix.Stat_t
-		if p := d.cfg.Sides[i].Resource.Path; p != "" && unix.Stat(p, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
-			rdev[i] = st.Rdev
-		}
-	}
-	var quiet [2]int
+// fence waits until the predecessor is gone and the legs are quiet, or until one leg is
+// quiet while the other hangs. It says which one hangs, and whether the old process may
+// still hold the legs open.
+func (d *driver) fence(ctx context.Context) (hung [2]bool, held bool) {
+	var quietSince [2]time.Time
+	busy := [2]bool{}
 	for {
-		if waitPidfd(d.env.Predecessor, fenceStep) || ctx.Err() != nil {
-			return fenceNone, [2]bool{}
-		}
-		for i := range rdev {
-			n, err := legio.Inflight(rdev[i])
-			if rdev[i] != 0 && err == nil && n == 0 {
-				quiet[i]++
-			} else {
-				quiet[i] = 0
+		gone := d.predecessorGone(fenceStep)
+		now := time.Now()
+		for i := range busy {
+			if busy[i] = !d.legQuiet(i); busy[i] {
+				quietSince[i] = time.Time{}
+			} else if quietSince[i].IsZero() {
+				quietSince[i] = now
 			}
 		}
-		for i := range quiet {
-			if quiet[i] >= fenceSteps && quiet[1-i] == 0 {
-				hung := [2]bool{}
+		switch {
+		case gone && !busy[0] && !busy[1], ctx.Err() != nil:
+			return hung, !gone
+		case !busy[0] && !busy[1] && now.Sub(quietSince[0]) >= fenceIdle && now.Sub(quietSince[1]) >= fenceIdle:
+			return hung, true
+		}
+		for i := range busy {
+			if busy[1-i] && !busy[i] && now.Sub(quietSince[i]) >= fenceHung {
 				hung[1-i] = true
 				d.mu.Lock()
 				d.barred = hung
 				d.refusals[1-i] = "I/O of a process that was killed has not ended: the device hangs"
 				d.mu.Unlock()
-				return fenceQuiet, hung
+				return hung, true
 			}
+		}
+		if d.env.Predecessor < 0 {
+			unix.Poll(nil, int(fenceStep.Milliseconds()))
 		}
 	}
 }
 
-// waitPidfd waits for the end of a process, up to a limit.
-func waitPidfd(fd int, limit time.Duration) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+// predecessorGone waits for the predecessor's end, up to a limit. Without one to wait
+// for, the keeper has seen its end.
+func (d *driver) predecessorGone(limit time.Duration) bool {
+	if d.env.Predecessor < 0 {
+		return true
+	}
+	fds := []unix.PollFd{{Fd: int32(d.env.Predecessor), Events: unix.POLLIN}}
 	n, _ := unix.Poll(fds, int(limit.Milliseconds()))
 	return n > 0
 }
 
-// unbar lets the barred leg come back when the predecessor is gone, and with it the
-// last I/O that it had under way.
-func (d *driver) unbar() {
+// legQuiet says whether nothing is under way on a leg's device. One that is not there
+// has nothing under way.
+func (d *driver) legQuiet(side int) bool {
+	rdev, ok := legio.DeviceAt(d.cfg.Sides[side].Resource.Path)
+	if !ok {
+		return true
+	}
+	n, err := legio.Inflight(rdev)
+	return err != nil || n == 0
+}
+
+// unbar lets a barred leg come back when the predecessor is gone and the leg is quiet.
+func (d *driver) unbar(hung [2]bool) {
 	defer d.background.Done()
-	for !waitPidfd(d.env.Predecessor, guardEvery) {
-		select {
-		case <-d.ending:
-			return
-		default:
+	t := time.NewTicker(guardEvery)
+	defer t.Stop()
+	for i := range hung {
+		for hung[i] && !(d.predecessorGone(0) && d.legQuiet(i)) {
+			select {
+			case <-d.ending:
+				return
+			case <-t.C:
+			}
 		}
 	}
-	unix.Close(d.env.Predecessor)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for i, b := range d.barred {
