@@ -253,8 +253,12 @@ func (d *device) sideConfigs() (sc [2]drivers.SideConfig) {
 }
 
 func (c *Core) afterSide(s *side, gate uint64) {
+	// Rule 6, where a write has failed and the next is not due yet: what is done about a
+	// side must be what the disk says of it, or will by then.
+	if s.work != idle || s.recall == "" && c.writtenTarget(s.id).Direction != s.target.Direction {
+		return
+	}
 	switch {
-	case s.work != idle:
 	case c.mayDetach(s):
 		why := drivers.Reason{Text: s.target.Reason, AcceptRisk: s.target.Risk}
 		if s.recall != "" {

@@ -23,6 +23,9 @@ func (c *Core) commit(p *proposal) {
 	}
 	for _, d := range c.devices {
 		n := p.dev(d)
+		if d.link != n.link || d.down != n.down {
+			c.changes++
+		}
 		d.link, d.down = n.link, n.down
 		for i := range d.sides {
 			if s := &d.sides[i]; s != p.cause {
@@ -30,6 +33,18 @@ func (c *Core) commit(p *proposal) {
 			}
 		}
 	}
+	if c.changes != c.derived {
+		c.derived = c.changes
+		c.derive()
+	}
+	c.settleReached()
+	if p.ask != nil && p.nothing != "" {
+		c.answer(p.ask.ID, AnswerDone, "", p.nothing)
+	}
+}
+
+// derive follows the changes of sides through faces and modules to the box.
+func (c *Core) derive() {
 	for _, d := range c.devices {
 		c.becomeFace(d)
 	}
@@ -37,10 +52,6 @@ func (c *Core) commit(p *proposal) {
 		c.becomeModule(&c.modules[i])
 	}
 	c.becomeBox()
-	c.settleReached()
-	if p.ask != nil && p.nothing != "" {
-		c.answer(p.ask.ID, AnswerDone, "", p.nothing)
-	}
 }
 
 func (c *Core) commitSide(p *proposal, s *side) {
@@ -83,6 +94,7 @@ func (c *Core) becomeSide(s *side, to drivers.State, reason string, extra map[st
 	if from == to && reason == s.reason {
 		return
 	}
+	c.changes++
 	s.state, s.reason = to, reason
 	if from != to {
 		s.since = c.now

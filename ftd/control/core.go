@@ -110,6 +110,8 @@ type Core struct {
 	// The Step under way.
 	now        time.Time
 	seq        uint64
+	changes    uint64 // of what faces, modules and the box are derived from
+	derived    uint64 // as of which change they have been
 	lastAction uint64
 	timer      time.Time
 	out        Result

@@ -108,8 +108,18 @@ func (c *Core) load(ev StateLoaded) {
 }
 
 // savedTarget is what is on disk about a side.
-func (c *Core) savedTarget(id string) Target {
-	if t, ok := c.saved.Targets[id]; ok {
+func (c *Core) savedTarget(id string) Target { return c.saved.target(id) }
+
+// writtenTarget is what will be on disk about a side when the last write is done.
+func (c *Core) writtenTarget(id string) Target {
+	if n := len(c.writes); n > 0 {
+		return c.writes[n-1].state.target(id)
+	}
+	return c.saved.target(id)
+}
+
+func (p *Persistent) target(id string) Target {
+	if t, ok := p.Targets[id]; ok {
 		return t
 	}
 	return byConfig

@@ -153,6 +153,7 @@ func (c *Core) configure(ev DeviceConfigured) {
 		}
 		c.carry(k.modules[i], s)
 	}
+	c.changes++
 	c.devices = append(c.devices, d)
 	if c.loaded {
 		c.adoptTargets(d)

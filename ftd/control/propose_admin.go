@@ -89,7 +89,7 @@ func (c *Core) proposeBringDown(p *proposal, ev BringDown) *refusal {
 			continue // it was out before the device goes down, and is out if it does not
 		}
 		settled := n.target.By == ByAdmin && !n.target.Whole && n.target.Risk == ev.AcceptRisk
-		if n.target.out() && settled && !withDriver(n.state) && s.work == idle {
+		if n.target.out() && settled && !withDriver(n.state) && s.work == idle && s.dev.link != LinkStarting {
 			continue
 		}
 		n.target = Target{

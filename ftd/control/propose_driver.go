@@ -225,7 +225,7 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 		}
 	case to == drivers.Broken:
 		n.target = c.brokenTarget(s, n.target, ev.Reason)
-	case to == drivers.Offline && onItsWay(was) && !n.target.out():
+	case to == drivers.Offline && onItsWay(was) && !n.target.out() && !s.leaving():
 		c.attachEnded(n, s, ev)
 	case to == drivers.Offline && was != drivers.Removed && !withDriver(was):
 		c.readyAgain(n, s)

@@ -96,20 +96,24 @@ func (c *Core) sanitizePair(p *proposal, d *device, n *deviceNext) {
 		if !f.state.InService() {
 			continue
 		}
-		state, reason := drivers.Simplex, fmt.Sprintf("alone: %s is %v", d.sides[1-i].id, partner.state)
+		state := drivers.Simplex
 		if partner.state.InService() {
-			state, reason = drivers.Duplex, "with its partner "+d.sides[1-i].id
+			state = drivers.Duplex
 		}
 		s := &d.sides[i]
-		if p.cause == s && f.reason != "" && f.state == state {
-			reason = f.reason // its driver has said why
-		}
+		said := p.cause == s && f.reason != "" && f.state == state // why, by its driver
 		if !s.state.InService() && partner.hold.kind == holdRefused {
 			partner.hold = hold{} // what forbade it may be mended by this: ask again
 		}
 		f.state = state
-		if f.reason = reason; state == s.state {
+		switch {
+		case state == s.state:
 			f.reason = s.reason
+		case said:
+		case state == drivers.Duplex:
+			f.reason = "with its partner " + d.sides[1-i].id
+		default:
+			f.reason = fmt.Sprintf("alone: %s is %v", d.sides[1-i].id, partner.state)
 		}
 	}
 }

@@ -29,9 +29,10 @@ type simBox struct {
 	requests int
 	parts    int
 
-	rules *ruleBook
-	story []string // what happened, for whoever has to find out why
-	calm  bool     // nothing goes wrong any more
+	rules   *ruleBook
+	telling bool     // whether the story is kept
+	story   []string // what happened, for whoever has to find out why
+	calm    bool     // nothing goes wrong any more
 }
 
 // stepper is a Core, or a variant that breaks a rule.
@@ -40,9 +41,9 @@ type stepper interface {
 	Status(time.Time) StatusDocument
 }
 
-func newSimBox(pick func(int) int, make func(Config) stepper) *simBox {
+func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *simBox {
 	b := &simBox{
-		pick: pick, make: make, now: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
+		pick: pick, make: make, telling: telling, now: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
 		cfg: Config{Name: "box", Bringup: BringupAuto},
 	}
 	if pick(4) == 0 {
@@ -67,6 +68,12 @@ func (b *simBox) newPart() string {
 }
 
 func (b *simBox) tell(format string, args ...any) {
+	if !b.telling {
+		return
+	}
+	if format == "%s" && args[0] == "" {
+		return
+	}
 	b.story = append(b.story, b.now.Format("15:04:05 ")+fmt.Sprintf(format, args...))
 }
 
@@ -106,10 +113,11 @@ func sideID(d *simDriver, i drivers.Side) string { return d.kind.modules[i] + "/
 
 // step gives the core an event, has the rules checked, and carries out what it asks for.
 func (b *simBox) step(ev Event) {
+	b.now = b.now.Add(time.Millisecond)
 	b.rules.before(ev)
 	r := b.core.Step(b.now, ev)
-	if said := describe(ev, r); said != "" {
-		b.tell("%s", said)
+	if b.telling {
+		b.tell("%s", describe(ev, r))
 	}
 	for _, e := range r.Entries {
 		b.tell("  %s %s → %s: %s", e.ID, e.From, e.To, e.Reason)
@@ -371,7 +379,9 @@ func (b *simBox) pass(dur time.Duration) {
 			b.quieten()
 		}
 	}
-	b.now = until
+	if until.After(b.now) {
+		b.now = until
+	}
 }
 
 // quieten lets everything that is on its way arrive.
@@ -434,19 +444,21 @@ func (b *simBox) settle() {
 			}
 		}
 	}
-	for round := 0; round < 60; round++ {
-		for _, d := range b.devices {
-			for n := 0; n < 8; n++ {
+	for round := 0; round < 25; round++ {
+		for n := 0; n < 12; n++ {
+			for _, d := range b.devices {
 				b.writesDone()
 				if !d.alive {
 					b.dies(d)
 				}
-				b.deliver(d)
+				if n == 0 || len(d.queue)+len(d.results)+len(b.uevents) > 0 || d.alive && !d.connected {
+					b.deliver(d)
+				}
 				b.work(d, false)
 				b.tellLater(d, drivers.Side(n%2))
 			}
 		}
-		b.pass(20 * time.Second)
+		b.pass(30 * time.Second)
 	}
 }
 

@@ -184,6 +184,9 @@ func (r *ruleBook) before(ev Event) {
 			}
 			if s.detach == ev.ID {
 				s.detach = 0
+				if ask := r.asked[s.wordBy]; ev.Code == drivers.RuleLastSide && ask != nil && !ask.final {
+					s.word, s.risk = "", false // whoever asked is told when all of his request is done
+				}
 			}
 			if d := r.devs[s.dev.name]; ev.ID != 0 && d.stop == ev.ID && ev.Outcome == OK {
 				s.said, d.connected = drivers.Offline, false
@@ -242,6 +245,13 @@ func (r *ruleBook) fault(s *sideBook, at time.Time, injected bool) (broken bool)
 
 // after checks what the core made of an event.
 func (r *ruleBook) after(ev Event, res Result) {
+	if _, ok := ev.(DeviceConfigured); ok { // it has a state before it has an entry
+		for _, d := range r.b.core.Status(r.b.now).Devices {
+			for _, v := range d.Sides {
+				r.sides[v.ID].logged = v.State.String()
+			}
+		}
+	}
 	faults := r.believe(ev)
 	r.checkLog(ev, res)
 	r.checkFaults(faults, res)
@@ -325,6 +335,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 		}
 		s := r.sides[sideID(r.b.device(ev.Device), ev.Event.Side)]
 		to, _ := drivers.ParseState(ev.Event.To)
+		s.present = s.present || withDriver(to) && !withDriver(s.said) // it was tried, and found
 		s.said = to
 		if ev.Event.Identity != "" {
 			s.part = ev.Event.Identity
@@ -524,7 +535,7 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 		if r.busy(s, s.detach) {
 			r.fail("%s is detached twice", id)
 		}
-		if s.said.InService() && a.Reason.AcceptRisk == "" && (!partner.said.InService() || partner.word == Out || !partner.present || r.busy(partner, partner.detach)) {
+		if s.said.InService() && a.Reason.AcceptRisk == "" && (!partner.said.InService() || partner.word == Out && !r.wants(ev, partner) || !partner.present || r.busy(partner, partner.detach)) {
 			r.fail("rule 1: %s is detached and %s is not good (%v)", id, sideID(partner.dev, partner.index), partner.said)
 		}
 		if a.Reason.AcceptRisk != "" && !r.riskNamed(s, ev) {

@@ -26,8 +26,8 @@ const simThings = 150 // that happen in a run
 func newCore(cfg Config) stepper { return New(cfg) }
 
 // simulate runs one box, and returns what was wrong with the core.
-func simulate(pick func(int) int, things int, make func(Config) stepper) *simBox {
-	b := newSimBox(pick, make)
+func simulate(pick func(int) int, things int, telling bool, make func(Config) stepper) *simBox {
+	b := newSimBox(pick, telling, make)
 	for n := 0; n < things && len(b.rules.wrong) == 0; n++ {
 		b.happen()
 	}
@@ -46,7 +46,8 @@ func seeded(seed uint64) func(int) int {
 func TestSimulator(t *testing.T) {
 	start := time.Now()
 	for seed := *simSeed0; seed < *simSeed0+uint64(*simSeeds); seed++ {
-		if b := simulate(seeded(seed), simThings, newCore); len(b.rules.wrong) > 0 {
+		if b := simulate(seeded(seed), simThings, false, newCore); len(b.rules.wrong) > 0 {
+			b = simulate(seeded(seed), simThings, true, newCore)
 			t.Fatalf("seed %d (-control.seed0=%d -control.seeds=1):\n%s\n\n%s", seed, seed, b.rules.wrong[0], b.transcript(*simStory))
 		}
 	}
@@ -63,7 +64,7 @@ func TestSimulatorShrinks(t *testing.T) {
 			}
 			return rapid.IntRange(0, n-1).Draw(t, "pick")
 		}
-		if b := simulate(pick, 40, newCore); len(b.rules.wrong) > 0 {
+		if b := simulate(pick, 40, true, newCore); len(b.rules.wrong) > 0 {
 			t.Fatalf("%s\n\n%s", strings.Join(b.rules.wrong, "\n"), b.transcript(200))
 		}
 	})
@@ -75,7 +76,7 @@ func TestSameEventsSameResult(t *testing.T) {
 		var first []Result
 		for run := 0; run < 2; run++ {
 			rec := &recorder{}
-			simulate(seeded(seed), simThings, func(cfg Config) stepper {
+			simulate(seeded(seed), simThings, false, func(cfg Config) stepper {
 				rec.stepper = New(cfg)
 				return rec
 			})
@@ -219,7 +220,7 @@ func TestSimulatorFindsBrokenRules(t *testing.T) {
 			const enough = 500
 			var other []string
 			for seed := uint64(1); seed <= enough; seed++ {
-				wrong := strings.Join(simulate(seeded(seed), simThings, m.make).rules.wrong, "\n")
+				wrong := strings.Join(simulate(seeded(seed), simThings, false, m.make).rules.wrong, "\n")
 				if strings.Contains(wrong, m.find) {
 					t.Logf("found with seed %d: %s", seed, wrong)
 					return
