@@ -44,8 +44,12 @@ func (w *Writer) Write(p []byte) (int, error) {
 		p = append([]byte(nil), p...)
 	}
 	select {
-	case <-w.closed:
+	case <-w.closed: // looked at alone first: with room in the queue as well, either could win
 		w.drops.Add(1)
+		return n, nil
+	default:
+	}
+	select {
 	case w.lines <- p:
 	default:
 		w.drops.Add(1)
