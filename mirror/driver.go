@@ -408,6 +408,10 @@ func (d *driver) attach(s drivers.Side, acceptRisk string) error {
 		if got[s].open == nil {
 			return nil // it is the one that serves
 		}
+		// The face first: who waits for duplex wants to find it.
+		if err := d.createFace(); err != nil {
+			return fmt.Errorf("the face of %s does not come up: %w", d.cfg.Name, err)
+		}
 	}
 	f := got[s]
 	got[s].open = nil
