@@ -82,6 +82,11 @@ func (w *world) boot() {
 	if b.eng != nil {
 		return
 	}
+	for _, l := range w.legs {
+		if w.chance(w.p.rot) {
+			w.rot(l)
+		}
+	}
 	legs := w.look(-1)
 	b.hide = [2]bool{}
 	if w.unmade(legs) {
@@ -123,6 +128,56 @@ func (w *world) look(asked int) (legs [2]*mirror.Leg) {
 		}
 	}
 	return legs
+}
+
+// rot spoils one copy of a leg's superblock, if the other one says the same: what two
+// copies are for. It turns to garbage, or the last write to it proves to have been lost.
+func (w *world) rot(l *simLeg) {
+	if w.box.layout == nil || w.settling {
+		return
+	}
+	buf, same := w.superblocks(l)
+	if !same {
+		return
+	}
+	y := w.box.layout
+	i := w.rng.IntN(2)
+	w.stats.Rots++
+	l.rotten = true
+	if old := l.older[i]; old != nil && w.chance(0.5) {
+		w.tracef("CHAOS  copy %d of leg %d's superblock is as it was before the last update", i, l.side)
+		copy(buf[i][:], old)
+	} else {
+		w.tracef("CHAOS  copy %d of leg %d's superblock rots", i, l.side)
+		buf[i][w.rng.IntN(256)] ^= 1 << w.rng.IntN(8)
+	}
+	l.disk.stable.write(y.SuperOff[i], metadata.BlockSize, buf[i][:])
+	l.disk.cur.write(y.SuperOff[i], metadata.BlockSize, buf[i][:])
+}
+
+// superblocks are the two copies on a leg's medium, and whether they are whole and say
+// the same.
+func (w *world) superblocks(l *simLeg) (buf [2][metadata.BlockSize]byte, same bool) {
+	same = true
+	for i, off := range w.box.layout.SuperOff {
+		l.disk.stable.read(off, buf[i][:])
+		_, err := metadata.DecodeSuper(buf[i][:])
+		same = same && err == nil
+	}
+	return buf, same && buf[0] == buf[1]
+}
+
+// frail says from where on writes to a leg are not torn: while one copy of the superblock
+// is bad, tearing the other would be a second fault at once.
+func (w *world) frail(l *simLeg) int64 {
+	if l.rotten {
+		_, same := w.superblocks(l)
+		l.rotten = !same
+	}
+	if l.rotten {
+		return w.box.layout.SuperOff[0]
+	}
+	return l.bytes
 }
 
 // unmade: a new mirror is made only when both of its legs are there.
@@ -326,7 +381,7 @@ func (w *world) scheduleBoot() {
 func (w *world) inspect(l *simLeg) *mirror.Leg {
 	x := &mirror.Leg{Resource: fmt.Sprintf("/dev/leg%d", l.side), Bytes: l.bytes,
 		LogicalBlock: w.geo.block, PhysicalBlock: pageSize}
-	img, err := metadata.Load(reader{l.disk}, l.bytes)
+	img, err := w.cfg.Load(reader{l.disk}, l.bytes)
 	switch {
 	case err == nil:
 		x.Image = img
@@ -418,7 +473,7 @@ func (w *world) killDriver() {
 			default:
 				o.dead = true
 				if l.present && !o.vanish && (o.io.Op == legio.Write || o.io.Op == legio.Zero) {
-					l.disk.land(cachedOf(o.io), w.rng)
+					l.disk.land(cachedOf(o.io), w.rng, w.frail(l))
 				}
 			}
 		}
@@ -463,7 +518,7 @@ func (w *world) powerCut() {
 	w.tracef("POWER  is cut")
 	w.stats.PowerCuts++
 	for s, l := range w.legs {
-		l.disk.powerCut(l.inFlight(), w.rng)
+		l.disk.powerCut(l.inFlight(), w.rng, w.frail(l))
 		for _, o := range l.ops {
 			o.dead = true
 		}

@@ -32,6 +32,7 @@ type profile struct {
 	crashAfterLoss float64
 	resolve        float64
 	starved        float64 // chance that there is no memory
+	rot            float64 // chance that a copy of a superblock rots while the driver is down
 	mute           float64 // chance that an answer does not go out, and the driver dies of it
 	reopen         float64 // chance that a refused engine is started again
 	weights        [mishapCount]float64
@@ -56,20 +57,57 @@ func (w *world) drawProfile() {
 		crashAfterLoss: pickf(w, 0, 0.3, 0.8),
 		resolve:        pickf(w, 0, 0, 0, 0.2),
 		starved:        pickf(w, 0, 0, 0.1),
+		rot:            pickf(w, 0, 0, 0.1),
 		mute:           pickf(w, 0, 0, 0.02),
 		reopen:         pickf(w, 0, 0.5),
 	}
-	if w.chance(0.15) {
-		// A resync that takes long, under load: what it saves on its way matters.
-		w.p.think, w.p.rateMax = pick(50*ms, 100*ms), pick(100<<10, 200<<10, 400<<10)
-	}
-	// Most mishaps happen while there are requests.
-	w.p.chaos = max(2*ms, int64(float64(w.p.requests)*float64(w.p.think)*(0.3+2*r.Float64())/float64(w.p.mishaps)))
 	for i := range w.p.weights {
 		// A third of the mishaps do not happen in this seed, the others more or less often.
 		if r.IntN(3) > 0 {
 			w.p.weights[i] = mishaps[i].weight * (0.2 + 2*r.Float64()*r.Float64())
 		}
+	}
+	theme := w.cfg.Theme
+	if theme == Any {
+		if theme = Mixed; w.chance(0.4) {
+			theme = Mixed + Theme(r.IntN(int(themes-Mixed)))
+		}
+	}
+	w.themed(theme)
+	// Most mishaps happen while there are requests.
+	w.p.chaos = max(2*ms, int64(float64(w.p.requests)*float64(w.p.think)*(0.3+2*r.Float64())/float64(w.p.mishaps)))
+}
+
+// themed makes a seed one of a theme.
+func (w *world) themed(t Theme) {
+	p, r := &w.p, w.rng
+	pick := func(v ...int64) int64 { return v[r.IntN(len(v))] }
+	often := func(name string) {
+		for i := range mishaps {
+			if mishaps[i].name == name {
+				p.weights[i] += 20
+			}
+		}
+	}
+	switch t {
+	case LossAndKill:
+		p.crashAfterLoss, p.transit, p.latency, p.think = 1, 20_000, 8*ms, pick(1*ms, 5*ms)
+		often("write error")
+	case SlowResync:
+		// What is saved on the way matters: every few seconds, so few things go wrong.
+		p.requests, p.think, p.mishaps = 120+r.IntN(60), 100*ms, 3+r.IntN(6)
+		p.rateMax, p.latency = pick(50<<10, 100<<10, 200<<10), pick(500_000, 2*ms)
+		p.reads, p.writes = 0.5, 1
+		often("detach")
+		often("pause")
+		often("power cut")
+	case LostAnswers:
+		p.mute, p.depth, p.transit, p.think = 0.1, 16, 20*ms, pick(100_000, 1*ms)
+	case Rot:
+		p.rot = 0.5
+		often("write error")
+		often("kill")
+		often("power cut")
 	}
 }
 
@@ -82,13 +120,14 @@ type mishap struct {
 	do     func(*world) bool
 }
 
-const mishapCount = 13
+const mishapCount = 14
 
 var mishaps [mishapCount]mishap
 
 func init() {
 	mishaps = [mishapCount]mishap{
-		{"leg error", 6, (*world).legError},
+		{"leg error", 5, (*world).legError},
+		{"write error", 1, (*world).writeError},
 		{"hang", 3, (*world).hang},
 		{"slow", 2, (*world).slowDown},
 		{"vanish", 5, (*world).vanish},
@@ -139,11 +178,11 @@ func (w *world) ailment(l *simLeg, d int64) {
 	w.in(d, event{kind: evHeal, side: l.side})
 }
 
+func (w *world) writeError() bool {
+	return w.fails(failure{op: legio.Write, area: dataArea, left: 1, errno: syscall.EIO})
+}
+
 func (w *world) legError() bool {
-	l := w.anyLeg()
-	if l == nil {
-		return false
-	}
 	f := failure{left: 1 + w.rng.IntN(3), errno: syscall.EIO}
 	switch w.rng.IntN(6) {
 	case 0, 1:
@@ -159,6 +198,14 @@ func (w *world) legError() bool {
 	}
 	if w.chance(0.1) {
 		f.errno = syscall.ENXIO
+	}
+	return w.fails(f)
+}
+
+func (w *world) fails(f failure) bool {
+	l := w.anyLeg()
+	if l == nil {
+		return false
 	}
 	w.tracef("CHAOS  leg %d: the next %d %s (%s) fail: %v", l.side, f.left, f.op, f.area, f.errno)
 	l.fail = append(l.fail, f)
@@ -223,7 +270,7 @@ func (w *world) vanish() bool {
 	lost := w.chance(0.5)
 	w.tracef("CHAOS  leg %d vanishes (cache lost: %v)", l.side, lost)
 	if lost {
-		l.disk.powerCut(l.inFlight(), w.rng)
+		l.disk.powerCut(l.inFlight(), w.rng, w.frail(l))
 		l.lost = true
 		if o := w.legs[1-l.side]; w.box.inSince[o.side] < 0 || !o.present {
 			w.cacheLost() // it was the last good one

@@ -2,40 +2,45 @@ package sim
 
 import (
 	"fmt"
+	"io"
 	"testing"
 
 	"ft/mirror"
+	"ft/mirror/metadata"
 )
 
-// The deliberate mistakes of the engine, and within how many seeds each must be found.
+// defectSeeds is within how many seeds a mistake must be found.
+const defectSeeds = 1000
+
+// The deliberate mistakes of the engine, and the theme of the seeds that find them.
 var defects = []struct {
 	name   string
 	defect mirror.Defect
-	seeds  int
+	theme  Theme
 }{
-	{"acknowledging before the other leg is recorded as out of date", mirror.AckBeforeRecord, 2500},
-	{"taking marks back without a flush", mirror.ClearIntentEarly, 500},
-	{"copying without locking the range", mirror.ResyncWithoutLock, 500},
-	{"going on alone in the same generation", mirror.NoGenerationBump, 500},
-	{"reading what is not resynced yet", mirror.ReadUnsynced, 500},
-	{"flushing one leg only", mirror.FlushOneLeg, 500},
-	{"taking missed bits back before the target has flushed", mirror.ClearMissedBeforeFlush, 2000},
-	{"never writing the witness", mirror.SkipWitness, 500},
-	{"letting the range go before the answer has gone out", mirror.UnlockBeforeReplied, 2500},
-	{"forgetting what a lost leg had not flushed", mirror.NoUnflushedTracking, 500},
+	{"acknowledging before the other leg is recorded as out of date", mirror.AckBeforeRecord, LossAndKill},
+	{"taking marks back without a flush", mirror.ClearIntentEarly, Any},
+	{"copying without locking the range", mirror.ResyncWithoutLock, Any},
+	{"going on alone in the same generation", mirror.NoGenerationBump, Any},
+	{"reading what is not resynced yet", mirror.ReadUnsynced, Any},
+	{"flushing one leg only", mirror.FlushOneLeg, Any},
+	{"taking missed bits back before the target has flushed", mirror.ClearMissedBeforeFlush, SlowResync},
+	{"never writing the witness", mirror.SkipWitness, Any},
+	{"letting the range go before the answer has gone out", mirror.UnlockBeforeReplied, LostAnswers},
+	{"forgetting what a lost leg had not flushed", mirror.NoUnflushedTracking, Any},
 }
 
 func TestDefectsFound(t *testing.T) {
 	for _, d := range defects {
 		t.Run(d.name, func(t *testing.T) {
-			r := NewRunner(Config{New: defective(d.defect)})
-			for seed := range uint64(d.seeds) {
+			r := NewRunner(Config{New: defective(d.defect), Theme: d.theme})
+			for seed := range uint64(defectSeeds) {
 				if res := r.Run(seed + 1); res.Err != nil {
 					t.Logf("found by seed %d: %v", seed+1, trim(res.Err))
 					return
 				}
 			}
-			t.Errorf("not found within %d seeds", d.seeds)
+			t.Errorf("not found within %d seeds", defectSeeds)
 		})
 	}
 }
@@ -46,4 +51,50 @@ func trim(err error) string {
 		s = fmt.Sprintf("%s…", s[:200])
 	}
 	return s
+}
+
+// stale chooses the wrong copy of the superblock, when they differ.
+func stale(r io.ReaderAt, bytes int64) (*metadata.Image, error) {
+	img, err := metadata.Load(r, bytes)
+	if err != nil {
+		return nil, err
+	}
+	y, err := img.Super.Layout()
+	if err != nil {
+		return nil, err
+	}
+	for _, off := range y.SuperOff {
+		buf := metadata.AlignedBlock()
+		if _, err := r.ReadAt(buf, off); err != nil {
+			return nil, err
+		}
+		if sb, err := metadata.DecodeSuper(buf); err == nil && sb.Sequence < img.Super.Sequence {
+			img.Super = sb
+		}
+	}
+	return img, nil
+}
+
+func TestStaleSuperblockFound(t *testing.T) {
+	r := NewRunner(Config{New: sound, Load: stale, Theme: Rot})
+	for seed := range uint64(defectSeeds) {
+		if res := r.Run(seed + 1); res.Err != nil {
+			t.Logf("found by seed %d: %v", seed+1, trim(res.Err))
+			return
+		}
+	}
+	t.Error("not found")
+}
+
+// The sound engine passes where the mistakes are found.
+func TestThemes(t *testing.T) {
+	for theme := Mixed; theme < themes; theme++ {
+		cfg := Config{New: sound, Theme: theme}
+		r := NewRunner(cfg)
+		for seed := range uint64(200) {
+			if res := r.Run(seed + 1); res.Err != nil {
+				t.Fatal(explain(cfg, res))
+			}
+		}
+	}
 }

@@ -144,6 +144,15 @@ func (d *disk) load(m *image) {
 	d.dropCache()
 }
 
+// clear makes the disk blank.
+func (d *disk) clear() {
+	clear(d.cur.pages)
+	clear(d.cur.own)
+	clear(d.stable.pages)
+	clear(d.stable.own)
+	d.dropCache()
+}
+
 func (d *disk) dropCache() {
 	d.gone += len(d.cache)
 	clear(d.cache)
@@ -195,13 +204,13 @@ func partial(m *image, c cached, rng *rand.Rand, keep float64) {
 }
 
 // powerCut loses the cache: what survives of it, and of the writes in flight, is up
-// to the seed.
-func (d *disk) powerCut(inFlight []cached, rng *rand.Rand) {
+// to the seed. Writes from frail on are not torn.
+func (d *disk) powerCut(inFlight []cached, rng *rand.Rand, frail int64) {
 	whole := rng.IntN(2) == 0 // writes survive whole or not at all
 	keep := [...]float64{0, 0.1, 0.5, 0.9, 1}[rng.IntN(5)]
 	for _, c := range append(d.cache, inFlight...) {
 		k := keep
-		if whole {
+		if whole || c.off >= frail {
 			k = 0
 			if rng.Float64() < keep {
 				k = 1
@@ -220,11 +229,11 @@ func (d *disk) powerCut(inFlight []cached, rng *rand.Rand) {
 }
 
 // land lets part of a write that failed or was abandoned reach the cache.
-func (d *disk) land(c cached, rng *rand.Rand) {
-	switch rng.IntN(3) {
-	case 0:
+func (d *disk) land(c cached, rng *rand.Rand, frail int64) {
+	switch part := rng.IntN(3); {
+	case part == 0:
 		d.write(c.off, c.n, c.data)
-	case 1:
+	case part == 1 && c.off < frail:
 		for o := int64(0); o < c.n; o += sectorSize {
 			if rng.IntN(2) == 0 {
 				continue

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"ft/mirror/legio"
+	"ft/mirror/metadata"
 )
 
 // legOp is one operation on a leg, from Submit to LegDone.
@@ -39,6 +40,10 @@ type simLeg struct {
 	// badSectors fail to be read until they are written.
 	bad map[int64]struct{}
 
+	// older is what each copy of the superblock was before its last update; rotten: one of
+	// them is bad.
+	older  [2][]byte
+	rotten bool
 	// lost: its cache was lost, and that it is out of date may not be recorded yet.
 	lost bool
 
@@ -109,11 +114,12 @@ func (l *simLeg) end(w *world, o *legOp) syscall.Errno {
 		c := cachedOf(io)
 		switch {
 		case errno == 0:
+			l.keepOld(w, io)
 			l.disk.write(c.off, c.n, c.data)
 			l.healed(c.off, c.n)
 		case !l.present && !o.vanish:
 		default:
-			l.disk.land(c, w.rng)
+			l.disk.land(c, w.rng, w.frail(l))
 		}
 	case legio.Flush:
 		if errno == 0 {
@@ -148,6 +154,26 @@ func (l *simLeg) verdict(w *world, o *legOp) syscall.Errno {
 		}
 	}
 	return 0
+}
+
+func (l *simLeg) keepOld(w *world, io *legio.IO) {
+	y := w.box.layout
+	if y == nil || io.Off < y.SuperOff[0] || w.p.rot == 0 {
+		return
+	}
+	for i, off := range y.SuperOff {
+		if io.Off == off {
+			buf := make([]byte, metadata.BlockSize)
+			l.disk.cur.read(off, buf)
+			if old, err := metadata.DecodeSuper(buf); err == nil {
+				if now, err := metadata.DecodeSuper(io.Buf); err == nil && now.Leg == old.Leg && now.Mirror == old.Mirror {
+					l.older[i] = buf
+				} else {
+					l.older[i] = nil
+				}
+			}
+		}
+	}
 }
 
 func (l *simLeg) healed(off, n int64) {

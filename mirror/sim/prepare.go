@@ -82,10 +82,15 @@ func (w *world) setUp() {
 	if fresh {
 		w.geo = blank
 	}
+	disks := r.disks[w.geo.bytes]
 	for s := range w.legs {
-		l := &simLeg{side: s, bytes: w.geo.bytes, disk: newDisk(w.geo.bytes, &r.pool), present: true, illAt: -1}
-		w.legs[s] = l
+		if disks[s] == nil {
+			disks[s] = newDisk(w.geo.bytes, &r.pool)
+		}
+		disks[s].clear()
+		w.legs[s] = &simLeg{side: s, bytes: w.geo.bytes, disk: disks[s], present: true, illAt: -1}
 	}
+	r.disks[w.geo.bytes] = disks
 	w.wit = witnessStore{illAt: -1, seen: map[metadata.Generation]bool{}}
 	w.box.aim, w.box.resolving = -1, -1
 	w.box.inSince = [2]int64{-1, -1}

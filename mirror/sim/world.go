@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"runtime/debug"
 	"syscall"
@@ -39,15 +40,33 @@ type Engine interface {
 type Config struct {
 	// New makes an engine.
 	New func(name string, o mirror.Options, env mirror.Env) Engine
-	// CrashAt cuts the power (even) or kills the driver (odd numbers of CrashKind)
-	// after that many operations of the legs have begun or ended; 0: when chaos says.
+	// CrashAt crashes once that many operations of the legs and of the witness have begun
+	// or ended; 0: when chaos says.
 	CrashAt   int64
 	CrashKind CrashKind
+	// Theme is what seeds are about: Any draws one.
+	Theme Theme
 	// Calm leaves out chaos: nothing goes wrong but CrashAt.
 	Calm bool
+	// Load reads a leg's metadata; nil: metadata.Load.
+	Load func(r io.ReaderAt, bytes int64) (*metadata.Image, error)
 	// Trace is called with each line of the trace.
 	Trace func(line string)
 }
+
+// Theme makes some mishaps frequent, so that a rare mixture comes up often.
+type Theme uint8
+
+// Themes.
+const (
+	Any         Theme = iota
+	Mixed             // a bit of everything
+	LossAndKill       // legs fail, and the driver is killed before that is recorded
+	SlowResync        // resyncs take long, and the power is cut meanwhile
+	LostAnswers       // answers do not go out, and requests are sent again
+	Rot               // superblocks go bad
+	themes
+)
 
 // CrashKind is who dies.
 type CrashKind uint8
@@ -162,11 +181,16 @@ type Runner struct {
 	bufs     buffers
 	models   map[int64]*model
 	prepared map[geometry]*prepared
+	disks    map[int64][2]*disk // by size
 }
 
 // NewRunner makes a runner; it is for one goroutine.
 func NewRunner(cfg Config) *Runner {
-	return &Runner{cfg: cfg, models: map[int64]*model{}, prepared: map[geometry]*prepared{}}
+	if cfg.Load == nil {
+		cfg.Load = metadata.Load
+	}
+	return &Runner{cfg: cfg, models: map[int64]*model{}, prepared: map[geometry]*prepared{},
+		disks: map[int64][2]*disk{}}
 }
 
 // world is one run.
