@@ -330,7 +330,6 @@ type request struct {
 	errno   syscall.Errno
 	replied bool // the answer is on its way or has gone
 	gone    bool // the answer has gone out
-	repair  bool // its suspect regions were repaired, or that was tried
 	// A read that was tried again goes to memory of its own: the first leg may still
 	// write to the request's.
 	alt        []byte

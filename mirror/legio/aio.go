@@ -24,15 +24,18 @@ const (
 // iocb is struct iocb. The kernel copies it during io_submit, so its memory is free
 // for the next batch afterwards; only the buffer must stay.
 type iocb struct {
-	data      uint64
+	data uint64
+	//lint:ignore U1000 the kernel's layout
 	key       uint32
 	rwFlags   uint32
 	lioOpcode uint16
-	reqPrio   int16
-	fildes    uint32
-	buf       uint64
-	nbytes    uint64
-	offset    int64
+	//lint:ignore U1000 the kernel's layout
+	reqPrio int16
+	fildes  uint32
+	buf     uint64
+	nbytes  uint64
+	offset  int64
+	//lint:ignore U1000 the kernel's layout
 	reserved2 uint64
 	flags     uint32
 	resfd     uint32
