@@ -149,6 +149,29 @@ func TestWhatIsNotCompleteIsNotAdopted(t *testing.T) {
 	eventually(t, "the loop device is free again", func() bool { return !loopBound(f.Device()) })
 }
 
+func TestDiscardEndsAFaceThatNobodyServes(t *testing.T) {
+	g := geometry(t, 64<<20, 512)
+	d := ramDiskFor(t, g)
+	s := startServer(t, g, d.memfd, nil)
+	if err := os.WriteFile(s.device, make([]byte, 32<<20), 0); err != nil {
+		t.Fatal(err)
+	}
+	s.kill()
+	left := map[string][]int{}
+	for i, name := range s.names {
+		left[name] = append(left[name], s.fds[i])
+	}
+	other := copies(t, left)
+	s.fds = nil
+	if err := Discard(left); err != nil {
+		t.Error(err)
+	}
+	// Now not even this order waits for anybody.
+	closeAll(other[descriptorsLoop]...)
+	closeAll(other[descriptorsFuse]...)
+	eventually(t, "the loop device is free again", func() bool { return !loopBound(s.device) })
+}
+
 func TestKilledWithDirtyPagesLeavesNothing(t *testing.T) {
 	g := geometry(t, 64<<20, 512)
 	d := ramDiskFor(t, g)

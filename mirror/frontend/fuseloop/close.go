@@ -15,7 +15,8 @@ import (
 // descriptors should have closed them, or the block device stays, giving errors, until
 // they do. The queues must be served until Close returns: it first writes back what is
 // in the page cache. If that takes longer than 10 s, it is given up. Close reports what
-// could not be written, and who still had the device open.
+// could not be written, and who still had the device open; in any case nothing is served
+// any more.
 func (f *Face) Close() error {
 	f.endOnce.Do(func() {
 		if f.endErr = f.takeDown(); f.endErr != nil {
@@ -26,47 +27,57 @@ func (f *Face) Close() error {
 }
 
 func (f *Face) takeDown() error {
-	var errs []error
 	connection, err := f.loop.connection()
-	known := err == nil
-	if !known {
-		errs = append(errs, err)
+	if err != nil {
+		f.finish()
+		return err
 	}
-	abort := func() {
-		if known {
-			errs = append(errs, abortConnection(connection))
-		}
-	}
-	// The queues close theirs as soon as they notice.
+	// The queues close theirs as soon as they notice the end.
 	fuse, err := unix.FcntlInt(uintptr(f.queues[0].fuse()), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		errs = append(errs, fmt.Errorf("duplicate the descriptor of /dev/fuse: %w", err))
+		fuse = -1 // they have noticed already
 	}
 	defer closeAll(fuse)
 
-	written := make(chan error, 1)
-	go func() { written <- unix.Fsync(f.loop.fd) }()
+	// All of this waits for the queues' threads, which may not come.
+	released := make(chan release, 1)
+	go func() { released <- f.release() }()
+	var r release
 	select {
-	case err := <-written:
-		if err != nil {
-			errs = append(errs, fmt.Errorf("write back the page cache of %s: %w", f.loop.path, err))
-		}
+	case r = <-released:
 	case <-time.After(closeWithin):
-		errs = append(errs, fmt.Errorf("the page cache of %s was not written back in %v: given up", f.loop.path, closeWithin))
-		abort()
-		<-written // what it waits for has failed now
+		r.err = errors.Join(fmt.Errorf("the page cache of %s was not written back in %v: given up", f.loop.path, closeWithin),
+			abortConnection(connection))
+		select {
+		case after := <-released: // what it waited for has failed now
+			r.err, r.users = errors.Join(r.err, after.err), after.users
+		case <-time.After(releaseWithin):
+		}
 	}
-	errs = append(errs, f.loop.clear())
-	users, who := f.Users()
-	f.loop.close()
-
-	if users > 0 || !waitGone(fuse, int(releaseWithin.Milliseconds())) {
-		abort()
-		errs = append(errs, fmt.Errorf("%s was still open%s; it gives errors now, and goes when it is closed", f.loop.path, byWhom(who)))
+	if len(r.users) > 0 || !waitGone(fuse, int(releaseWithin.Milliseconds())) {
+		r.err = errors.Join(r.err,
+			fmt.Errorf("%s was still open%s; it gives errors now, and goes when it is closed", f.loop.path, byWhom(r.users)),
+			abortConnection(connection))
 	}
 	f.loop.tune(f.options.Log, false)
 	f.finish()
-	return errors.Join(errs...)
+	return r.err
+}
+
+// release is how this process let go of the loop device.
+type release struct {
+	users []string // who had it open then
+	err   error
+}
+
+func (f *Face) release() (r release) {
+	if err := unix.Fsync(f.loop.fd); err != nil {
+		r.err = fmt.Errorf("write back the page cache of %s: %w", f.loop.path, err)
+	}
+	r.err = errors.Join(r.err, f.loop.clear())
+	_, r.users = f.Users()
+	f.loop.close()
+	return r
 }
 
 func byWhom(who []string) string {
@@ -98,8 +109,9 @@ func (f *Face) finish() {
 	}
 }
 
-// dismantle undoes a Create that failed. Nobody serves the queues, and the service that
-// did has been stopped. FUSE goes first: the loop device's last close may wait for it.
+// dismantle undoes a Create or Adopt that failed. Nobody serves the queues, and the
+// service that did has been stopped. FUSE goes first: the loop device's last close may
+// wait for it.
 func (f *Face) dismantle() {
 	f.down.Store(true)
 	for _, q := range f.queues {
@@ -107,4 +119,23 @@ func (f *Face) dismantle() {
 	}
 	f.loop.close()
 	f.pool.close()
+}
+
+// Discard ends the face that was left behind with descriptors which cannot be adopted:
+// whoever has the device open gets errors. It closes the descriptors. Other copies of
+// them can then be closed in any order.
+func Discard(fds map[string][]int) error {
+	var err error
+	if loop := fds[descriptorsLoop]; len(loop) > 0 {
+		connection, statusErr := loopDevice{fd: loop[0], path: "the loop device left behind"}.connection()
+		switch {
+		case statusErr == nil:
+			err = abortConnection(connection)
+		case !errors.Is(statusErr, unix.ENXIO): // ENXIO: it has nothing under it any more
+			err = statusErr
+		}
+	}
+	closeAll(fds[descriptorsFuse]...)
+	closeAll(fds[descriptorsLoop]...)
+	return err
 }

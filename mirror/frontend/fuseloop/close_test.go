@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -120,7 +121,9 @@ func TestUserInAnotherMountNamespaceIsNamed(t *testing.T) {
 
 func TestCloseWritesBackAndLeavesNothing(t *testing.T) {
 	g := geometry(t, 32<<20, 512)
+	g.Name = "fuseloop-" + strconv.Itoa(os.Getpid())
 	d := ramDiskFor(t, g)
+	before := descriptors(t)
 	f := create(t, g, Options{})
 	r := startOn(t, f, d, atOnce(d))
 	want := make([]byte, 16<<20)
@@ -136,13 +139,16 @@ func TestCloseWritesBackAndLeavesNothing(t *testing.T) {
 		t.Error(err)
 	}
 	r.wait(t)
+	if after := descriptors(t); !slices.Equal(before, after) {
+		t.Errorf("descriptors before: %q\nafter: %q", before, after)
+	}
 	if !bytes.Equal(d.mem[:len(want)], want) {
 		t.Error("what was in the page cache is lost")
 	}
 	if loopBound(f.Device()) {
 		t.Errorf("%s is still there", f.Device())
 	}
-	if info, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(info, []byte("ft-test")) {
+	if info, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(info, []byte("ft-"+g.Name)) {
 		t.Errorf("a mount is left (%v)", err)
 	}
 	if alive(t, connection) {
@@ -153,6 +159,23 @@ func TestCloseWritesBackAndLeavesNothing(t *testing.T) {
 	if f.pool.bytes != 0 {
 		t.Errorf("%d bytes are still mapped", f.pool.bytes)
 	}
+}
+
+// descriptors are what this process has open, by kind.
+func descriptors(t testing.TB) (targets []string) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		target, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if err == nil { // not that of ReadDir itself
+			targets = append(targets, target)
+		}
+	}
+	slices.Sort(targets)
+	return targets
 }
 
 // alive reports whether fusectl knows a connection.

@@ -13,10 +13,10 @@ import (
 	"ft/mirror/frontend"
 )
 
-// ErrIncomplete says that a predecessor died while it made its face, or that the face
-// ended: there is nothing to adopt, nobody can have used it, and a new one can be
-// created once the old descriptors are closed.
-var ErrIncomplete = errors.New("no complete face was left behind; create a new one")
+// ErrIncomplete says that there is no face to adopt: the predecessor died while it made
+// it, the face ended, or this kernel cannot hand it over. Discard what was left, have
+// the copies closed by those who keep them, and Create anew.
+var ErrIncomplete = errors.New("there is no face to adopt")
 
 // Create makes a face of g. It takes milliseconds, and needs CAP_SYS_ADMIN. From then
 // on, every queue must be served. If it fails, or the process dies meanwhile, nothing
@@ -175,8 +175,7 @@ func (s *service) stop() error {
 // has been reaped, and its leg I/O has ended. What it had not answered is sent again.
 //
 // The descriptors are the face's from then on. After an error they are still the
-// caller's, and errors.Is(err, ErrIncomplete) tells him to close them, have them closed
-// by those who kept them, and Create anew.
+// caller's: see ErrIncomplete.
 func Adopt(g frontend.Geometry, fds map[string][]int, opt Options) (_ *Face, err error) {
 	opt, err = opt.withDefaults(g)
 	if err != nil {
@@ -215,7 +214,7 @@ func Adopt(g frontend.Geometry, fds map[string][]int, opt Options) (_ *Face, err
 		}
 	}
 	if err = resend(fuse[0]); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", err, ErrIncomplete)
 	}
 	f.resend.Store(true)
 	unix.CloseOnExec(f.loop.fd)

@@ -323,8 +323,12 @@ func TestRequestsThatComeDuringCreationWaitForTheEngine(t *testing.T) {
 
 func TestNodeIsMadeWhereTheSystemHasNone(t *testing.T) {
 	g, dir := geometry(t, 16<<20, 512), t.TempDir()
+	before := descriptors(t)
 	if _, err := Create(g, Options{loopDir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "devtmpfs") {
 		t.Errorf("without a place for a node: %v", err)
+	}
+	if after := descriptors(t); !slices.Equal(before, after) {
+		t.Errorf("a failed creation leaves descriptors: before %q\nafter %q", before, after)
 	}
 	r := start(t, g, Options{loopDir: t.TempDir(), NodeDir: dir}, atOnce)
 	if filepath.Dir(r.Device()) != dir {

@@ -142,7 +142,7 @@ func waitGone(fuse int, milliseconds int) bool {
 func resend(fuse int) error {
 	h := outHeader{Len: uint32(outHeaderSize), Error: notifyResend}
 	if _, err := unix.Write(fuse, bytesOf(&h)); err != nil {
-		return fmt.Errorf("FUSE_NOTIFY_RESEND: %w (needs Linux 6.9)", err)
+		return fmt.Errorf("ask for the requests that the predecessor left: FUSE_NOTIFY_RESEND: %w (needs Linux 6.9)", err)
 	}
 	return nil
 }
