@@ -74,6 +74,9 @@ func (w *world) drawProfile() {
 		}
 	}
 	w.themed(theme)
+	if w.cfg.Calm {
+		w.p.requests = 12
+	}
 	// Most mishaps happen while there are requests.
 	w.p.chaos = max(2*ms, int64(float64(w.p.requests)*float64(w.p.think)*(0.3+2*r.Float64())/float64(w.p.mishaps)))
 }
@@ -144,7 +147,16 @@ func init() {
 }
 
 func (w *world) chaos() {
-	if w.settling || w.cfg.Calm || w.p.mishaps == 0 {
+	if w.settling || w.p.mishaps == 0 {
+		return
+	}
+	if w.cfg.Calm {
+		if w.box.serving() {
+			w.p.mishaps = 0
+			w.detach()
+			return
+		}
+		w.in(w.p.chaos, event{kind: evChaos})
 		return
 	}
 	w.p.mishaps--

@@ -17,7 +17,7 @@ const (
 )
 
 func (w *world) settle() {
-	w.settling = true
+	w.settling, w.unsettled = true, w.steps
 	w.tracef("SETTLE")
 	w.healAll()
 	limit := w.now + settleTime

@@ -16,6 +16,11 @@ var (
 	seed0   = flag.Uint64("sim.seed0", 1, "the first seed")
 	trace   = flag.Bool("sim.trace", false, "print the whole trace of each seed")
 	minutes = flag.Float64("sim.minutes", 0, "go on for so long, whatever sim.seeds says")
+	sweeps  = flag.Int("sim.sweeps", 4, "how many seeds to crash at every operation")
+	theme   = flag.Uint("sim.theme", 0, "what the seeds are about, by number; 0 draws")
+	calm    = flag.Bool("sim.calm", false, "nothing goes wrong but one crash")
+	crashAt = flag.Int64("sim.crash-at", 0, "crash after so many operations")
+	kill    = flag.Bool("sim.kill", false, "with sim.crash-at: kill the driver, not the power")
 	keepOn  = flag.Int("sim.failures", 1, "stop after so many seeds that fail")
 )
 
@@ -46,11 +51,24 @@ func explain(cfg Config, failed Result) string {
 	if again.Hash != failed.Hash || again.Err == nil {
 		s += "NOTE: the second run of the seed went differently: the engine is not deterministic\n"
 	}
-	return s + fmt.Sprintf("to see it again: go test ./mirror/sim -run TestSim -sim.seed0=%d -sim.seeds=1 -sim.trace -v", failed.Seed)
+	s += fmt.Sprintf("to see it again: go test ./mirror/sim -run 'TestSim$' -v -sim.trace -sim.seeds=1 -sim.seed0=%d", failed.Seed)
+	if cfg.Theme != Any {
+		s += fmt.Sprintf(" -sim.theme=%d", cfg.Theme)
+	}
+	if cfg.Calm {
+		s += " -sim.calm"
+	}
+	if cfg.CrashAt > 0 {
+		s += fmt.Sprintf(" -sim.crash-at=%d -sim.kill=%v", cfg.CrashAt, cfg.CrashKind == KillDriver)
+	}
+	return s
 }
 
 func TestSim(t *testing.T) {
-	cfg := Config{New: sound}
+	cfg := Config{New: sound, Theme: Theme(*theme), Calm: *calm, CrashAt: *crashAt}
+	if *kill {
+		cfg.CrashKind = KillDriver
+	}
 	if *trace {
 		cfg.Trace = func(line string) { fmt.Fprintln(os.Stderr, line) }
 	}
@@ -76,4 +94,39 @@ func TestSim(t *testing.T) {
 	d := time.Since(begun)
 	t.Logf("%d seeds from %d in %v (%.0f a second), %d leg operations, %d events, %+v",
 		n, *seed0, d.Round(time.Millisecond), float64(n)/d.Seconds(), ops, events, total)
+}
+
+// A run is a function of its seed: other seeds before it, or a trace, change nothing.
+func TestSeedsReproduce(t *testing.T) {
+	a, b := NewRunner(Config{New: sound}), NewRunner(Config{New: sound, Trace: func(string) {}})
+	b.Run(99)
+	for seed := uint64(1); seed <= 20; seed++ {
+		x, y := a.Run(seed), b.Run(seed)
+		if x.Hash != y.Hash || x.Events != y.Events {
+			t.Errorf("seed %d went differently the second time: %d and %d events", seed, x.Events, y.Events)
+		}
+	}
+}
+
+// The seeds go through what they are for: none of these may become rare by accident.
+func TestSeedsReach(t *testing.T) {
+	r := NewRunner(Config{New: sound})
+	var s Stats
+	const n = 200
+	for seed := range uint64(n) {
+		res := r.Run(seed + 1)
+		if res.Err != nil {
+			t.Fatal(explain(Config{New: sound}, res))
+		}
+		s.add(res.Stats)
+	}
+	for what, have := range map[string]int{
+		"power cuts": s.PowerCuts * 4, "kills": s.Kills * 2, "stops": s.Stops, "losses": s.Losses * 2, "resyncs": s.Resyncs,
+		"legs served alone": s.AloneChecks, "requests sent again": s.Resent, "refusals": s.Refused * 8, "rotten superblocks": s.Rots * 20,
+		"resolves": s.Resolves * 200, "errors that were answered": s.Errors,
+	} {
+		if have < n {
+			t.Errorf("%s are rare: %+v", what, s)
+		}
+	}
 }

@@ -46,7 +46,8 @@ type Config struct {
 	CrashKind CrashKind
 	// Theme is what seeds are about: Any draws one.
 	Theme Theme
-	// Calm leaves out chaos: nothing goes wrong but CrashAt.
+	// Calm makes runs short, in which nothing goes wrong but CrashAt: an admin takes out a
+	// leg and brings it back.
 	Calm bool
 	// Load reads a leg's metadata; nil: metadata.Load.
 	Load func(r io.ReaderAt, bytes int64) (*metadata.Image, error)
@@ -84,7 +85,7 @@ type Result struct {
 	Hash   uint64 // of everything that happened, in order
 	Events int    // of the scheduler
 	Ops    int64  // operations of the legs
-	Steps  int64  // operations begun or ended, what CrashAt counts
+	Steps  int64  // operations begun or ended until everything was healed, what CrashAt counts
 	Stats  Stats
 }
 
@@ -206,10 +207,12 @@ type world struct {
 	events queue
 	steps  int64
 	ops    int64
-	done   int // events handled
-	hash   uint64
-	err    error
-	stats  Stats
+	// unsettled is steps when everything was healed.
+	unsettled int64
+	done      int // events handled
+	hash      uint64
+	err       error
+	stats     Stats
 
 	geo       geometry
 	dataBytes int64 // of the face; 0 until it is known
@@ -227,7 +230,7 @@ var errBroken = errors.New("sim: the run is over")
 func (r *Runner) Run(seed uint64) Result {
 	w := r.newWorld(seed)
 	w.main()
-	return Result{Seed: seed, Err: w.err, Hash: w.hash, Events: w.done, Ops: w.ops, Steps: w.steps, Stats: w.stats}
+	return Result{Seed: seed, Err: w.err, Hash: w.hash, Events: w.done, Ops: w.ops, Steps: w.unsettled, Stats: w.stats}
 }
 
 func (r *Runner) newWorld(seed uint64) *world {
