@@ -119,9 +119,12 @@ func (l *loop) run() {
 	reap := func(io *legio.IO) { l.done = append(l.done, io) }
 	for !l.stop.Load() {
 		l.beat.Store(l.d.clock())
-		l.poll()
-		l.ring.Reap(reap)
-		if q := l.queue.Load(); q != nil && !l.hold.Load() {
+		// Only what has something is asked: at low depth each needless system call shows.
+		completed, asked := l.poll()
+		if completed {
+			l.ring.Reap(reap)
+		}
+		if q := l.queue.Load(); q != nil && asked {
 			if err := q.Receive(receive); err != nil {
 				l.queue.CompareAndSwap(q, nil)
 			}
@@ -131,8 +134,9 @@ func (l *loop) run() {
 	}
 }
 
-// poll waits for input, a kick, or the time of the next tick.
-func (l *loop) poll() {
+// poll waits for input, a kick, or the time of the next tick. It says whether the ring
+// and the face have something.
+func (l *loop) poll() (completed, asked bool) {
 	fds := [3]unix.PollFd{{Fd: int32(l.ring.Fd()), Events: unix.POLLIN}, {Fd: int32(l.kicks), Events: unix.POLLIN}, {Fd: -1}}
 	if q := l.queue.Load(); q != nil && !l.hold.Load() {
 		fds[2] = unix.PollFd{Fd: int32(q.Fd()), Events: unix.POLLIN}
@@ -148,6 +152,7 @@ func (l *loop) poll() {
 		var b [8]byte
 		unix.Read(l.kicks, b[:])
 	}
+	return fds[0].Revents != 0 || l.ring.Pending(), fds[2].Revents != 0
 }
 
 // exchange gives the engine what has come in, and carries out what it wants. It says
