@@ -42,7 +42,9 @@ type Request struct {
 
 // Queue is one stream of requests, served by one event-loop thread.
 type Queue interface {
-	// Fd is polled for input (POLLIN).
+	// Fd is polled for input (POLLIN): readable while Receive has something to do, and
+	// so not while the queue waits for memory. It stays the same, and must not be polled
+	// any more once Receive has returned ErrClosed.
 	Fd() int
 	// Receive takes what is there, up to a bound, and emits each request. It never
 	// blocks. Control messages of the protocol are answered inside. It returns
@@ -69,7 +71,9 @@ type Face interface {
 	// Users tells how many others hold the device open or mounted, with names where
 	// they can be found out ("mounted on /mnt", "pid 123 (fio)").
 	Users() (n int, who []string)
-	// Close takes the face down. The queues' Receive returns ErrClosed after it.
+	// Close takes the face down, whoever uses it. The queues must be served until it
+	// returns: it writes back what is in the page cache. Their Receive returns ErrClosed
+	// after it.
 	Close() error
 }
 

@@ -144,9 +144,10 @@ func TestWhatIsNotCompleteIsNotAdopted(t *testing.T) {
 	if _, err := Adopt(g, kept, Options{}); !errors.Is(err, ErrIncomplete) {
 		t.Errorf("of an ended connection: %v", err)
 	}
+	bound := bindingOf(t, f.Device())
 	f.Abandon()
 	release()
-	eventually(t, "the loop device is free again", func() bool { return !loopBound(f.Device()) })
+	bound.expectFree(t)
 }
 
 func TestDiscardEndsAFaceThatNobodyServes(t *testing.T) {
@@ -169,7 +170,7 @@ func TestDiscardEndsAFaceThatNobodyServes(t *testing.T) {
 	// Now not even this order waits for anybody.
 	closeAll(other[descriptorsLoop]...)
 	closeAll(other[descriptorsFuse]...)
-	eventually(t, "the loop device is free again", func() bool { return !loopBound(s.device) })
+	s.bound.expectFree(t)
 }
 
 func TestKilledWithDirtyPagesLeavesNothing(t *testing.T) {
@@ -185,7 +186,7 @@ func TestKilledWithDirtyPagesLeavesNothing(t *testing.T) {
 		}
 		s.kill()
 		s.forget()
-		eventually(t, "the loop device is free again", func() bool { return !loopBound(s.device) })
+		s.bound.expectFree(t)
 	}
 }
 
@@ -256,5 +257,5 @@ func TestKilledUnderLoadGivesNoError(t *testing.T) {
 	t.Logf("%d operations, the longest took %v", ops.Load(), time.Duration(stall.Load()))
 	_ = dev.Close()
 	s.close(t)
-	eventually(t, "the loop device is free again", func() bool { return !loopBound(s.device) })
+	s.bound.expectFree(t)
 }

@@ -131,10 +131,7 @@ func TestCloseWritesBackAndLeavesNothing(t *testing.T) {
 	if err := os.WriteFile(f.Device(), want, 0); err != nil {
 		t.Error(err)
 	}
-	connection, err := f.loop.connection()
-	if err != nil {
-		t.Error(err)
-	}
+	bound := bindingOf(t, f.Device())
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
@@ -145,14 +142,11 @@ func TestCloseWritesBackAndLeavesNothing(t *testing.T) {
 	if !bytes.Equal(d.mem[:len(want)], want) {
 		t.Error("what was in the page cache is lost")
 	}
-	if loopBound(f.Device()) {
+	if bound.there() {
 		t.Errorf("%s is still there", f.Device())
 	}
 	if info, err := os.ReadFile("/proc/self/mountinfo"); err != nil || bytes.Contains(info, []byte("ft-"+g.Name)) {
 		t.Errorf("a mount is left (%v)", err)
-	}
-	if alive(t, connection) {
-		t.Error("the FUSE connection is still there")
 	}
 	f.pool.mu.Lock()
 	defer f.pool.mu.Unlock()
@@ -178,26 +172,6 @@ func descriptors(t testing.TB) (targets []string) {
 	return targets
 }
 
-// alive reports whether fusectl knows a connection.
-func alive(t testing.TB, connection uint32) bool {
-	t.Helper()
-	fs, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll(fs)
-	if err := unix.FsconfigCreate(fs); err != nil {
-		t.Fatal(err)
-	}
-	mount, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll(mount)
-	var st unix.Stat_t
-	return unix.Fstatat(mount, strconv.FormatUint(uint64(connection), 10), &st, 0) == nil
-}
-
 func TestCloseUnderAMountNamesItAndFailsIt(t *testing.T) {
 	g := geometry(t, 32<<20, 512)
 	d := ramDiskFor(t, g)
@@ -206,6 +180,7 @@ func TestCloseUnderAMountNamesItAndFailsIt(t *testing.T) {
 	run(t, "mkfs.ext4", "-q", f.Device())
 	dir := t.TempDir()
 	mountAt(t, f.Device(), dir)
+	bound := bindingOf(t, f.Device())
 	if err := f.Close(); err == nil || !strings.Contains(err.Error(), "mounted on "+dir) {
 		t.Errorf("close: %v", err)
 	}
@@ -221,5 +196,5 @@ func TestCloseUnderAMountNamesItAndFailsIt(t *testing.T) {
 	if err := unix.Unmount(dir, 0); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the loop device is free again", func() bool { return !loopBound(f.Device()) })
+	bound.expectFree(t)
 }

@@ -9,8 +9,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -138,6 +138,7 @@ type server struct {
 	device string
 	names  []string
 	fds    []int // the keeper's copies
+	bound  binding
 }
 
 // startServer starts a server of the disk, that creates its face, or adopts that of
@@ -179,6 +180,7 @@ func startServer(t testing.TB, g frontend.Geometry, memfd int, adopt *server) *s
 		t.Fatal(err)
 	}
 	guard(t, loopDevice{fd: s.fds[0]})
+	s.bound = bindingOf(t, s.device)
 	if adopt != nil {
 		adopt.forget()
 	}
@@ -252,8 +254,32 @@ func (s *server) close(t testing.TB) {
 	}
 }
 
-// loopBound reports whether a loop device has something under it.
-func loopBound(device string) bool {
-	_, err := os.Stat("/sys/block/" + strings.TrimPrefix(device, "/dev/") + "/loop")
-	return err == nil
+// binding is a loop device in the state of having our file under it. Its number may be
+// another's a moment later.
+type binding struct {
+	sysfs string
+	seq   string // diskseq, which is new with each file
+}
+
+func bindingOf(t testing.TB, device string) binding {
+	t.Helper()
+	b := binding{sysfs: "/sys/block/" + filepath.Base(device)}
+	seq, err := os.ReadFile(b.sysfs + "/diskseq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.seq = string(seq)
+	return b
+}
+
+func (b binding) there() bool {
+	_, err := os.Stat(b.sysfs + "/loop")
+	seq, _ := os.ReadFile(b.sysfs + "/diskseq")
+	return err == nil && string(seq) == b.seq
+}
+
+// expectFree waits until the loop device has let go.
+func (b binding) expectFree(t testing.TB) {
+	t.Helper()
+	eventually(t, b.sysfs+" is free again", func() bool { return !b.there() })
 }
