@@ -13,6 +13,15 @@ import (
 // inspectWithin bounds what opening and reading a leg may take, each.
 const inspectWithin = 5 * time.Second
 
+// busyWithin is how long a leg that is in use may stay so. What was opened to be looked
+// at a moment ago, here or by a process that just ended, is let go of by the kernel only
+// after its close has returned; taken for absent, the leg would be left out of the
+// decision which of the two may serve.
+const (
+	busyWithin = 2 * time.Second
+	busyPoll   = 5 * time.Millisecond
+)
+
 // found is what came of looking at a leg.
 type found struct {
 	open *legio.Leg // nil when it could not be opened
@@ -23,7 +32,11 @@ type found struct {
 // inspect opens a leg and reads what it carries. It waits for the device, with a
 // deadline, and so runs beside the event loops.
 func (d *driver) inspect(side int, path string, shared bool) found {
-	open, err := legio.Open(path, legio.OpenOptions{Deadline: inspectWithin, Faults: d.faults[side], MinBytes: metadata.DeviceBytesMin, Shared: shared})
+	options := legio.OpenOptions{Deadline: inspectWithin, Faults: d.faults[side], MinBytes: metadata.DeviceBytesMin, Shared: shared}
+	open, err := legio.Open(path, options)
+	for until := time.Now().Add(busyWithin); err != nil && legio.Busy(err) && time.Now().Before(until); open, err = legio.Open(path, options) {
+		time.Sleep(busyPoll)
+	}
 	if err != nil {
 		return found{err: err}
 	}
