@@ -59,8 +59,12 @@ func (f *Face) takeDown() error {
 			fmt.Errorf("%s was still open%s; it gives errors now, and goes when it is closed", f.loop.path, byWhom(r.users)),
 			abortConnection(connection))
 	}
-	f.loop.tune(f.options.Log, false)
 	f.finish()
+	select {
+	case <-f.tuned: // the connection has ended: there is nothing to drain any more
+		f.loop.tune(f.options.Log, false)
+	case <-time.After(releaseWithin):
+	}
 	return r.err
 }
 

@@ -69,8 +69,10 @@ func Create(g frontend.Geometry, opt Options) (_ *Face, err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = f.attach(mount)
-	return f, errors.Join(err, s.stop())
+	if err = errors.Join(f.attach(mount), s.stop()); err != nil {
+		return nil, err
+	}
+	return f.begin(), nil
 }
 
 // addQueue makes a queue of a descriptor, which it owns in any case.
@@ -219,5 +221,5 @@ func Adopt(g frontend.Geometry, fds map[string][]int, opt Options) (_ *Face, err
 	f.resend.Store(true)
 	unix.CloseOnExec(f.loop.fd)
 	closeAll(fuse...)
-	return f, nil
+	return f.begin(), nil
 }

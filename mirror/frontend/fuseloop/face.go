@@ -117,6 +117,8 @@ type Face struct {
 	resend atomic.Bool // the kernel has FUSE_NOTIFY_RESEND
 	down   atomic.Bool // closed or abandoned
 
+	tuned chan struct{} // closed when the loop device's queue has been set, or could not be
+
 	endOnce sync.Once
 	endErr  error
 }
@@ -135,7 +137,18 @@ func newFace(g frontend.Geometry, opt Options) *Face {
 		options: opt,
 		pool:    newPool(maxWriteDefault, opt.Memory, opt.CopyMemory),
 		loop:    loopDevice{fd: -1},
+		tuned:   make(chan struct{}),
 	}
+}
+
+// begin is the end of Create and Adopt.
+func (f *Face) begin() *Face {
+	l := f.loop
+	go func() {
+		defer close(f.tuned)
+		l.tune(f.options.Log, true)
+	}()
+	return f
 }
 
 // Queues are the streams of requests. From Create or Adopt on, each must be polled and

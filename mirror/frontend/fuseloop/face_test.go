@@ -58,6 +58,7 @@ func TestDeviceHasTheGeometry(t *testing.T) {
 		if err := r.loop.verify(g); err != nil {
 			t.Error(err)
 		}
+		<-r.tuned
 		for name, want := range map[string]int{"logical_block_size": block, "discard_granularity": 4096, "discard_max_bytes": discardBytesMax, "rotational": 0} {
 			text, err := os.ReadFile(r.loop.sysfs() + "/queue/" + name)
 			if err != nil || strings.TrimSpace(string(text)) != fmt.Sprint(want) {
@@ -87,6 +88,7 @@ func TestDiscardedAndZeroedRangesReadAsZeroes(t *testing.T) {
 		}
 		return atOnce(d)
 	})
+	<-r.tuned
 	dev := openDevice(t, r.Device(), unix.O_DIRECT)
 	fill(r.disk.mem[:1<<20], 1)
 	fill(r.disk.mem[159<<20:], 2)

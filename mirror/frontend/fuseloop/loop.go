@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -51,12 +52,10 @@ func attachLoop(control, file int, g frontend.Geometry, opt Options) (loopDevice
 		if err := l.open(opt); err != nil {
 			return l, err
 		}
-		l.tune(opt.Log, true)
 		err = unix.IoctlLoopConfigure(l.fd, &config)
 		if err == nil {
 			return l, l.renumber(control)
 		}
-		l.tune(opt.Log, false)
 		l.close()
 		// Somebody else had been told of the same device: ask again.
 		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENXIO) {
@@ -195,14 +194,18 @@ var queueSettings = []struct{ name, ours, others string }{
 	{"discard_max_bytes", strconv.Itoa(discardBytesMax), strconv.Itoa(1<<32 - 4096)},
 }
 
-// tune sets the device's queue for us. It is done while the device is not bound, as the
-// kernel drains the queue for each setting: that would wait for requests which, while a
-// face is created or adopted, nobody serves yet.
+// tune sets the device's queue, for us or for others. For each setting that changes, the
+// kernel drains the queue: this waits for requests that are under way, and must not be
+// waited for by those who serve them. (Before the device is bound there would be nothing
+// to drain, but a new one then takes no limit for discards.)
 func (l loopDevice) tune(log *slog.Logger, ours bool) {
 	for _, s := range queueSettings {
 		path, value := l.sysfs()+"/queue/"+s.name, s.others
 		if ours {
 			value = s.ours
+		}
+		if now, err := os.ReadFile(path); err == nil && strings.TrimSpace(string(now)) == value {
+			continue
 		}
 		if err := os.WriteFile(path, []byte(value), 0); err != nil {
 			log.Debug("loop device's queue left as it is", "setting", path, "value", value, "err", err)

@@ -18,7 +18,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -49,57 +48,11 @@ type Queue struct {
 
 	ended  bool // Receive has returned ErrClosed; its thread only
 	free   carriedList
-	answer struct {
+	answer struct { // of Receive's thread, for what the face answers itself
 		outHeader
 		body [104]byte // the largest: attrOut
+		iov  [1]unix.Iovec
 	}
-}
-
-// carried is a request with what its answer is made of.
-type carried struct {
-	frontend.Request
-	buf   *buffer // nil for a Flush or a Zero
-	state atomic.Uint32
-	out   struct {
-		outHeader
-		writeOut
-	}
-	iov  [2]unix.Iovec
-	next *carried // in carriedList
-}
-
-// The states of a carried request.
-const (
-	stateFree     = iota // in carriedList
-	stateOut             // the engine's
-	stateAnswered        // the engine's, answered
-)
-
-// carriedList keeps requests for reuse.
-type carriedList struct {
-	mu   sync.Mutex
-	head *carried
-}
-
-func (l *carriedList) take() *carried {
-	l.mu.Lock()
-	c := l.head
-	if c != nil {
-		l.head = c.next
-	}
-	l.mu.Unlock()
-	if c == nil {
-		c = new(carried)
-	}
-	c.next = nil
-	return c
-}
-
-func (l *carriedList) give(c *carried) {
-	l.mu.Lock()
-	c.next = l.head
-	l.head = c
-	l.mu.Unlock()
 }
 
 // newQueue makes a queue of a /dev/fuse descriptor, which it then owns. On an error the
@@ -257,8 +210,8 @@ func (q *Queue) respond(unique uint64, errno syscall.Errno, body []byte) {
 	a := &q.answer
 	a.outHeader = outHeader{Len: uint32(outHeaderSize + len(body)), Error: -int32(errno), Unique: unique}
 	copy(a.body[:], body)
-	iov := [1]unix.Iovec{{Base: (*byte)(unsafe.Pointer(a)), Len: uint64(a.Len)}}
-	q.write(iov[:], true)
+	a.iov[0] = unix.Iovec{Base: (*byte)(unsafe.Pointer(a)), Len: uint64(a.Len)}
+	q.write(a.iov[:], true)
 }
 
 // Reply sends the answer of a request. Any thread.
@@ -297,7 +250,8 @@ func answerError(err syscall.Errno) int32 {
 }
 
 // write hands an answer to the kernel. It cannot block; a short one does not even give
-// up its processor to the Go scheduler.
+// up its processor to the Go scheduler. iov and what it points to lie on the heap: they
+// do not move.
 func (q *Queue) write(iov []unix.Iovec, short bool) {
 	q.mu.RLock()
 	defer q.mu.RUnlock()
@@ -306,11 +260,10 @@ func (q *Queue) write(iov []unix.Iovec, short bool) {
 	}
 	for {
 		var errno syscall.Errno
-		fd, base, n := uintptr(q.fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov))
 		if short {
-			_, _, errno = unix.RawSyscall(unix.SYS_WRITEV, fd, base, n)
+			_, _, errno = unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)))
 		} else {
-			_, _, errno = unix.Syscall(unix.SYS_WRITEV, fd, base, n)
+			_, _, errno = unix.Syscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(unsafe.SliceData(iov))), uintptr(len(iov)))
 		}
 		switch errno {
 		case unix.EINTR:
