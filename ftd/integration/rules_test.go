@@ -171,6 +171,35 @@ func TestLastSideIsNotTakenAway(t *testing.T) {
 	b.wait("disk0", "duplex")
 }
 
+// A device goes down as a whole when nobody uses it and an admin names the risk, stays
+// down over restarts, and comes back when told to.
+func TestDeviceDownAndUp(t *testing.T) {
+	t.Parallel()
+	legs := [2]string{legFile(t, legBytes), legFile(t, legBytes)}
+	b := newBox(t, legs[0], legs[1])
+	b.start()
+	b.wait("disk0", "duplex")
+	b.mkfs()
+	dir := b.mount()
+	says(t, b.refuse("bringdown", "disk0", "--accept-risk=last-side"), dir)
+	b.wait("disk0", "duplex")
+	unmount(t, dir)
+	b.do("bringdown", "disk0", "--accept-risk=last-side")
+	b.wait("disk0", "down")
+	if _, err := os.Lstat(b.face()); err == nil {
+		t.Errorf("%s is still there", b.face())
+	}
+	b.killFtd()
+	b.start()
+	b.wait("pci0/disk0", "offline")
+	if st := b.status().Devices[0]; st.State != drivers.FaceDown || st.Pid != 0 {
+		t.Errorf("after a restart of ftd disk0 is %v with the process %d, although an admin took it down", st.State, st.Pid)
+	}
+	b.do("bringup", "disk0")
+	b.wait("disk0", "duplex")
+	b.equalLegs(legs[0], legs[1])
+}
+
 // A leg with a file system on it is not overwritten by being there.
 func TestForeignDataIsNotOverwritten(t *testing.T) {
 	t.Parallel()

@@ -122,7 +122,7 @@ func (b *throwaway) loops() (nodes []string) {
 }
 
 // leavesNothing checks that all is gone but the box's own directory.
-func (b *throwaway) leavesNothing(face string) {
+func (b *throwaway) leavesNothing(face faceDevice) {
 	b.t.Helper()
 	if ps := b.processes(); len(ps) > 0 {
 		b.t.Errorf("processes %v are left", ps)
@@ -135,8 +135,8 @@ func (b *throwaway) leavesNothing(face string) {
 			b.t.Errorf("%s is left", path)
 		}
 	}
-	if _, err := os.Stat("/sys/block/" + filepath.Base(face) + "/loop/backing_file"); err == nil {
-		b.t.Errorf("the face's device %s is left", face)
+	if _, err := os.Stat(face.sysfs() + "/loop/backing_file"); err == nil && sequence(b.t, face.node) == face.sequence {
+		b.t.Errorf("the face's device %s is left", face.node)
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil || strings.Contains(string(mounts), b.dir+"/") {
@@ -144,14 +144,31 @@ func (b *throwaway) leavesNothing(face string) {
 	}
 }
 
-// faceDevice is the device behind the face's link.
-func (b *throwaway) faceDevice() string {
+// faceDevice is the device behind a face's link. The kernel gives its number to others
+// as soon as it is free; the sequence number tells them apart.
+type faceDevice struct {
+	node     string
+	sequence string
+}
+
+func (f faceDevice) sysfs() string { return "/sys/block/" + filepath.Base(f.node) }
+
+func sequence(t *testing.T, node string) string {
+	t.Helper()
+	b, err := os.ReadFile("/sys/block/" + filepath.Base(node) + "/diskseq")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (b *throwaway) faceDevice() faceDevice {
 	b.t.Helper()
-	dev, err := filepath.EvalSymlinks(b.face())
+	node, err := filepath.EvalSymlinks(b.face())
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return dev
+	return faceDevice{node, sequence(b.t, node)}
 }
 
 // The first command of a new user, twice: the data are there the second time.
@@ -177,13 +194,23 @@ func TestTestBoxCleansUpAfterAKill(t *testing.T) {
 	t.Parallel()
 	b := newThrowaway(t)
 	b.start()
-	face := b.faceDevice()
-	b.pattern('x')
+	b.mkfs()
+	dir := b.mount()
+	writeSome(t, dir+"/before", 8<<20)
+	want := digestOf(t, dir+"/before")
+	b.fio(dir)
 	b.killAll() // the test box itself among them: it names the directory too
 	<-b.end
 
+	// The file system on the dead face is still mounted: that is in nobody's way.
 	b.start()
-	b.reads('x')
+	unmount(t, dir)
+	dir = b.mount()
+	if digestOf(t, dir+"/before") != want {
+		t.Error("a file that was durable before the kill has changed")
+	}
+	unmount(t, dir)
+	face := b.faceDevice()
 	b.signal(unix.SIGINT)
 	b.ends()
 	b.leavesNothing(face)
