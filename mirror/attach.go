@@ -139,6 +139,7 @@ func (e *Engine) adoptIdentity(sb metadata.Superblock, layout metadata.Layout) {
 	e.marking = metadata.NewBitmap(layout.Extents)
 	e.touched = metadata.NewBitmap(layout.Extents)
 	e.stale = metadata.NewBitmap(layout.Regions)
+	e.unsure = metadata.NewBitmap(layout.Regions)
 	e.intent.nextClear = e.env.Now() + int64(intentClearEvery)
 	e.made = true
 }

@@ -119,6 +119,10 @@ type Engine struct {
 	want, durable record
 	recorder      recorder
 	recordWaiters []*request // held back until want is durable
+	// unsure are the regions of writes that were refused because want could not be made
+	// durable. A leg has them, and after a restart the other one may be served: nothing is
+	// read there before want is durable.
+	unsure *metadata.Bitmap
 
 	// The write-intent map (intent.go). marked is durable on every leg in service.
 	marked, marking, touched *metadata.Bitmap

@@ -8,6 +8,11 @@ import (
 
 // readStart sends a read whose range is locked to a leg.
 func (e *Engine) readStart(q *request) {
+	if lo, hi := e.regions(q.r.Off, q.r.Len); q.tried == 0 && !e.recorded() && e.unsure.AnyIn(lo, hi) {
+		q.pending = -1 // not issued
+		e.waitRecord(q)
+		return
+	}
 	l := e.pickRead(q)
 	if l == nil {
 		switch {

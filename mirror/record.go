@@ -257,6 +257,7 @@ func (e *Engine) recordDone() {
 		return // pumpRecord goes on with what changed meanwhile
 	}
 	e.durable = r.goal
+	e.unsure.Reset()
 	e.wakeRecord(nil)
 	e.joinStep()
 	e.prepareStep()
@@ -287,6 +288,10 @@ func (e *Engine) wakeRecord(err error) {
 			q.pending = 0
 			e.noLeg(q)
 		case err != nil:
+			if q.pending == 0 && q.lock.live && q.lock.write {
+				lo, hi := e.regions(q.at, q.n)
+				e.unsure.SetRange(lo, hi)
+			}
 			q.pending = 0
 			q.finish(e, syscall.EIO)
 		default:

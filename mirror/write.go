@@ -85,6 +85,9 @@ func (e *Engine) writeEnd(q *request) {
 			e.noLeg(q)
 			return
 		}
+		if !e.recorded() {
+			e.unsure.SetRange(lo, hi)
+		}
 		q.finish(e, errno)
 		return
 	}

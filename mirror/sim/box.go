@@ -651,6 +651,9 @@ func (b *box) sideChanged(w *world, side int, ev drivers.Event) {
 	case !in && b.inSince[side] >= 0:
 		b.inSince[side] = -1
 		w.stats.Losses++
+		if b.resolving == side {
+			w.forgetResolve()
+		}
 		if b.bound.known() {
 			b.bound.lost(side)
 		}
