@@ -54,7 +54,8 @@ func (f *Face) takeDown() error {
 		case <-time.After(releaseWithin):
 		}
 	}
-	if len(r.users) > 0 || !waitGone(fuse, int(releaseWithin.Milliseconds())) {
+	// Some only looked at a new device, and are gone in a moment.
+	if !waitGone(fuse, int(releaseWithin.Milliseconds())) {
 		r.err = errors.Join(r.err,
 			fmt.Errorf("%s was still open%s; it gives errors now, and goes when it is closed", f.loop.path, byWhom(r.users)),
 			abortConnection(connection))
