@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	statusPoll   = 200 * time.Millisecond
-	progressStep = 20.0             // percent between two lines of progress
-	hintPatience = 20 * time.Second // after which what to try is said also without duplex
+	startPoll    = 200 * time.Millisecond // while it comes up
+	statusPoll   = time.Second            // afterwards
+	progressStep = 20.0                   // percent between two lines of progress
+	hintPatience = 20 * time.Second       // after which what to try is said also without duplex
 )
 
 // interactive is what the box tells the person who started it.
@@ -43,7 +44,7 @@ func (b *box) follow() error {
 	client := api.NewClient(b.Socket)
 	defer client.Close()
 	began, hinted := time.Now(), false
-	tick := time.NewTicker(statusPoll)
+	tick := time.NewTicker(startPoll)
 	defer tick.Stop()
 	for {
 		select {
@@ -60,6 +61,7 @@ func (b *box) follow() error {
 		if !hinted && (st.System.State == drivers.FaceDuplex || time.Since(began) > hintPatience) {
 			hinted = true
 			b.hint(st)
+			tick.Reset(statusPoll)
 		}
 	}
 }
