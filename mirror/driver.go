@@ -121,11 +121,14 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	}
 	err := d.startLegs(mode, hung, held)
 	d.setStartWhy(err)
-	if mode == drivers.Adopt {
-		if err := d.adoptFace(); err != nil {
+	fresh := mode == drivers.Fresh
+	if !fresh {
+		err := d.adoptFace()
+		if fresh = errors.Is(err, errDiscarded); err != nil && !fresh {
 			return fmt.Errorf("take over the face of %s: %w", d.cfg.Name, err)
 		}
-	} else if err == nil {
+	}
+	if fresh && err == nil {
 		if err := d.createFace(); err != nil {
 			return fmt.Errorf("bring up the face of %s: %w", d.cfg.Name, err)
 		}

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -88,14 +89,32 @@ func (d *driver) adoptFace() error {
 	if now, made := d.engineGeometry(); made && now.Size != g.Size {
 		return fmt.Errorf("the face that was left has %d bytes, the mirror on the legs has %d", g.Size, now.Size)
 	}
-	opt := d.faceOptions()
-	face, err := fuseloop.Adopt(g, d.env.Inherited, opt)
+	face, err := fuseloop.Adopt(g, d.env.Inherited, d.faceOptions())
+	if errors.Is(err, fuseloop.ErrIncomplete) {
+		return d.discardFace(err)
+	}
 	if err != nil {
 		return err
 	}
 	d.serveFace(face)
 	return d.link(face)
 }
+
+// discardFace ends what cannot be adopted: the predecessor died while it made the face,
+// or somebody aborted it. The caller makes a new one. Under faceMu.
+func (d *driver) discardFace(why error) error {
+	d.env.Log.Error("the face that was left cannot be taken over: who has it open gets errors", "why", why)
+	if err := fuseloop.Discard(d.env.Inherited); err != nil {
+		d.env.Log.Warn("discarding the face that was left", "err", err)
+	}
+	for _, name := range storedNames {
+		d.env.Unstore(name)
+	}
+	return errDiscarded
+}
+
+// errDiscarded: there was no face to adopt after all.
+var errDiscarded = errors.New("the face that was left was discarded")
 
 func (d *driver) engineGeometry() (frontend.Geometry, bool) {
 	d.mu.Lock()

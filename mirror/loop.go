@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -127,6 +128,9 @@ func (l *loop) run() {
 		if q := l.queue.Load(); q != nil && asked {
 			if err := q.Receive(receive); err != nil {
 				l.queue.CompareAndSwap(q, nil)
+				if !errors.Is(err, frontend.ErrClosed) {
+					l.d.env.Log.Error("a queue of the face is lost", "err", err)
+				}
 			}
 		}
 		for l.exchange() {

@@ -31,6 +31,7 @@ type process struct {
 	nextAt  time.Time // in Waiting
 	policy  restarts
 	store   store
+	stored  []string // the names in store, in the order in which they first came
 
 	cur   *child
 	preds []*child // dying, pushed aside by a successor
@@ -164,7 +165,7 @@ func (k *keeper) launch(p *process) (c *child, gate int, err error) {
 	pass := func(name string, fd int) {
 		files, names = append(files, uintptr(fd)), append(names, name)
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.store)) {
+	for _, name := range p.stored {
 		for _, fd := range p.store[name] {
 			pass(name, fd)
 		}

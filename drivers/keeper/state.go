@@ -158,6 +158,7 @@ func (k *keeper) takeOver(inherited map[string][]int) error {
 			p.store = store{}
 		}
 		p.store[descriptor] = fds
+		p.stored = append(p.stored, descriptor)
 	}
 	for i := range s.Processes {
 		k.resume(k.procs[s.Processes[i].Name], s.Processes[i])

@@ -3,6 +3,7 @@ package keeper
 import (
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -55,6 +56,9 @@ func (k *keeper) keep(p *process, name string, fds []int, replace bool) error {
 		k.upstream.remove(p.name, name)
 	}
 	p.store[name] = append(p.store[name], fds...)
+	if !slices.Contains(p.stored, name) {
+		p.stored = append(p.stored, name)
+	}
 	k.upstream.store(p.name, name, fds)
 	closeAll(old)
 	return nil
@@ -67,12 +71,16 @@ func (k *keeper) drop(p *process, name string) {
 		return
 	}
 	delete(p.store, name)
+	p.stored = slices.DeleteFunc(p.stored, func(n string) bool { return n == name })
 	closeAll(fds)
 	k.upstream.remove(p.name, name)
 }
 
+// dropAll closes all that is held, in the reverse of the order in which it came: what
+// came later may be what keeps the last close of the earlier from waiting for a server
+// that is not there any more.
 func (k *keeper) dropAll(p *process) {
-	for name := range p.store {
+	for _, name := range slices.Backward(slices.Clone(p.stored)) {
 		k.drop(p, name)
 	}
 }
