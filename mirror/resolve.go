@@ -31,8 +31,10 @@ func (e *Engine) Resolve(keep drivers.Side, legs [2]*Leg, w *metadata.Witness) e
 	case g.Image.Super.Syncing:
 		return drivers.Refuse(drivers.RuleStale, "%s was being resynced: its data is a mixture of old and new and cannot be kept", e.sideID(int(keep)))
 	}
+	told := e.witness
 	e.witness = nil
 	if err := e.serve(int(keep), g); err != nil {
+		e.witness = told
 		return err
 	}
 	// Written alone from here on: a new generation, so that the other side is known to
@@ -42,6 +44,8 @@ func (e *Engine) Resolve(keep drivers.Side, legs [2]*Leg, w *metadata.Witness) e
 	e.recorder.witnessed = metadata.Witness{}
 	e.want.service |= 1 << o.side
 	e.recordLoss(o, nil)
+	// A leg that is not here is not decided about: it may have what nobody has seen. When
+	// it comes back it is a split-brain, to be decided then.
 	if other := legs[1-keep]; other != nil && other.Image != nil && other.Image.Super.Mirror == e.id.Mirror {
 		e.overrule(other.Image.Super)
 	}
