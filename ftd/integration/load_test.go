@@ -114,6 +114,7 @@ func (b *box) fio(dir string) *load {
 		"--rw=randrw", "--rwmixread=40", "--bsrange=4k-64k", "--ioengine=libaio", "--iodepth=8", "--direct=1",
 		"--fsync=32", "--verify=crc32c", "--verify_fatal=1", "--verify_backlog=64", "--serialize_overlap=1",
 		"--thread", "--rate_iops=400,400", "--time_based", "--runtime=600", "--allrandrepeat=1", "--randrepeat=1", "--output-format=normal")
+	l.cmd.Dir = t.TempDir() // where fio leaves what it verified so far
 	l.cmd.Stdout, l.cmd.Stderr = &l.out, &l.out
 	if err := l.cmd.Start(); err != nil {
 		t.Fatal(err)
