@@ -43,8 +43,7 @@ func (c *Core) act(a Action) uint64 {
 type write struct {
 	id    uint64
 	state *Persistent
-	asked []Answer // the last answers to requests that wait for it
-	owed  []Answer // that waited for an earlier one, which failed: to be given again
+	asked []string // requests whose last answer waits for it
 }
 
 // persist gives out what is not on disk yet, and returns the write that all that follows
@@ -89,7 +88,7 @@ func (c *Core) gateAnswers(gate uint64) {
 			continue
 		}
 		if a.After = gate; a.Final() {
-			w.asked = append(w.asked, *a)
+			w.asked = append(w.asked, a.Request)
 		}
 	}
 }
@@ -115,15 +114,23 @@ func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
 		}
 		c.saved, c.writeFails, c.writeAgain = *w.state, 0, time.Time{}
 		c.writes = append(c.writes[:0], c.writes[at+1:]...)
-		for _, a := range w.owed {
-			c.answer(a.Request, a.Status, a.Code, a.Sentence)
+		for _, d := range c.devices {
+			for i := range d.sides {
+				s := &d.sides[i]
+				if saved := c.savedTarget(s.id); s.target == saved {
+					s.undo = nil
+				} else if s.undo != nil {
+					*s.undo = saved
+				}
+			}
 		}
 		return true
 	}
 	c.writes = append(c.writes[:at], c.writes[at+1:]...)
 	if at < len(c.writes) {
-		later := &c.writes[at]
-		later.owed = append(append(later.owed, w.owed...), w.asked...)
+		for _, id := range w.asked {
+			c.answer(id, AnswerFailed, RulePersist, "the state could not be written at once: ask again whether it holds (ftctl status)")
+		}
 		for _, d := range c.devices {
 			c.dropped(p, d, w.id)
 		}
@@ -136,8 +143,8 @@ func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
 	if c.writeFails == 1 {
 		c.noteOn(c.cfg.Name, Critical, sentence, nil) // once: the log may be on the same full disk
 	}
-	for _, a := range append(w.owed, w.asked...) {
-		c.answer(a.Request, AnswerRefused, RulePersist, sentence)
+	for _, id := range w.asked {
+		c.answer(id, AnswerRefused, RulePersist, sentence)
 	}
 	c.bringupSet, c.settings = c.saved.Bringup, map[string]MTBFSettings{}
 	for id, set := range c.saved.Settings {
@@ -166,7 +173,9 @@ func (c *Core) dropped(p *proposal, d *device, gate uint64) {
 			s.endWork()
 		}
 	}
-	d.retarget = true
+	if d.toldGate == gate {
+		d.retarget, d.toldGate = true, 0
+	}
 }
 
 // takeBack undoes, for one device, what admins have said and what is not on disk.
@@ -181,12 +190,12 @@ func (c *Core) takeBack(p *proposal, d *device, sentence string) {
 	}
 	for i := range d.sides {
 		s, f := &d.sides[i], &n.sides[i]
-		was := c.savedTarget(s.id)
-		if f.target == was || f.target.By != ByAdmin {
+		was := s.undo
+		if s.undo = nil; was == nil || f.target.By != ByAdmin {
 			continue
 		}
-		f.target = was
-		f.deferred = c.defers(was) // it waits for a word that is kept
+		f.target = *was
+		f.fresh = isNew(*was) // it waits for a word that is kept
 		if f.state == drivers.Offline {
 			f.reason = "as before: what an admin wanted could not be written"
 		}
@@ -199,6 +208,7 @@ func (c *Core) afterDevice(d *device, gate uint64) {
 	if d.retarget {
 		d.retarget = false
 		if d.link != LinkNone && d.link != LinkStopping {
+			d.toldGate = gate
 			c.act(Action{Kind: ActionConfigure, After: gate, Device: d.name, Sides: d.sideConfigs()})
 		}
 	}
@@ -212,8 +222,8 @@ func (c *Core) afterDevice(d *device, gate uint64) {
 		}
 	case LinkConnected:
 		if d.lagging {
-			if !d.looking {
-				d.looking = true
+			if !c.now.Before(d.lookAgain) {
+				d.lookAgain = c.now.Add(eventWait)
 				c.act(Action{Kind: ActionSnapshot, Device: d.name})
 			}
 			return // the picture is not complete: decide nothing on it
@@ -297,7 +307,7 @@ func (c *Core) mayAttach(s *side) bool {
 	switch s.state {
 	case drivers.Offline, drivers.Shot:
 	case drivers.Removed: // see gone
-		if s.hold.kind != holdRetry {
+		if s.hold.kind != holdRetry || s.pulled {
 			return false
 		}
 	default:
@@ -311,7 +321,7 @@ func (c *Core) mayAttach(s *side) bool {
 			return false
 		}
 	}
-	if faceUp && s.deferred && c.bringup() == BringupDefer {
+	if faceUp && s.fresh && c.bringup() == BringupDefer {
 		return false
 	}
 	return faceUp || partner.work == idle && !onItsWay(partner.state)
@@ -334,6 +344,7 @@ func (c *Core) deadline() (at time.Time) {
 		if d.link == LinkStarting || d.link == LinkLost {
 			next(d.process.again)
 		}
+		next(d.lookAgain)
 		next(d.stop.until)
 		next(d.stop.again)
 		next(d.change.until)

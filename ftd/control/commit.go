@@ -58,6 +58,10 @@ func (c *Core) commitSide(p *proposal, s *side) {
 	n := *p.at(s)
 	if n.target != s.target {
 		c.dirty = true
+		if p.ask != nil && s.undo == nil {
+			before := s.target
+			s.undo = &before
+		}
 		if n.target.Direction != s.target.Direction {
 			s.dev.retarget = true
 		}
@@ -109,6 +113,7 @@ func (c *Core) served(s *side, from drivers.State) {
 	switch in := s.state.InService(); {
 	case in && !from.InService():
 		s.served = c.now
+		s.partner().stirred = c.now
 	case !in && from.InService():
 		s.active = false
 		if c.now.Sub(s.served) >= stableAfter {

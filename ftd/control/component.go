@@ -24,9 +24,10 @@ type facts struct {
 	// recall: why the core itself wants the side out at once, whatever its target: it
 	// came in without a test, or what it is made of has vanished. "" when it does not.
 	recall string
-	// deferred: it is new here, and by policy waits until an admin says so.
-	deferred bool
-	hold     hold
+	// fresh: it is new here, by boot or insertion. By policy defer it waits until an admin
+	// says so.
+	fresh bool
+	hold  hold
 }
 
 // good says whether a face may rely on the side.
@@ -86,9 +87,11 @@ type side struct {
 	served    time.Time // when it last came into service
 	detachAt  time.Time // a failed detach is not tried again before
 	outFails  int       // detaches that failed, in a row
+	stirred   time.Time // when something last happened that may lift a refusal
 	drainTill time.Time // how long a drain is waited for
 	unjudged  judgement // a fault that has no verdict yet
 	request   *request  // who waits for the side
+	undo      *Target   // the target before an admin's word that is not on disk yet
 
 	active   bool
 	note     string
@@ -141,15 +144,16 @@ type device struct {
 	sides [2]side
 	face  mark[drivers.FaceState]
 
-	lastSeq  uint64    // of the driver's events on this connection
-	lagging  bool      // events were missed: the next snapshot is the truth
-	looking  bool      // and has been asked for
-	ahead    time.Time // since when snapshots contain events that have not come, or zero
-	process  processWork
-	stop     deviceWork
-	change   deviceWork // switch
-	stopBack DriverLink // the link that a stop which is not carried out goes back to
-	retarget bool       // targets have changed: the keeper must know
+	lastSeq   uint64    // of the driver's events on this connection
+	lagging   bool      // events were missed: the next snapshot is the truth
+	lookAgain time.Time // it has been asked for: when to ask again, or zero
+	ahead     time.Time // since when snapshots contain events that have not come, or zero
+	process   processWork
+	stop      deviceWork
+	change    deviceWork // switch
+	stopBack  DriverLink // the link that a stop which is not carried out goes back to
+	retarget  bool       // targets have changed: the keeper must know
+	toldGate  uint64     // the ActionPersist that telling it waits for
 
 	path  string // of the face
 	pid   int

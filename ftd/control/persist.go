@@ -50,6 +50,14 @@ var byConfig = Target{Direction: In, By: ByConfig}
 // out says whether the side is wanted out.
 func (t Target) out() bool { return t.Direction == Out }
 
+// notWhole is the target of a side whose device was not taken down after all.
+func (t Target) notWhole() Target {
+	if t.Broken {
+		return Target{Direction: Out, By: ByFault, Since: t.Since, Broken: true, Identity: t.Identity, Reason: t.Reason}
+	}
+	return byConfig
+}
+
 // newPart is the target after another part has taken the place of the one before: a
 // verdict is lifted, an admin's word stands.
 func (t Target) newPart() Target {

@@ -194,7 +194,7 @@ func (c *Core) adoptTargets(d *device) {
 			s.target = t
 			delete(c.strangers, s.id)
 		}
-		s.deferred = c.defers(s.target)
+		s.fresh = isNew(s.target)
 		if s.target.out() && s.state == drivers.Offline {
 			s.reason = s.target.Reason
 			if s.target.Broken {
@@ -204,9 +204,9 @@ func (c *Core) adoptTargets(d *device) {
 	}
 }
 
-// defers says whether a side that is new here, at boot or by insertion, is to wait for
-// an admin.
-func (c *Core) defers(t Target) bool { return c.bringup() == BringupDefer && t.By != ByFault }
+// isNew says whether a side that appears, at boot or by insertion, counts as new here. One
+// that failed does not: it comes back by itself.
+func isNew(t Target) bool { return t.By != ByFault }
 
 func (c *Core) proposeLoaded(p *proposal, ev StateLoaded) {
 	if c.loaded {

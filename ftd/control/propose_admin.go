@@ -28,7 +28,7 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 			revived = append(revived, s)
 		}
 		n.target = Target{Direction: In, By: ByAdmin, Who: ev.By, Since: c.now}
-		n.hold, n.deferred = hold{}, false
+		n.hold, n.fresh = hold{}, false
 		if other := &p.at(s.partner()).target; other.Whole {
 			other.Whole, other.Risk = false, "" // only this side is out now
 		}
@@ -85,7 +85,7 @@ func (c *Core) proposeBringDown(p *proposal, ev BringDown) *refusal {
 	}
 	for _, s := range sc.sides {
 		n := p.at(s)
-		if whole && n.target.out() {
+		if whole && n.target.out() && n.target.By == ByAdmin {
 			continue // it was out before the device goes down, and is out if it does not
 		}
 		settled := n.target.By == ByAdmin && !n.target.Whole && n.target.Risk == ev.AcceptRisk

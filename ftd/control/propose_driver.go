@@ -57,7 +57,7 @@ func (c *Core) proposeStatus(p *proposal, d *device, st drivers.Status) {
 
 // synced notes that the states are known as of an event.
 func (d *device) synced(seq uint64) {
-	d.lastSeq, d.lagging, d.looking, d.ahead = seq, false, false, time.Time{}
+	d.lastSeq, d.lagging, d.lookAgain, d.ahead = seq, false, time.Time{}, time.Time{}
 }
 
 // show keeps what is for people to read.
@@ -85,7 +85,7 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 		}
 		if c.identify(s, is.Resource.Identity) {
 			n.target = n.target.newPart()
-			n.hold, n.deferred = hold{}, c.defers(n.target)
+			n.hold, n.fresh = hold{}, isNew(n.target)
 		}
 		c.historyOf(s)
 		if !all && is.State == s.said {
@@ -110,7 +110,7 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 				at = c.now
 			}
 			// If the part is not there the fault was its going.
-			if n.present && was != drivers.Shot && was != drivers.Broken && !c.historyOf(s).knows(at) {
+			if !s.pulled && was != drivers.Shot && was != drivers.Broken && !c.historyOf(s).knows(at) {
 				p.faults = append(p.faults, fault{side: s, record: FaultRecord{At: at, What: is.Reason, Slot: s.id}})
 			}
 		default:
@@ -141,7 +141,7 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 		n.link = link
 		d.process = processWork{again: c.now.Add(driverWait)}
 	}
-	d.lagging, d.looking, d.pid = false, false, 0
+	d.lagging, d.lookAgain, d.pid = false, time.Time{}, 0
 	reason := fmt.Sprintf("the driver process of %s is gone (%s): %s", d.name, orElse(ev.Reason, "no reason known"), what)
 	c.noteOn(d.name, severity, reason, nil)
 	if d.change.id != 0 {
@@ -215,12 +215,12 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 		c.gone(n, s)
 	case was == drivers.Removed:
 		n.present = true
-		n.hold, n.deferred = hold{}, c.defers(n.target)
+		n.hold, n.fresh = hold{}, isNew(n.target)
 	}
 	switch {
 	case ev.Fault != "" && (to == drivers.Shot || to == drivers.Offline):
 		n.state = drivers.Shot
-		if was != drivers.Shot && was != drivers.Broken {
+		if was != drivers.Shot && was != drivers.Broken && !s.pulled { // else it was its going
 			p.faults = append(p.faults, c.faultOf(s, ev))
 		}
 	case to == drivers.Broken:
@@ -229,7 +229,7 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 		c.attachEnded(n, s, ev)
 	case to == drivers.Offline && was != drivers.Removed && !withDriver(was):
 		c.readyAgain(n, s)
-	case to.InService() && !withDriver(was) && c.partnerServes(p, s):
+	case to.InService() && !withDriver(was) && c.partnerServes(p, s) && !s.dev.lagging:
 		// Rule 2. Its data may be anything: out with it, and in again by the way that
 		// tests it. That is a fault, so that it cannot go on for ever.
 		n.recall = untested
@@ -274,6 +274,7 @@ func (c *Core) attachEnded(n *facts, s *side, ev drivers.Event) {
 // readyAgain: a side that was out could now come in (its carrier is back). It is tried
 // at once, but never faster than once in readyPause.
 func (c *Core) readyAgain(n *facts, s *side) {
+	s.stirred = c.now
 	switch soon := s.workSince.Add(readyPause); {
 	case n.hold.kind == holdRefused:
 		n.hold = hold{}
@@ -290,7 +291,7 @@ func (c *Core) readyAgain(n *facts, s *side) {
 // be of a kind that the kernel does not report. Then the side is tried now and then.
 func (c *Core) gone(n *facts, s *side) {
 	n.present, n.draining, n.hold = false, false, hold{}
-	n.deferred = c.defers(n.target) // it is new here when it comes back
+	n.fresh = isNew(n.target) // it is new here when it comes back
 	s.fails, s.outFails, s.probe = 0, 0, false
 	if !s.pulled {
 		n.hold = hold{kind: holdRetry, until: c.now.Add(readyPause), sentence: n.reason}
@@ -335,20 +336,20 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 		return
 	}
 	n := p.at(s)
-	p.cause, s.pulled = s, false
+	p.cause, s.pulled, s.probe, s.stirred = s, false, false, c.now
 	switch another := c.identify(s, ev.Identity); {
 	case another && withDriver(n.state):
 		n.target, n.recall = n.target.newPart(), s.resource.Path+" is another part now"
 	case another:
 		n.target = n.target.newPart()
-		n.hold, n.deferred = hold{}, c.defers(n.target)
+		n.hold, n.fresh = hold{}, isNew(n.target)
 		n.state, n.reason = drivers.Offline, s.resource.Path+" is another part now"
 	case n.recall != untested:
 		n.recall = "" // if the driver has lost it meanwhile it will see that
 	}
 	if !n.present {
 		n.present = true
-		n.hold, n.deferred = hold{}, c.defers(n.target)
+		n.hold, n.fresh = hold{}, isNew(n.target)
 		if !withDriver(n.state) {
 			n.state, n.reason = drivers.Offline, s.resource.Path+" is there again"
 		}

@@ -166,10 +166,15 @@ func (c *Core) attachResult(p *proposal, s *side, ev ActionResult) {
 // forbidden: a rule of the driver keeps the side out. No retry by time.
 func (c *Core) forbidden(n *facts, s *side, code, sentence string) {
 	sentence = orElse(sentence, "the driver refused it: "+code)
-	n.hold = hold{kind: holdRefused, code: code, sentence: sentence}
 	if s.probe {
 		n.present, s.probe = true, false // it was looked at
 	}
+	if s.stirred.After(s.workSince) {
+		// It was refused as things were when it was asked for. They have changed.
+		c.tryAgain(n, s, AnswerRefused, sentence)
+		return
+	}
+	n.hold = hold{kind: holdRefused, code: code, sentence: sentence}
 	if !withDriver(n.state) {
 		n.state, n.reason = drivers.Offline, sentence
 	}
@@ -288,7 +293,7 @@ func (c *Core) stopResult(p *proposal, d *device, ev ActionResult) {
 	n.link = back
 	for i := range d.sides {
 		if f := &n.sides[i]; f.target.Whole {
-			f.target = byConfig
+			f.target = f.target.notWhole()
 		}
 	}
 	c.logRefusal(d.name, ev.Code, sentence)
@@ -330,7 +335,7 @@ func (c *Core) proposeVerdict(p *proposal, s *side) {
 	pause := backoff(s.fails)
 	s.fails++
 	n.target = Target{Direction: In, By: ByFault, Since: c.now, Identity: s.identity, Reason: what}
-	n.hold, n.deferred = hold{}, false
+	n.hold, n.fresh = hold{}, false
 	if pause > 0 {
 		n.hold = hold{kind: holdRetry, until: c.now.Add(pause), sentence: what}
 	}

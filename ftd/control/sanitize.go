@@ -49,7 +49,7 @@ func (c *Core) sanitizeSide(p *proposal, s *side, n *facts) {
 	}
 	n.reason = orElse(n.reason, unsaid[n.state])
 	if n.state.InService() {
-		n.hold, n.deferred = hold{}, false
+		n.hold, n.fresh = hold{}, false
 		if n.target.By == ByFault && !n.target.out() {
 			n.target = byConfig // it has come back
 		}

@@ -29,6 +29,10 @@ type simBox struct {
 	requests int
 	parts    int
 
+	// What kind of run this is.
+	faulty bool // parts fail more often than admins have wishes
+	polls  bool // the shell looks at the drivers' status regularly; else events are never lost
+
 	rules   *ruleBook
 	telling bool     // whether the story is kept
 	story   []string // what happened, for whoever has to find out why
@@ -49,6 +53,7 @@ func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *sim
 	if pick(4) == 0 {
 		b.cfg.Bringup = BringupDefer
 	}
+	b.faulty, b.polls = pick(3) == 0, pick(2) == 0
 	for i, n := 0, 1+pick(3); i < n; i++ {
 		d := &simDriver{kind: &kinds[pick(len(kinds))]}
 		d.name = fmt.Sprintf("%s%d", d.kind.name, i)
@@ -246,12 +251,16 @@ func (b *simBox) happen() {
 	case n < 82:
 		b.diskBad = true
 		b.tell("the state directory is full")
-	case n < 83 && len(d.queue) > 0:
+	case n < 83 && len(d.queue) > 0 && b.polls:
 		b.tell("an event of %s is lost", d.name)
 		d.queue = d.queue[1:]
 	case n < 84 && len(d.calls) > 0 && b.pick(3) == 0:
 		b.tell("a call to %s is lost", d.name)
 		d.calls = d.calls[1:]
+	case b.faulty && b.pick(4) > 0:
+		b.work(d, false)
+		d.fail(b.now, i, b.pick(6) == 0, false)
+		b.deliver(d)
 	default:
 		b.admin(d, i)
 	}
@@ -275,7 +284,7 @@ func (b *simBox) deliver(d *simDriver) {
 		ev := d.queue[0]
 		d.queue = d.queue[1:]
 		b.step(DriverReport{d.name, ev})
-	case d.connected:
+	case d.connected && b.polls:
 		b.step(DriverStatus{d.name, d.status()})
 	}
 }

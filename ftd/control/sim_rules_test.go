@@ -35,7 +35,7 @@ type sideBook struct {
 	pulled  bool          // by uevents
 	word    Direction     // of an admin: "" if none is known
 	wordBy  string        // the request
-	risk    bool          // the admin named last-side
+	risk    bool          // an admin has named last-side, and has not had it in since
 	part    string        // by identity, as delivered
 	may     bool          // under defer: may come in without an admin
 	failed  bool          // it was shot, and has not been in service since
@@ -88,7 +88,10 @@ func newRuleBook(b *simBox) *ruleBook {
 
 // booted: what ftd knew is gone, what it promised is not.
 func (r *ruleBook) booted() {
-	for _, s := range r.sides {
+	for id, s := range r.sides {
+		if t, ok := r.b.disk.Targets[id]; ok && t.By == ByFault && !t.out() {
+			s.failed = true // what happened since may have been forgotten
+		}
 		s.logged, s.attach, s.detach, s.part = "", 0, 0, ""
 		s.said, s.present = drivers.Offline, s.dev.sides[s.index].present
 		s.pulled = !s.present
@@ -98,6 +101,9 @@ func (r *ruleBook) booted() {
 		*d = devBook{}
 	}
 	for _, a := range r.asked {
+		if !a.final && !a.accepted {
+			r.unknown(a.ev) // it may be on disk or not: whoever asked has to ask again
+		}
 		a.final = true // nobody is there any more to be answered
 	}
 }
@@ -143,11 +149,19 @@ func (r *ruleBook) before(ev Event) {
 	if r.b.diskBad {
 		r.forgetful = true
 	}
+	if r.b.pick(8) == 0 {
+		r.checkPull() // as the last event has left it, answers and all
+	}
 	switch ev := ev.(type) {
 	case BringUp:
 		r.asked[ev.ID] = &askBook{ev: ev}
 	case BringDown:
 		r.asked[ev.ID] = &askBook{ev: ev}
+		if ev.AcceptRisk == drivers.RiskLastSide {
+			for _, s := range r.named(ev.Target) {
+				s.risk = true
+			}
+		}
 		r.safe = map[string]bool{}
 		for _, d := range r.b.core.Status(r.b.now).Devices {
 			for _, s := range d.Sides {
@@ -185,7 +199,7 @@ func (r *ruleBook) before(ev Event) {
 			if s.detach == ev.ID {
 				s.detach = 0
 				if ask := r.asked[s.wordBy]; ev.Code == drivers.RuleLastSide && ask != nil && !ask.final {
-					s.word, s.risk = "", false // whoever asked is told when all of his request is done
+					s.word = "" // whoever asked is told when all of his request is done
 				}
 			}
 			if d := r.devs[s.dev.name]; ev.ID != 0 && d.stop == ev.ID && ev.Outcome == OK {
@@ -264,9 +278,6 @@ func (r *ruleBook) after(ev Event, res Result) {
 	for _, a := range res.Actions {
 		r.checkAction(ev, a, res)
 	}
-	if r.b.pick(8) == 0 {
-		r.checkPull()
-	}
 }
 
 // seen is a fault that was delivered.
@@ -294,7 +305,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 				r.left(s)
 			case withDriver(is.State) || is.State == drivers.Offline && !s.pulled:
 				s.present = true
-			case is.State == drivers.Shot && s.present && s.logged != "shot" && s.logged != "broken" && !r.knows(s, is.Since):
+			case is.State == drivers.Shot && !s.pulled && s.logged != "shot" && s.logged != "broken" && !r.knows(s, is.Since):
 				faults = append(faults, seen{s, r.fault(s, is.Since, false)})
 			}
 		}
@@ -348,7 +359,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 			s.present = true
 			s.may = s.may || r.policy() == BringupAuto || s.failed
 		}
-		if ev.Event.Fault != "" && s.logged != "shot" && s.logged != "broken" {
+		if ev.Event.Fault != "" && !s.pulled && s.logged != "shot" && s.logged != "broken" {
 			faults = append(faults, seen{s, r.fault(s, ev.Event.Time, ev.Event.Injected)})
 		}
 	}
@@ -383,14 +394,14 @@ func (r *ruleBook) checkLog(ev Event, res Result) {
 		if s.logged != "" && e.From != s.logged {
 			r.fail("log: %s was %s and goes from %s to %s", e.ID, s.logged, e.From, e.To)
 		}
-		if e.From != e.To && e.To == "duplex" && e.From != "syncing" && e.From != "simplex" && !connected && !status {
+		if e.From != e.To && e.To == "duplex" && e.From != "syncing" && e.From != "simplex" && !connected && !status && !r.devs[s.dev.name].lagging {
 			r.fail("rule 2: %s goes from %s to duplex", e.ID, e.From)
 		}
 		switch s.logged = e.To; e.To {
 		case "shot":
 			s.failed, s.may = true, true
 		case "simplex", "duplex":
-			s.failed = false
+			s.failed, s.may = false, true // it has come in: it is not new here any more
 		case "broken":
 			s.failed, s.may = false, false
 		}
@@ -431,7 +442,7 @@ func (r *ruleBook) checkAnswer(a Answer) {
 	}
 	for _, s := range r.named(ev.Target) {
 		id, partner := sideID(s.dev, s.index), r.partner(s)
-		if a.Status != AnswerRefused && ev.AcceptRisk == "" && s.logged != "" && s.said.InService() &&
+		if (a.Status == AnswerAccepted || a.Status == AnswerDone) && ev.AcceptRisk == "" && s.logged != "" && s.said.InService() &&
 			(!partner.said.InService() || partner.word == Out || !partner.present || r.busy(partner, partner.detach)) && a.Sentence != ev.Target+" is out already" {
 			r.fail("rule 1: %s of %s accepted, and %s is not good", a.Request, id, sideID(partner.dev, partner.index))
 		}
@@ -451,13 +462,17 @@ func (r *ruleBook) answered(a Answer) {
 		r.fail("a second final answer to %s: %s %s", a.Request, a.Status, a.Sentence)
 	}
 	taken := a.Status == AnswerAccepted || a.Status == AnswerDone && !ask.accepted
+	_, up := ask.ev.(BringUp)
+	if !ask.accepted && (a.Status == AnswerFailed || a.Status == AnswerRefused && up && a.Code != RulePersist) {
+		r.unknown(ask.ev) // it was accepted, and that answer went with a write that failed
+	}
 	ask.accepted, ask.final = true, a.Final()
-	target, word, risk := "", In, false
+	target, word := "", In
 	switch ev := ask.ev.(type) {
 	case BringUp:
 		target = ev.Target
 	case BringDown:
-		target, word, risk = ev.Target, Out, ev.AcceptRisk == drivers.RiskLastSide
+		target, word = ev.Target, Out
 	case ClearMTBF:
 		if a.Status == AnswerDone {
 			for _, s := range r.named(ev.Target) {
@@ -478,12 +493,9 @@ func (r *ruleBook) answered(a Answer) {
 	for _, s := range r.named(target) {
 		switch {
 		case taken:
-			if s.word == Out && word == Out {
-				risk = risk || s.risk
-			}
-			s.word, s.wordBy, s.risk = word, a.Request, risk
+			s.word, s.wordBy = word, a.Request
 			if word == In {
-				s.may = true
+				s.may, s.risk = true, false
 				if p := r.part(s.part); p.broken {
 					p.broken, p.forgivenR, p.forgivenD = false, len(p.real), len(p.drill)
 				}
@@ -492,12 +504,26 @@ func (r *ruleBook) answered(a Answer) {
 	}
 }
 
+// unknown: nobody can say any more what is wanted of the sides that a request names.
+func (r *ruleBook) unknown(ev Event) {
+	target := ""
+	switch ev := ev.(type) {
+	case BringUp:
+		target = ev.Target
+	case BringDown:
+		target = ev.Target
+	}
+	for _, s := range r.named(target) {
+		s.word, s.wordBy = "", ""
+	}
+}
+
 // takenBack: a request was refused after it had been accepted, so that nobody knows what
 // is wanted.
 func (r *ruleBook) takenBack(request string) {
 	for _, s := range r.sides {
 		if s.wordBy == request {
-			s.word, s.risk = "", false
+			s.word = ""
 		}
 	}
 }
@@ -521,7 +547,7 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 		d := r.b.device(a.Device)
 		r.devs[a.Device].stop = a.ID
 		x, y := r.sides[sideID(d, 0)], r.sides[sideID(d, 1)]
-		if (x.said.InService() || y.said.InService() || r.busy(x, x.attach) || r.busy(y, y.attach)) && !r.riskNamed(x, ev) && !r.riskNamed(y, ev) {
+		if (x.said.InService() || y.said.InService() || r.busy(x, x.attach) || r.busy(y, y.attach)) && !x.risk && !y.risk {
 			r.fail("rule 1: %s is taken down while it serves, at a risk that nobody has named", a.Device)
 		}
 	}
@@ -532,23 +558,23 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 	id, partner := sideID(s.dev, s.index), r.partner(s)
 	saved := r.savedFor(a, res)
 	if a.Kind == ActionDetach {
-		if r.busy(s, s.detach) {
-			r.fail("%s is detached twice", id)
+		if r.busy(s, s.detach) || r.busy(s, s.attach) {
+			r.fail("%s is to be detached while an action on it is under way", id)
 		}
 		if s.said.InService() && a.Reason.AcceptRisk == "" && (!partner.said.InService() || partner.word == Out && !r.wants(ev, partner) || !partner.present || r.busy(partner, partner.detach)) {
 			r.fail("rule 1: %s is detached and %s is not good (%v)", id, sideID(partner.dev, partner.index), partner.said)
 		}
-		if a.Reason.AcceptRisk != "" && !r.riskNamed(s, ev) {
+		if a.Reason.AcceptRisk != "" && !s.risk {
 			r.fail("rule 1: %s is detached at a risk that nobody has named", id)
 		}
 		if down, now := ev.(BringDown); saved.Direction != Out && (s.word == Out || now && r.names(down.Target, s)) {
 			r.fail("rule 6: %s is detached and on disk it is wanted in", id)
 		}
-		s.detach, s.since = a.ID, r.b.now
+		s.detach, s.attach, s.since = a.ID, 0, r.b.now // the core asks for one at a time
 		return
 	}
-	if r.busy(s, s.attach) {
-		r.fail("%s is attached twice", id)
+	if r.busy(s, s.attach) || r.busy(s, s.detach) {
+		r.fail("%s is to be attached while an action on it is under way", id)
 	}
 	if s.word == Out && !r.wants(ev, s) {
 		r.fail("rule 4: %s is attached, and an admin took it out", id)
@@ -562,13 +588,7 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 	if partner.said.InService() && !s.may && r.policy() == BringupDefer && !r.wants(ev, s) {
 		r.fail("rule 5: %s is attached by itself, and the policy is defer", id)
 	}
-	s.attach, s.since = a.ID, r.b.now
-}
-
-// riskNamed says whether the admin named the risk, in an earlier request or in this one.
-func (r *ruleBook) riskNamed(s *sideBook, ev Event) bool {
-	down, ok := ev.(BringDown)
-	return s.risk || ok && down.AcceptRisk == drivers.RiskLastSide
+	s.attach, s.detach, s.since = a.ID, 0, r.b.now
 }
 
 // wants says whether the event is a request that wants the side in, or lets it in.

@@ -164,7 +164,7 @@ func (c *Core) offlineVerdict(s *side, now time.Time) (verdict, action string) {
 		return s.id + " is about to come in", "none: it comes in by itself"
 	case s.draining:
 		return s.id + " is out, and I/O on it has not ended yet", "none: it comes in by itself when that has ended"
-	case s.deferred && c.bringup() == BringupDefer:
+	case s.fresh && c.bringup() == BringupDefer:
 		return s.id + " waits for an admin: the bring-up policy is defer", bringup + ", or for all: ftctl policy bringup auto"
 	case s.hold.kind == holdRetry:
 		return fmt.Sprintf("%s could not be brought in: %s", s.id, s.hold.sentence), "none: it is tried again" + s.when(now)
