@@ -14,7 +14,6 @@ type flusher struct {
 	current []flushWaiter
 	pending int
 	errno   syscall.Errno // of a leg that stayed
-	lacked  bool          // a leg was cut off meanwhile
 }
 
 // flushWaiter is a request of the face, or work of the engine's own.
@@ -28,6 +27,10 @@ func (e *Engine) submitFlush(q *request) {
 	if e.in() == 0 {
 		e.noLeg(q)
 		return
+	}
+	if m := e.in(); m != e.want.service && !e.want.clean {
+		// What this flush is about may lie in the cache of a leg that has not come in yet.
+		e.recordLoss(e.legOf(e.want.service&^m), nil)
 	}
 	e.askFlush(flushWaiter{q: q})
 }
@@ -52,7 +55,7 @@ func (e *Engine) askFlush(w flushWaiter) {
 func (e *Engine) flushStart() {
 	f := &e.flush
 	f.current, f.next = f.next, f.current[:0]
-	f.errno, f.lacked = 0, false
+	f.errno = 0
 	target := false
 	for _, w := range f.current {
 		target = target || w.target
@@ -83,8 +86,6 @@ func (f *flusher) ioDone(e *Engine, o *op) {
 		l.unflushed.Or(l.flushing)
 		if !e.failed(l, "flush error", o.io.Err) {
 			f.errno = o.io.Err
-		} else {
-			f.lacked = true
 		}
 	}
 	l.flushing.Reset()
@@ -93,14 +94,14 @@ func (f *flusher) ioDone(e *Engine, o *op) {
 
 func (f *flusher) ioLost(e *Engine, _ *op) {
 	f.pending--
-	f.lacked = true
 	e.flushEnd()
 }
 
 func (f *flusher) ioFreed(*Engine, *op) {}
 
-// flushEnd answers when every leg has. If a leg was cut off during the flush, the
-// loss must be recorded first: otherwise that leg could come back as good.
+// flushEnd answers when every leg has. If a leg was cut off, during the flush or before,
+// the loss must be recorded first: otherwise that leg could come back as good, without
+// what it had not flushed.
 func (e *Engine) flushEnd() {
 	f := &e.flush
 	if f.pending > 0 || len(f.current) == 0 {
@@ -110,13 +111,13 @@ func (e *Engine) flushEnd() {
 	if errno == 0 && e.in() == 0 {
 		errno = syscall.EIO
 	}
-	ws, lacked := f.current, f.lacked
+	ws := f.current
 	f.current = nil // what is done below may ask for the next
 	for _, w := range ws {
 		switch {
 		case w.done != nil:
 			w.done(errno)
-		case errno == 0 && lacked && !e.recorded():
+		case errno == 0 && e.durable.version != e.want.version:
 			e.waitRecord(w.q)
 		default:
 			w.q.finish(e, errno)

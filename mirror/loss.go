@@ -65,7 +65,7 @@ func (e *Engine) Detach(s drivers.Side, why drivers.Reason) error {
 		l.state, l.reason, l.fault, l.since = legOut, why.Text, "", e.env.Now()
 	case l.state <= legOut:
 		return nil
-	case e.alone(l) && why.AcceptRisk != drivers.RiskLastSide:
+	case (e.alone(l) || e.suspect() && l.side == e.source) && why.AcceptRisk != drivers.RiskLastSide:
 		o := e.other(l)
 		return drivers.Refuse(drivers.RuleLastSide,
 			"%s is the only good side of %s: taking it out stops the disk. Bring %s up first (it is %s), or say --accept-risk=%s",

@@ -469,6 +469,7 @@ func (w *world) killDriver() {
 			case l.hung && l.present:
 				o.zombie = true
 				b.zombies[s]++
+				w.stats.Zombies++
 				l.ops = append(l.ops, o)
 			default:
 				o.dead = true
@@ -640,6 +641,11 @@ func (b *box) sideChanged(w *world, side int, ev drivers.Event) {
 		// partner.
 		w.legs[0].lost, w.legs[1].lost = false, false
 		w.cacheLost()
+	}
+	if to == drivers.Duplex {
+		w.model.equal = true
+	} else if was == drivers.Syncing && to == drivers.Simplex {
+		w.model.undecide()
 	}
 	switch {
 	case in && b.inSince[side] < 0:

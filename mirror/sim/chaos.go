@@ -123,7 +123,7 @@ type mishap struct {
 	do     func(*world) bool
 }
 
-const mishapCount = 14
+const mishapCount = 15
 
 var mishaps [mishapCount]mishap
 
@@ -143,6 +143,7 @@ func init() {
 		{"stop", 1, (*world).chaosStop},
 		{"pause", 1, (*world).pause},
 		{"flush", 3, (*world).chaosFlush},
+		{"replace", 1, (*world).replace},
 	}
 }
 
@@ -396,7 +397,11 @@ func (w *world) detachNow(s int) {
 	if !b.serving() {
 		return
 	}
-	err := b.eng.Detach(drivers.Side(s), drivers.Reason{Text: "taken out by an admin"})
+	why := drivers.Reason{Text: "taken out by an admin"}
+	if w.chance(0.1) {
+		why.AcceptRisk = drivers.RiskLastSide
+	}
+	err := b.eng.Detach(drivers.Side(s), why)
 	if w.err != nil {
 		return
 	}
@@ -443,6 +448,23 @@ func (w *world) chaosFlush() bool {
 	}
 	w.client.send(w, &call{op: opFlush})
 	return true
+}
+
+// replace puts a new, blank device in the place of one that is out of service, while
+// the other one serves.
+func (w *world) replace() bool {
+	b := &w.box
+	for s, l := range w.legs {
+		known := w.wit.now != nil && int(w.wit.now.Survivor) == 1-s // else only a person can tell that it is not needed
+		if known && b.serving() && !b.served[s] && b.inSince[1-s] >= 0 && w.legs[1-s].present && l.present && !l.hung && len(l.ops) == 0 {
+			w.tracef("CHAOS  leg %d is a new one", s)
+			l.disk.clear()
+			l.bad, l.older, l.rotten, l.lost = nil, [2][]byte{}, false, false
+			w.stats.Replaced++
+			return true
+		}
+	}
+	return false
 }
 
 // tickEvery is about as often as the engine may count on.

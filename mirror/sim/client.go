@@ -351,12 +351,14 @@ func (cl *client) resend(w *world) {
 }
 
 // errorWarranted: an error may reach a client only when no leg could have served it.
-// A leg that was in service and well all the time since the request was sent could.
+// A leg that was in service and well since some time before the request was sent could;
+// what failed before that may have taken others with it that came after.
 func (cl *client) errorWarranted(w *world, c *call) {
+	since := c.at - 2*int64(w.p.legTimeout)
 	for side, l := range w.legs {
 		b := &w.box
-		if b.inSince[side] >= 0 && b.inSince[side] <= c.at && l.well() && l.illAt < c.at &&
-			b.startedAt <= c.at && w.wit.well(c.at) && !b.stopping {
+		if b.inSince[side] >= 0 && b.inSince[side] <= c.at && l.well() && l.illAt < since &&
+			b.startedAt <= c.at && w.wit.well(since) && !b.stopping {
 			w.fail("%s was answered with %s although leg %d was in service and well all the time", c, errnoName(c.req.Err), side)
 		}
 	}

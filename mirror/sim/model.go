@@ -66,6 +66,7 @@ type model struct {
 	touched []int32
 	clock   stamp
 	flushed stamp // when the last good flush was asked for
+	equal   bool  // the legs have been equal since the last power cut
 	reads   map[*call]struct{}
 	horizon stamp // no read in flight began before it
 }
@@ -80,6 +81,7 @@ func (m *model) reset() {
 	}
 	m.touched = m.touched[:0]
 	m.clock, m.flushed, m.horizon = 1, 0, 0
+	m.equal = true
 	clear(m.reads)
 }
 
@@ -291,7 +293,7 @@ func (m *model) powerCut() {
 		s.restart(t, buf)
 	}
 	clear(m.reads)
-	m.flushed, m.horizon = t, t
+	m.flushed, m.horizon, m.equal = t, t, false
 }
 
 // became begins a new era in which a sector's contents are known: an admin chose a
@@ -322,6 +324,28 @@ func (m *model) either(more func(i int64) []value) {
 	}
 	clear(m.reads)
 	m.flushed, m.horizon = t, t
+}
+
+// undecide takes back what reads decided since the last power cut: the leg that was read
+// is lost, and the other one was not yet equal to it. Once the legs were equal, that
+// cannot be.
+func (m *model) undecide() {
+	if m.equal {
+		return
+	}
+	for _, i := range m.touched {
+		s := &m.sec[i]
+		if s.was == nil {
+			continue
+		}
+		for k := range s.cl {
+			if c := &s.cl[k]; c.first {
+				c.f, c.s = c.begun, c.begun
+				s.init, s.was = s.was, nil
+				break
+			}
+		}
+	}
 }
 
 func (s *sector) restart(t stamp, vals []value) {

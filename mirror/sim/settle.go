@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	settleTime = 300 * sec // in which both legs must be in service, all requests answered
+	settleTime = 600 * sec // in which both legs must be in service, all requests answered
 	quietTime  = 12 * sec  // without I/O: what is done lazily is done
 )
 

@@ -96,6 +96,7 @@ type Stats struct {
 	PowerCuts, Kills, Stops, Starts     int
 	Refused, Attaches, Resyncs, Losses  int
 	Resolves, AloneChecks, Resent, Rots int
+	Replaced, Zombies                   int // legs replaced by blank ones; I/O of dead drivers in legs that hang
 	CopiedBytes                         int64
 }
 
@@ -114,6 +115,8 @@ func (s *Stats) add(o Stats) {
 	s.AloneChecks += o.AloneChecks
 	s.Resent += o.Resent
 	s.Rots += o.Rots
+	s.Replaced += o.Replaced
+	s.Zombies += o.Zombies
 	s.CopiedBytes += o.CopiedBytes
 }
 
