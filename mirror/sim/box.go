@@ -645,7 +645,7 @@ func (b *box) sideChanged(w *world, side int, ev drivers.Event) {
 	if to == drivers.Duplex {
 		w.model.equal = true
 	} else if was == drivers.Syncing && to == drivers.Simplex {
-		w.model.undecide()
+		w.model.undecide(0, w.dataBytes)
 	}
 	switch {
 	case in && b.inSince[side] < 0:
@@ -718,6 +718,9 @@ func (b *box) checkCopy(w *world, io *legio.IO) {
 		}
 	}
 	w.stats.CopiedBytes += io.Len
+	if b.state[io.Side] == drivers.Simplex && b.state[1-io.Side] == drivers.Syncing {
+		w.model.undecide(io.Off, io.Len) // a crash resync that turned round: the source is unreadable there
+	}
 	lo, hi := b.bound.span(io.Off, io.Len)
 	for r := lo; r < hi; r++ {
 		b.bound.copied[io.Side][r] = b.bound.step

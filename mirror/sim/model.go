@@ -326,16 +326,16 @@ func (m *model) either(more func(i int64) []value) {
 	m.flushed, m.horizon = t, t
 }
 
-// undecide takes back what reads decided since the last power cut: the leg that was read
-// is lost, and the other one was not yet equal to it. Once the legs were equal, that
-// cannot be.
-func (m *model) undecide() {
+// undecide takes back what reads of a range decided since the last power cut: the leg that
+// was read is lost, or cannot be read there any more, and the other one was not yet equal
+// to it. Once the legs were equal, that cannot be.
+func (m *model) undecide(off, n int64) {
 	if m.equal {
 		return
 	}
 	for _, i := range m.touched {
 		s := &m.sec[i]
-		if s.was == nil {
+		if at := int64(i) * sectorSize; s.was == nil || at < off || at >= off+n {
 			continue
 		}
 		for k := range s.cl {
