@@ -205,7 +205,9 @@ func (l *FaultList) judge(set MTBFSettings) (broken bool, why string) {
 
 // settingsOf is how faults of a side are judged.
 func (c *Core) settingsOf(s *side) MTBFSettings {
-	return c.settings[s.id].over(c.cfg.MTBF).over(DefaultMTBF)
+	set := c.settings[s.id].over(c.cfg.MTBF).over(DefaultMTBF)
+	set.MinFaults = min(set.MinFaults, historyDepth) // more are not remembered
+	return set
 }
 
 // historyKey is the identity that a side's faults are kept under.

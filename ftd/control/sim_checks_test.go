@@ -1,0 +1,269 @@
+package control
+
+import (
+	"ft/drivers"
+)
+
+// This file holds what the ruleBook checks: every entry, answer and action against what
+// it believes, and the box at the end of a run.
+
+// after checks what the core made of an event.
+func (r *ruleBook) after(ev Event, res Result) {
+	if _, ok := ev.(DeviceConfigured); ok { // it has a state before it has an entry
+		for _, d := range r.b.core.Status(r.b.now).Devices {
+			for _, v := range d.Sides {
+				r.sides[v.ID].logged = v.State.String()
+			}
+		}
+	}
+	faults := r.believe(ev)
+	r.checkLog(ev, res)
+	r.checkFaults(faults, res)
+	for _, a := range res.Answers {
+		r.checkAnswer(a)
+		if a.Status == AnswerRefused {
+			r.takenBack(a.Request)
+		}
+	}
+	for _, a := range res.Actions {
+		r.checkAction(ev, a, res)
+	}
+}
+
+// checkLog: entries are numbered without a gap, each begins where the one before for
+// the same component ended, and nothing comes in but by diagnostics and syncing.
+func (r *ruleBook) checkLog(ev Event, res Result) {
+	_, connected := ev.(DriverConnected)
+	_, status := ev.(DriverStatus)
+	for _, e := range res.Entries {
+		if r.seq++; e.Seq != r.seq {
+			r.fail("log: entry %d follows entry %d", e.Seq, r.seq-1)
+		}
+		if e.Severity == "" || e.Reason == "" {
+			r.fail("log: entry %d of %s has no severity or no reason", e.Seq, e.ID)
+		}
+		s := r.sides[e.ID]
+		if s == nil {
+			continue
+		}
+		if s.logged != "" && e.From != s.logged {
+			r.fail("log: %s was %s and goes from %s to %s", e.ID, s.logged, e.From, e.To)
+		}
+		if e.From != e.To && e.To == "duplex" && e.From != "syncing" && e.From != "simplex" && !connected && !status && !r.devs[s.dev.name].lagging {
+			r.fail("rule 2: %s goes from %s to duplex", e.ID, e.From)
+		}
+		switch s.logged = e.To; e.To {
+		case "shot":
+			s.failed, s.may = true, true
+		case "simplex", "duplex":
+			s.failed, s.may = false, true // it has come in: it is not new here any more
+		case "broken":
+			s.failed, s.may = false, false
+		}
+	}
+}
+
+// checkFaults: the core's verdict is the second judge's.
+func (r *ruleBook) checkFaults(faults []seen, res Result) {
+	for _, f := range faults {
+		id := sideID(f.s.dev, f.s.index)
+		if f.s.word == Out || r.forgetful || r.part(f.s.part).broken || !f.s.present {
+			continue
+		}
+		broken := false
+		for _, e := range res.Entries {
+			broken = broken || e.ID == id && e.To == "broken"
+		}
+		if f.broken != broken && r.b.disk.Targets[id].By != ByAdmin {
+			r.fail("rule 3: a fault of %s (%s): broken should be %v, is %v", id, f.s.part, f.broken, broken)
+		}
+		if p := r.part(f.s.part); f.broken && broken {
+			p.broken, p.brokenAt = true, r.b.now
+		}
+	}
+}
+
+// checkAnswer: nothing that would take the last good side away is accepted, and nothing
+// is refused as such that would not.
+func (r *ruleBook) checkAnswer(a Answer) {
+	ask := r.asked[a.Request]
+	if ask == nil {
+		r.fail("an answer to %q, which nobody asked", a.Request)
+		return
+	}
+	ev, ok := ask.ev.(BringDown)
+	if !ok || ask.accepted {
+		return
+	}
+	for _, s := range r.named(ev.Target) {
+		id, partner := sideID(s.dev, s.index), r.partner(s)
+		if (a.Status == AnswerAccepted || a.Status == AnswerDone) && ev.AcceptRisk == "" && s.logged != "" && s.said.InService() &&
+			(!partner.said.InService() || partner.word == Out || !partner.present || r.busy(partner, partner.detach)) && a.Sentence != ev.Target+" is out already" {
+			r.fail("rule 1: %s of %s accepted, and %s is not good", a.Request, id, sideID(partner.dev, partner.index))
+		}
+		if ev.Target == id && a.Status == AnswerRefused && a.Code == drivers.RuleLastSide && r.safe[id] {
+			r.fail("bringdown of %s refused as the last side, and the status said that it is safe to pull", id)
+		}
+	}
+}
+
+// checkAction: rules 1, 4, 5 and 6 for what the core wants done.
+func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
+	if r.b.failed[a.After] {
+		return // it is dropped: the core does not know yet that the write failed
+	}
+	if a.Kind == ActionStart || a.Kind == ActionConfigure {
+		for i := range a.Sides {
+			if s := r.sides[sideID(r.b.device(a.Device), drivers.Side(i))]; s.word == Out && !a.Sides[i].Out && !r.wants(ev, s) {
+				r.fail("rule 4: the driver of %s is told to take in %s, which an admin took out", a.Device, sideID(s.dev, s.index))
+			}
+		}
+	}
+	if a.Kind == ActionSnapshot {
+		r.devs[a.Device].lagging = true // it believes the next one
+	}
+	if a.Kind == ActionStop {
+		d := r.b.device(a.Device)
+		r.devs[a.Device].stop = a.ID
+		x, y := r.sides[sideID(d, 0)], r.sides[sideID(d, 1)]
+		if (x.said.InService() || y.said.InService() || r.busy(x, x.attach) || r.busy(y, y.attach)) && !x.risk && !y.risk {
+			r.fail("rule 1: %s is taken down while it serves, at a risk that nobody has named", a.Device)
+		}
+	}
+	if a.Kind != ActionAttach && a.Kind != ActionDetach {
+		return
+	}
+	s := r.sides[sideID(r.b.device(a.Device), a.Side)]
+	id, partner := sideID(s.dev, s.index), r.partner(s)
+	saved := r.savedFor(a, res)
+	if a.Kind == ActionDetach {
+		if r.busy(s, s.detach) || r.busy(s, s.attach) {
+			r.fail("%s is to be detached while an action on it is under way", id)
+		}
+		if s.said.InService() && a.Reason.AcceptRisk == "" && (!partner.said.InService() || partner.word == Out && !r.wants(ev, partner) || !partner.present || r.busy(partner, partner.detach)) {
+			r.fail("rule 1: %s is detached and %s is not good (%v)", id, sideID(partner.dev, partner.index), partner.said)
+		}
+		if a.Reason.AcceptRisk != "" && !s.risk {
+			r.fail("rule 1: %s is detached at a risk that nobody has named", id)
+		}
+		if down, now := ev.(BringDown); saved.Direction != Out && (s.word == Out || now && r.names(down.Target, s)) {
+			r.fail("rule 6: %s is detached and on disk it is wanted in", id)
+		}
+		s.detach, s.attach, s.since = a.ID, 0, r.b.now // the core asks for one at a time
+		return
+	}
+	if r.busy(s, s.attach) || r.busy(s, s.detach) {
+		r.fail("%s is to be attached while an action on it is under way", id)
+	}
+	if s.word == Out && !r.wants(ev, s) {
+		r.fail("rule 4: %s is attached, and an admin took it out", id)
+	}
+	if saved.Direction == Out {
+		r.fail("rule 6: %s is attached, and on disk it is wanted out by %s", id, saved.By)
+	}
+	if !s.said.InService() && !partner.said.InService() && (r.busy(partner, partner.attach) || onItsWay(partner.said)) {
+		r.fail("rule 5: %s is brought in while the face is down and %s is being brought in (%v, attach %d)", id, sideID(partner.dev, partner.index), partner.said, partner.attach)
+	}
+	if partner.said.InService() && !s.may && r.policy() == BringupDefer && !r.wants(ev, s) {
+		r.fail("rule 5: %s is attached by itself, and the policy is defer", id)
+	}
+	s.attach, s.detach, s.since = a.ID, 0, r.b.now
+}
+
+// wants says whether the event is a request that wants the side in, or lets it in.
+func (r *ruleBook) wants(ev Event, s *sideBook) bool {
+	switch ev := ev.(type) {
+	case BringUp:
+		if r.names(ev.Target, s) {
+			return true
+		}
+	case SetBringup:
+		return ev.Policy == BringupAuto && s.word != Out
+	}
+	for _, a := range r.asked { // one whose answer waits for the disk
+		up, ok := a.ev.(BringUp)
+		if ok && !a.final && !a.accepted && r.names(up.Target, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// savedFor is what is on disk about a side at the time when an action is carried out.
+func (r *ruleBook) savedFor(a Action, res Result) Target {
+	state := r.b.disk
+	for _, w := range res.Actions {
+		if w.Kind == ActionPersist && w.ID == a.After {
+			state = *w.State
+		}
+	}
+	if t, ok := state.Targets[sideID(r.b.device(a.Device), a.Side)]; ok {
+		return t
+	}
+	return byConfig
+}
+
+// dropped notes that an action went with the write that it waited for.
+func (r *ruleBook) dropped(a Action) {
+	for _, s := range r.sides {
+		if s.attach == a.ID {
+			s.attach = 0
+		}
+		if s.detach == a.ID {
+			s.detach = 0
+		}
+	}
+}
+
+// checkPull: what the status says is safe to pull is.
+func (r *ruleBook) checkPull() {
+	for _, d := range r.b.core.Status(r.b.now).Devices {
+		for _, v := range d.Sides {
+			s := r.sides[v.ID]
+			partner := r.partner(s)
+			if v.SafeToPull && v.State.InService() && (!partner.said.InService() || partner.word == Out || !partner.present) {
+				r.fail("safe to pull: %s, and %s is not good: %v, present %v, wanted %q", v.ID, sideID(partner.dev, partner.index), partner.said, partner.present, partner.word)
+			}
+		}
+	}
+}
+
+// settled checks the box after everything that went wrong has ended: what is wanted in
+// is in, what is wanted out is out, and everybody has been answered.
+func (r *ruleBook) settled() {
+	doc := r.b.core.Status(r.b.now)
+	for id, a := range r.asked {
+		if !a.final {
+			r.fail("nobody has answered %s %+v", id, a.ev)
+		}
+	}
+	for _, d := range doc.Devices {
+		if d.Driver == LinkGaveUp {
+			continue
+		}
+		wanted := d.Sides[0].Target == In || d.Sides[1].Target == In
+		if wanted != (d.Driver == LinkConnected) && (wanted || d.Driver != LinkNone && d.Driver != LinkConnected) {
+			r.fail("in the end %s is wanted: %v, and its driver is %s", d.ID, wanted, d.Driver)
+		}
+		for i, v := range d.Sides {
+			partner := d.Sides[1-i]
+			s := r.sides[v.ID]
+			if s.word == Out && v.Target != Out {
+				r.fail("rule 4: in the end %s is wanted %s by %s, and an admin took it out", v.ID, v.Target, v.TargetBy)
+			}
+			switch {
+			case v.Target == In && !v.State.InService():
+				deferred := r.policy() == BringupDefer && partner.State.InService() && v.TargetBy != ByFault
+				stale := !partner.State.InService() && !s.dev.sides[i].fresh
+				if !deferred && !stale {
+					r.fail("in the end %s is wanted in and is %v (%s)", v.ID, v.State, v.Reason)
+				}
+			case v.Target == Out && withDriver(v.State) && partner.State.InService() && partner.Target == In:
+				r.fail("in the end %s is wanted out and is %v, and its partner is good", v.ID, v.State)
+			}
+			if real := s.dev.sides[i].state; d.Driver == LinkConnected && v.State.InService() != real.InService() {
+				r.fail("in the end %s is %v, and for its driver %v", v.ID, v.State, real)
+			}
+		}
+	}
+}
