@@ -11,9 +11,10 @@ import (
 
 type bound struct {
 	region  int64
-	pending []int32    // client writes under way, by region
-	touched []int64    // step of the last one that ended
-	copied  [2][]int64 // step of the last copy to the leg
+	pending []int32 // client writes under way, by region
+	touched []int64 // step of the last one that ended
+	// step of the last copy to the leg, or when it was found marked
+	copied  [2][]int64
 	allowed [2][]bool
 	flushed [2]int64 // step at which the last flush that a client saw succeed was sent
 	step    int64
@@ -102,6 +103,7 @@ func (b *bound) found(img *metadata.Image) {
 			lo, hi := b.span(int64(i)*extent, extent)
 			for r := lo; r < min(hi, len(b.allowed[s])); r++ {
 				b.allowed[s][r] = true
+				b.copied[s][r] = b.step // nobody knows how much of it is stable
 			}
 		}
 	}

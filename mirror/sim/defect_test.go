@@ -91,7 +91,7 @@ func TestThemes(t *testing.T) {
 	for theme := Mixed; theme < themes; theme++ {
 		cfg := Config{New: sound, Theme: theme}
 		r := NewRunner(cfg)
-		for seed := range uint64(200) {
+		for seed := range uint64(60) {
 			if res := r.Run(seed + 1); res.Err != nil {
 				t.Fatal(explain(cfg, res))
 			}
