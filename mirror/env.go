@@ -59,6 +59,7 @@ type Options struct {
 	ResyncRateMax int64         `json:"resync_rate_max"` // bytes a second, 0 is unlimited
 	Integrity     string        `json:"integrity"`       // none
 	NBD           string        `json:"nbd,omitempty"`
+	Measure       string        `json:"measure,omitempty"` // only for benchmarks: NoIntentMap
 }
 
 // The engine's methods, for those who write the shells around it:

@@ -39,7 +39,7 @@ type intentWaiter interface {
 // for that and the write is started anew when they are.
 func (e *Engine) markForWrite(q *request) bool {
 	lo, hi := e.extents(q.at, q.n)
-	if e.isMarked(lo, hi) {
+	if e.isMarked(lo, hi) || e.opt.Measure == NoIntentMap {
 		return true
 	}
 	if lo > 0 && e.touched.Get(lo-1) && q.at%int64(e.id.ExtentSize) < copyChunk {

@@ -50,5 +50,9 @@ const (
 	NoUnflushedTracking                       // a lost leg lacks only what is written afterwards
 )
 
+// NoIntentMap, as Options.Measure, leaves the write-intent map out, so that its cost can
+// be measured. A crash then leaves the legs different. No configuration can ask for it.
+const NoIntentMap = "no-intent-map"
+
 // SetDefect makes the engine wrong. Only for tests.
 func (e *Engine) SetDefect(d Defect) { e.defect = d }
