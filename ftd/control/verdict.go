@@ -12,7 +12,8 @@ import (
 // and what to do about it, with the command to type. Someone who was woken must not
 // have to know the state table.
 
-// verdict is about the box: its worst face, and how many others are not well.
+// verdict is about the box: its worst face, of several the one with the worst part, and
+// how many others are not well.
 func (c *Core) verdict(now time.Time) (verdict, action string) {
 	var bad *device
 	others := 0
@@ -23,7 +24,7 @@ func (c *Core) verdict(now time.Time) (verdict, action string) {
 			bad = d
 		default:
 			others++
-			if d.face.state < bad.face.state {
+			if d.face.state < bad.face.state || d.face.state == bad.face.state && rank(d.telling().state) < rank(bad.telling().state) {
 				bad = d
 			}
 		}
@@ -96,6 +97,16 @@ func (c *Core) deviceVerdict(d *device, now time.Time) (verdict, action string) 
 		action += "; or " + otherAction
 	}
 	return verdict, action
+}
+
+// rank is the place of a state in worst.
+func rank(state drivers.State) int {
+	for i, w := range worst {
+		if w == state {
+			return i
+		}
+	}
+	return len(worst)
 }
 
 // telling is the side whose state says most about the device: the one that is not in
