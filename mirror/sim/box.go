@@ -731,8 +731,14 @@ func (b *box) checkCopy(w *world, io *legio.IO) {
 	}
 }
 
-// opEnded follows flushes and read errors.
-func (b *box) opEnded(w *world, o *legOp) { b.bound.opEnded(o) }
+// opEnded follows what the legs have done.
+func (b *box) opEnded(w *world, o *legOp) {
+	b.bound.opEnded(o)
+	if y := b.layout; y != nil && o.io.Op == legio.Write && o.io.Off >= y.IntentOff && o.io.Off < y.MissedOff &&
+		b.inSince[1-o.side] < 0 && b.crashAt == 0 && !w.settling && w.chance(w.p.crashAfterMap) {
+		b.crashAt, b.kind, b.aim = w.steps+1+w.rng.Int64N(24), PowerCut, -1
+	}
+}
 
 // place says where an operation goes.
 func (b *box) place(io *legio.IO) string {

@@ -28,8 +28,12 @@ type profile struct {
 	noLeg            string
 	rateMin, rateMax int64
 
+	back           float64 // chance, each tick, that the admin takes back what he took out
+	fine           bool    // small extents
+	spots          int     // places that are written again and again
 	missing        float64 // chance that a leg is missing after a power cut
 	crashAfterLoss float64
+	crashAfterMap  float64 // chance that the power is cut soon after the write-intent map was written in simplex
 	resolve        float64
 	starved        float64 // chance that there is no memory
 	rot            float64 // chance that a copy of a superblock rots while the driver is down
@@ -53,6 +57,8 @@ func (w *world) drawProfile() {
 		noLeg:          []string{"error", "wait"}[r.IntN(2)],
 		rateMin:        pick(0, 1<<20, 100<<20),
 		rateMax:        pick(0, 0, 0, 20<<20, 200<<10),
+		back:           0.1,
+		spots:          1 + r.IntN(4),
 		missing:        pickf(w, 0, 0.3, 0.7),
 		crashAfterLoss: pickf(w, 0, 0.3, 0.8),
 		resolve:        pickf(w, 0, 0, 0, 0.2),
@@ -97,12 +103,14 @@ func (w *world) themed(t Theme) {
 		p.crashAfterLoss, p.transit, p.latency, p.think = 1, 20_000, 8*ms, pick(1*ms, 5*ms)
 		often("write error")
 	case SlowResync:
-		// What is saved on the way matters: every few seconds, so few things go wrong.
-		p.requests, p.think, p.mishaps = 120+r.IntN(60), 100*ms, 3+r.IntN(6)
-		p.rateMax, p.latency = pick(50<<10, 100<<10, 200<<10), pick(500_000, 2*ms)
-		p.reads, p.writes = 0.5, 1
+		// What is saved on the way matters: every few seconds, and only of what was not
+		// written lately. So the leg is away for long, writes are few and far between, and
+		// not much goes wrong.
+		p.requests, p.think, p.mishaps = 60+r.IntN(40), 400*ms, 3+r.IntN(6)
+		p.rateMax, p.latency, p.fine = pick(8<<10, 16<<10, 32<<10), pick(500_000, 2*ms), true
+		p.reads, p.writes, p.flushes = 0.2, 1, 0.7
+		p.back, p.spots, p.crashAfterMap = 0.01, 12, 0.2
 		often("detach")
-		often("pause")
 		often("power cut")
 	case LostAnswers:
 		p.mute, p.depth, p.transit, p.think = 0.1, 16, 20*ms, pick(100_000, 1*ms)
@@ -495,7 +503,7 @@ func (w *world) bringUp(s int) {
 		return
 	}
 	if b.adminOut[s] {
-		if !w.settling && !w.chance(0.1) {
+		if !w.settling && !w.chance(w.p.back) {
 			return
 		}
 		b.adminOut[s] = false

@@ -18,10 +18,10 @@ type geometry struct {
 
 var geometries = [...]geometry{
 	{4 << 20, 512, 16 << 10, 64 << 10},
+	{4 << 20, 4096, 4 << 10, 16 << 10},
 	{8 << 20, 512, 64 << 10, 256 << 10},
 	{8 << 20, 4096, 64 << 10, 512 << 10},
 	{16 << 20, 4096, 64 << 10, 1 << 20},
-	{4 << 20, 4096, 4 << 10, 16 << 10},
 }
 
 // blank is the geometry of a mirror that the engine makes.
@@ -78,7 +78,10 @@ func (w *world) setUp() {
 	r.pool.reset()
 	w.drawProfile()
 	w.geo = geometries[w.rng.IntN(len(geometries))]
-	fresh := w.chance(0.03)
+	if w.p.fine {
+		w.geo = geometries[w.rng.IntN(2)]
+	}
+	fresh := !w.p.fine && w.chance(0.03)
 	if fresh {
 		w.geo = blank
 	}
@@ -131,7 +134,7 @@ func (w *world) known(dataBytes int64, region, extent uint32) {
 	}
 	w.box.layout = &y
 	w.box.bound.reset(dataBytes, int64(region))
-	for range 1 + w.rng.IntN(4) {
+	for range w.p.spots {
 		n := int64(4<<10) << w.rng.IntN(8)
 		off := w.rng.Int64N(dataBytes-n) / int64(region) * int64(region)
 		w.client.spots = append(w.client.spots, span{off, n})

@@ -112,7 +112,7 @@ func TestSeedsReproduce(t *testing.T) {
 func TestSeedsReach(t *testing.T) {
 	r := NewRunner(Config{New: sound})
 	var s Stats
-	const n = 200
+	const n = 300
 	for seed := range uint64(n) {
 		res := r.Run(seed + 1)
 		if res.Err != nil {
@@ -123,7 +123,7 @@ func TestSeedsReach(t *testing.T) {
 	for what, have := range map[string]int{
 		"power cuts": s.PowerCuts * 4, "kills": s.Kills * 2, "stops": s.Stops, "losses": s.Losses * 2, "resyncs": s.Resyncs,
 		"legs served alone": s.AloneChecks, "requests sent again": s.Resent, "refusals": s.Refused * 8, "rotten superblocks": s.Rots * 20,
-		"resolves": s.Resolves * 200, "errors that were answered": s.Errors,
+		"resolves": s.Resolves * 300, "errors that were answered": s.Errors,
 	} {
 		if have < n {
 			t.Errorf("%s are rare: %+v", what, s)
