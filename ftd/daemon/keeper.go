@@ -150,6 +150,7 @@ func (k *keeperLink) launch(ctx context.Context) error {
 	}
 	defer out.Close()
 	cmd := exec.Command(exe, "keeper", "--run", k.runDir)
+	cmd.Dir = "/" // so that it keeps no file system busy
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

@@ -20,6 +20,7 @@ import (
 // start processes while it runs.
 type children struct {
 	log *slog.Logger
+	env []string // of every child
 
 	mu   sync.Mutex // held over start and registration, so that no death comes before its entry
 	byID map[int]*child
@@ -44,11 +45,11 @@ const (
 	backoffMax   = 8 * time.Second
 )
 
-func newChildren(log *slog.Logger) (*children, error) {
+func newChildren(log *slog.Logger, env []string) (*children, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("become the parent of orphaned driver processes (PR_SET_CHILD_SUBREAPER): %w", err)
 	}
-	c := &children{log: log, byID: map[int]*child{}, quit: make(chan struct{})}
+	c := &children{log: log, env: env, byID: map[int]*child{}, quit: make(chan struct{})}
 	c.wg.Add(1)
 	go c.reap()
 	return c, nil
@@ -179,8 +180,9 @@ func (c *children) start(ch *child) error {
 	// A session of its own: Ctrl-C on the terminal is for the box, which ends its
 	// processes in order.
 	p, err := os.StartProcess(exe, ch.argv, &os.ProcAttr{
+		Dir:   "/", // so that it keeps no file system busy
 		Files: []*os.File{null, out, out},
-		Env:   os.Environ(),
+		Env:   c.env,
 		Sys:   &unix.SysProcAttr{Setsid: true},
 	})
 	if err != nil {

@@ -45,7 +45,7 @@ func writeConfig(path string, ds []disk) error {
 }
 
 // record is what a later start must know to clean up after this one, besides what it
-// finds by itself (processes by their command lines, loop devices by their files).
+// finds by itself (processes by their mark, loop devices by their files).
 type record struct {
 	RunDir string   `json:"run_dir"`
 	DevDir string   `json:"dev_dir"`

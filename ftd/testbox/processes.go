@@ -29,13 +29,19 @@ type process struct {
 	role role
 }
 
-// processesOf finds the processes of a run directory by their command lines: each of
-// them names the directory in an argument of its own. So nothing has to be recorded,
-// and a process id that was given out again cannot be mistaken for one of ours.
-func processesOf(runDir string) ([]process, error) {
+// markName is in the environment of every process of a box, with the box's directory.
+// The keeper hands it on to the drivers. So the processes of a box that was killed are
+// found without a record, and nobody else's, also on the same run directory, are taken
+// for ours.
+const markName = "FT_TESTBOX"
+
+func mark(dir string) string { return markName + "=" + dir }
+
+// processesOf finds the running processes of the box in dir.
+func processesOf(dir string) ([]process, error) {
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("look for processes of the box: %w", err)
 	}
 	var found []process
 	for _, d := range dirs {
@@ -43,52 +49,50 @@ func processesOf(runDir string) ([]process, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if r, ok := roleOf(commandLine(pid), runDir); ok {
+		if r, ok := roleIn(pid, dir); ok {
 			found = append(found, process{pid, r})
 		}
 	}
 	return found, nil
 }
 
-// commandLine is empty for what is gone, a zombie or a kernel thread.
-func commandLine(pid int) []string {
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || len(line) == 0 {
-		return nil
-	}
-	return strings.Split(string(bytes.TrimSuffix(line, []byte{0})), "\x00")
+// roleIn says what a process is to the box in dir, if it is one of its own.
+func roleIn(pid int, dir string) (role, bool) {
+	r, ok := roleOf(words(pid, "cmdline"))
+	return r, ok && slices.Contains(words(pid, "environ"), mark(dir))
 }
 
-// roleOf says what a command line is to the run directory, as this package, ftd and
-// the keeper start their children.
-func roleOf(argv []string, runDir string) (role, bool) {
+// roleOf says what a command line is, as this package, ftd and the keeper start theirs.
+func roleOf(argv []string) (role, bool) {
 	if len(argv) < 2 || filepath.Base(argv[0]) != "ftd" {
 		return "", false
 	}
 	switch {
 	case argv[1] == "keeper":
-		return roleKeeper, argument(argv, "--run") == runDir
+		return roleKeeper, true
 	case argv[1] == "driver":
-		return roleDriver, filepath.Dir(argument(argv, "--config")) == filepath.Join(runDir, "drivers")
+		return roleDriver, true
 	case strings.HasPrefix(argv[1], "-") && !slices.Contains(argv, "--testbox"):
-		return roleControl, filepath.Dir(argument(argv, "--socket")) == runDir
+		return roleControl, true
 	}
 	return "", false
 }
 
-func argument(argv []string, flag string) string {
-	if i := slices.Index(argv, flag); i >= 0 && i+1 < len(argv) {
-		return argv[i+1]
+// words reads a file of /proc/PID whose words end with NUL. It has none for what is
+// gone, a zombie or a kernel thread.
+func words(pid int, name string) []string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
+	if err != nil || len(b) == 0 {
+		return nil
 	}
-	return ""
+	return strings.Split(string(bytes.TrimSuffix(b, []byte{0})), "\x00")
 }
 
-// killAll ends the processes of a run directory that have one of the roles and waits
-// until they are gone. What does not go in time is returned: it hangs in the kernel.
-func killAll(runDir string, patience time.Duration, roles ...role) ([]process, error) {
+// killAll ends the processes of the box in dir that have one of the roles and waits until they are gone. What does not go in time is returned: it hangs in the kernel.
+func killAll(dir string, patience time.Duration, roles ...role) ([]process, error) {
 	deadline := time.Now().Add(patience)
 	for {
-		all, err := processesOf(runDir)
+		all, err := processesOf(dir)
 		if err != nil {
 			return nil, err
 		}
@@ -97,7 +101,7 @@ func killAll(runDir string, patience time.Duration, roles ...role) ([]process, e
 			return left, nil
 		}
 		for _, p := range left {
-			if err := kill(p, runDir); err != nil {
+			if err := kill(p, dir); err != nil {
 				return left, err
 			}
 		}
@@ -105,15 +109,14 @@ func killAll(runDir string, patience time.Duration, roles ...role) ([]process, e
 	}
 }
 
-// kill ends one process. The handle is taken before its command line is read once
-// more, so that a process id that was given out again in between is not hit.
-func kill(p process, runDir string) error {
+// kill ends one process. The handle is taken before it is looked at once more, so that a process id that was given out again in between is not hit.
+func kill(p process, dir string) error {
 	h, err := os.FindProcess(p.pid)
 	if err != nil {
 		return fmt.Errorf("find %s (pid %d): %w", p.role, p.pid, err)
 	}
 	defer h.Release()
-	if r, ok := roleOf(commandLine(p.pid), runDir); !ok || r != p.role {
+	if r, ok := roleIn(p.pid, dir); !ok || r != p.role {
 		return nil
 	}
 	if err := h.Signal(unix.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ft/drivers"
 	"ft/drivers/keeper"
@@ -19,63 +23,71 @@ func (b *box) cleanEarlier() error {
 	if err != nil || r == nil {
 		return err
 	}
-	left, err := processesOf(r.RunDir)
+	left, err := processesOf(b.Dir)
 	if err != nil {
-		return fmt.Errorf("look for processes of an earlier box: %w", err)
-	}
-	b.say("cleaning up after an earlier box (%d of its processes still run)", len(left))
-	if _, err := killAll(r.RunDir, killPatience, roleControl); err != nil {
 		return err
 	}
-	// A keeper that still runs knows its drivers; one that is gone is replaced by one
-	// of our own, which finds them. Either can then take the faces down in order.
-	if !keeperAnswersNow(r.RunDir) && hasRole(left, roleDriver) {
-		if _, err := killAll(r.RunDir, killPatience, roleKeeper); err != nil {
+	b.say("cleaning up after an earlier box (%d of its processes still run)", len(left))
+	if _, err := killAll(b.Dir, killPatience, roleControl); err != nil {
+		return err
+	}
+	answers := listenerPid(keeper.SocketPath(r.RunDir))
+	switch {
+	case answers != 0 && !slices.Contains(left, process{answers, roleKeeper}):
+		// Somebody else has the run directory by now; nothing there is ours.
+		return b.remove(r.RunDir, r.DevDir, false)
+	case answers == 0 && slices.ContainsFunc(left, func(p process) bool { return p.role == roleDriver }):
+		// The keeper is gone, the drivers are not: one of our own finds them, and can take
+		// the faces down in order.
+		if _, err := killAll(b.Dir, killPatience, roleKeeper); err != nil {
 			return err
 		}
-		now := b.runDir
-		b.runDir = r.RunDir
-		err := b.startKeeper()
-		b.runDir = now
-		if err != nil {
+		if err := b.startKeeper(r.RunDir); err != nil {
 			return err
 		}
 	}
-	return b.remove(r.RunDir, r.DevDir)
+	return b.remove(r.RunDir, r.DevDir, true)
 }
 
-func hasRole(ps []process, r role) bool {
-	for _, p := range ps {
-		if p.role == r {
-			return true
-		}
+// listenerPid is the process that listens on a unix socket, as the kernel noted it
+// (SO_PEERCRED, unix(7)); 0 when nobody does.
+func listenerPid(path string) int {
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return 0
 	}
-	return false
-}
-
-// keeperAnswersNow says whether a keeper serves the run directory.
-func keeperAnswersNow(runDir string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	_, err := keeper.Dial(keeper.SocketPath(runDir)).Processes(ctx)
-	return err == nil
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	_ = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
 }
 
 // remove takes everything away that lies outside the box's directory. Faces that are
-// in use are waited for, with their users named; a second signal forces.
-func (b *box) remove(runDir, devDir string) error {
+// in use are waited for, with their users named; a second signal forces. ours says that
+// the run directory is the box's own: the keeper that answers there and its files.
+func (b *box) remove(runDir, devDir string, ours bool) error {
 	if b.ftd != nil {
 		b.children.stop(b.ftd, ftdPatience) // it leaves the faces up
 		b.ftd = nil
 	}
-	if err := b.stopFaces(runDir); err != nil {
-		return err
+	if ours {
+		if err := b.stopFaces(runDir); err != nil {
+			return err
+		}
 	}
 	if b.keeper != nil {
 		b.children.stop(b.keeper, ftdPatience)
 		b.keeper = nil
 	}
-	hung, err := killAll(runDir, killPatience, roleControl, roleKeeper, roleDriver)
+	hung, err := killAll(b.Dir, killPatience, roleControl, roleKeeper, roleDriver)
 	if err != nil {
 		return err
 	}
@@ -94,7 +106,9 @@ func (b *box) remove(runDir, devDir string) error {
 	for node, file := range loops {
 		errs = append(errs, detachLoop(node, file))
 	}
-	errs = append(errs, removeRunFiles(runDir))
+	if ours {
+		errs = append(errs, removeRunFiles(runDir))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("the box is not removed entirely: %w", err)
 	}
@@ -127,7 +141,8 @@ func (b *box) stopFaces(runDir string) error {
 				b.say("         it ends when that is over; Ctrl-C once more ends it now, with I/O errors for the users")
 			}
 		case force:
-			return fmt.Errorf("take the faces down by force: %w", err)
+			b.say("forcing  the faces do not go in order: %v; their processes are killed", err)
+			return nil
 		default:
 			return fmt.Errorf("take the faces down: %w", err)
 		}

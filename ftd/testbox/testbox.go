@@ -4,7 +4,7 @@
 // What it makes outside its directory (processes, loop devices, the links in /dev/ft,
 // the files of the run directory) goes with it, also what an earlier one left behind
 // that was killed. It touches nothing that it cannot prove to be its own: processes
-// by their command lines, loop devices by their files, links by its record. What lies
+// by a mark in their environment, loop devices by their files, links by its record. What lies
 // in the directory (the legs, ftd's state) stays for the next start.
 //
 // The way of things: this process is a small init (children.go) over the keeper and
@@ -73,7 +73,7 @@ func Run(o Options) (err error) {
 	defer unlock()
 	signal.Notify(b.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(b.signals)
-	if b.children, err = newChildren(b.Log); err != nil {
+	if b.children, err = newChildren(b.Log, append(os.Environ(), mark(b.Dir))); err != nil {
 		return err
 	}
 	defer b.children.close()
@@ -85,7 +85,7 @@ func Run(o Options) (err error) {
 		return err
 	}
 	defer func() {
-		if rerr := b.remove(b.runDir, b.DevDir); rerr != nil {
+		if rerr := b.remove(b.runDir, b.DevDir, true); rerr != nil {
 			err = errors.Join(err, rerr)
 			return
 		}
@@ -182,7 +182,7 @@ func (b *box) build() error {
 	if err := writeConfig(config, b.disks); err != nil {
 		return err
 	}
-	if err := b.startKeeper(); err != nil {
+	if err := b.startKeeper(b.runDir); err != nil {
 		return err
 	}
 	var err error
@@ -192,9 +192,9 @@ func (b *box) build() error {
 	return err
 }
 
-func (b *box) startKeeper() (err error) {
+func (b *box) startKeeper(runDir string) (err error) {
 	b.keeper, err = b.children.keep("keeper", filepath.Join(b.Dir, "keeper.log"),
-		[]string{"ftd", "keeper", "--run", b.runDir}, b.died("the keeper"))
+		[]string{"ftd", "keeper", "--run", runDir}, b.died("the keeper"))
 	return err
 }
 
