@@ -67,6 +67,7 @@ const legBytes = 192 << 20
 type box struct {
 	t    *testing.T
 	dir  string // short, for the sockets' sake
+	sock string // ftd's; its directory is the run directory
 	legs [2]string
 	ftd  *exec.Cmd
 	log  *os.File
@@ -80,7 +81,7 @@ func newBox(t *testing.T, leg0, leg1 string) *box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &box{t: t, dir: dir, legs: [2]string{leg0, leg1}}
+	b := &box{t: t, dir: dir, sock: filepath.Join(dir, "run", "ftd.sock"), legs: [2]string{leg0, leg1}}
 	if b.log, err = os.Create(filepath.Join(dir, "ftd.log")); err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +90,7 @@ func newBox(t *testing.T, leg0, leg1 string) *box {
 	return b
 }
 
-func (b *box) socket() string { return filepath.Join(b.dir, "run", "ftd.sock") }
-func (b *box) face() string   { return filepath.Join(b.dir, "dev", "disk0") }
+func (b *box) face() string { return filepath.Join(b.dir, "dev", "disk0") }
 
 // configure writes ft.toml; extra goes to the end of the disk's table.
 func (b *box) configure(extra string) {
@@ -107,7 +107,7 @@ func (b *box) configure(extra string) {
 }
 
 func (b *box) args() []string {
-	return []string{"--config", filepath.Join(b.dir, "ft.toml"), "--socket", b.socket(),
+	return []string{"--config", filepath.Join(b.dir, "ft.toml"), "--socket", b.sock,
 		"--state", filepath.Join(b.dir, "state"), "--dev-dir", filepath.Join(b.dir, "dev")}
 }
 
@@ -166,7 +166,7 @@ func (b *box) ftctl(args ...string) (string, int) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, filepath.Join(binDir, "ftctl"), append([]string{"--socket", b.socket()}, args...)...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, filepath.Join(binDir, "ftctl"), append([]string{"--socket", b.sock}, args...)...).CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return string(out), exit.ExitCode()
@@ -209,7 +209,7 @@ func (b *box) wait(id, state string) {
 func (b *box) statusNow() (api.Status, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	c := api.NewClient(b.socket())
+	c := api.NewClient(b.sock)
 	defer c.Close()
 	return c.Status(ctx)
 }
@@ -258,7 +258,7 @@ func (b *box) processOf(name string) keeper.Process {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	p, err := keeper.Dial(keeper.SocketPath(filepath.Dir(b.socket()))).Process(ctx, name)
+	p, err := keeper.Dial(keeper.SocketPath(filepath.Dir(b.sock))).Process(ctx, name)
 	if err != nil {
 		b.t.Fatalf("ask the keeper for %s: %v", name, err)
 	}
@@ -326,7 +326,7 @@ func (b *box) stop() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := keeper.Dial(keeper.SocketPath(filepath.Dir(b.socket()))).Stop(ctx, false); err != nil {
+	if err := keeper.Dial(keeper.SocketPath(filepath.Dir(b.sock))).Stop(ctx, false); err != nil {
 		b.t.Fatalf("stop the keeper: %v", err)
 	}
 	await(b.t, 10*time.Second, "the box's processes to end", func() bool { return len(b.processes()) == 0 })
@@ -340,7 +340,7 @@ func (b *box) remove() {
 		b.showLogs()
 	}
 	b.killFtd()
-	_ = keeper.Dial(keeper.SocketPath(filepath.Dir(b.socket()))).Stop(ctx, true)
+	_ = keeper.Dial(keeper.SocketPath(filepath.Dir(b.sock))).Stop(ctx, true)
 	b.killAll()
 	b.log.Close()
 	if err := os.RemoveAll(b.dir); err != nil {

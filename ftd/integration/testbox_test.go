@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -70,7 +71,7 @@ func (b *throwaway) start() {
 	b.t.Helper()
 	b.out.reset()
 	b.init = exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"),
-		"--socket", b.socket(), "--dev-dir", filepath.Join(b.dir, "dev"))
+		"--socket", b.sock, "--dev-dir", filepath.Join(b.dir, "dev"))
 	b.init.Stdout, b.init.Stderr = &b.out, &b.out
 	b.init.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := b.init.Start(); err != nil {
@@ -291,13 +292,13 @@ func TestSecondTestBoxIsRefused(t *testing.T) {
 	t.Parallel()
 	b := newThrowaway(t)
 	b.start()
-	again := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"), "--socket", b.socket())
+	again := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"), "--socket", b.sock)
 	out, err := again.CombinedOutput()
 	if err == nil {
 		t.Fatal("a second test box on the same directory was started")
 	}
 	says(t, string(out), "already")
-	other := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "other"), "--socket", b.socket())
+	other := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "other"), "--socket", b.sock)
 	out, err = other.CombinedOutput()
 	if err == nil {
 		t.Fatal("a second test box on the same run directory was started")
@@ -306,4 +307,33 @@ func TestSecondTestBoxIsRefused(t *testing.T) {
 	b.wait("disk0", "duplex")
 	b.signal(unix.SIGINT)
 	b.ends()
+}
+
+// After a test box was killed another box has its run directory: the next start of the
+// test box is refused, and touches nothing of it.
+func TestTestBoxTouchesNothingOfOthers(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	b.start()
+	b.killAll()
+	<-b.end
+
+	other := newBox(t, legFile(t, legBytes), legFile(t, legBytes))
+	other.sock = b.sock
+	other.start()
+	other.wait("disk0", "duplex")
+	ftd, driver := other.ftd.Process.Pid, other.driverPid()
+	again := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"), "--socket", b.sock, "--dev-dir", filepath.Join(b.dir, "dev"))
+	out, err := again.CombinedOutput()
+	if err == nil {
+		t.Fatal("a test box was started on the run directory of another box")
+	}
+	says(t, string(out), "pid "+strconv.Itoa(ftd))
+	other.wait("disk0", "duplex")
+	if now := other.driverPid(); now != driver {
+		t.Errorf("the other box's driver was replaced: pid %d, now %d", driver, now)
+	}
+	if ls := b.loops(); len(ls) > 0 {
+		t.Errorf("the killed box's loop devices %v are left", ls)
+	}
 }
