@@ -329,6 +329,7 @@ type request struct {
 	pending int   // ops under way that it waits for
 	refs    int   // ops that refer to its memory, orphans included
 	ok      uint8 // legs that have it
+	refused uint8 // legs that answered it with an error
 	tried   uint8 // legs that a read was sent to
 	at, n   int64 // the piece under way: the whole but for Zero
 	errno   syscall.Errno

@@ -96,6 +96,7 @@ func (e *Engine) cut(l *leg, to legState, reason, fault string) {
 	for k := e.locks.head; k != nil; k = k.next {
 		if q, ok := k.owner.(*request); ok {
 			q.ok &^= 1 << l.side
+			q.refused &^= 1 << l.side
 		}
 	}
 	if e.source == l.side {

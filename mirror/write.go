@@ -18,7 +18,7 @@ func (e *Engine) writeStart(q *request) {
 	if !e.recordForWrite(q) || !e.markForWrite(q) {
 		return
 	}
-	q.ok = 0
+	q.ok, q.refused, q.errno = 0, 0, 0
 	kind := legio.Write
 	if q.r.Op == frontend.Zero {
 		kind = legio.Zero
@@ -53,6 +53,7 @@ func (e *Engine) writeDone(q *request, o *op) {
 	} else {
 		l.counters.WriteErrors++
 		q.errno = o.io.Err
+		q.refused |= 1 << l.side
 		e.failed(l, q.r.Op.String()+" error", o.io.Err)
 	}
 	e.writeEnd(q)
@@ -68,6 +69,13 @@ func (e *Engine) writeLost(q *request) {
 func (e *Engine) writeEnd(q *request) {
 	if q.pending > 0 || q.replied {
 		return
+	}
+	for i := range e.legs {
+		// The last leg is not cut off for an error. But if another one came into service
+		// while this write was under way, and has it, the one that refused it is behind.
+		if l := &e.legs[i]; q.refused&(1<<i) != 0 && l.state == legIn && q.ok&e.in() != 0 {
+			e.failed(l, q.r.Op.String()+" error", q.errno)
+		}
 	}
 	lo, hi := e.regions(q.at, q.n)
 	if q.ok != 3 {
