@@ -562,7 +562,7 @@ func (w *world) attach(s int) {
 	case !b.bound.known():
 	case leg.Image == nil || risk != "":
 		b.bound.all(s)
-	case leg.Image.Super.Syncing && w.wit.now != nil && w.wit.now.Generation.Counter > leg.Image.Super.Generation.Counter+1:
+	case leg.Image.Super.Syncing && b.eng.Snapshot().Generation.Counter > leg.Image.Super.Generation.Counter+1:
 		// It was lost just when it was being recorded as in service, and does not know; its
 		// partner counts from there.
 		b.bound.all(s)

@@ -34,6 +34,7 @@ type Engine interface {
 	Stop(done func(error))
 	Drained(s drivers.Side) bool
 	Geometry() (frontend.Geometry, bool)
+	Snapshot() mirror.Snapshot
 }
 
 // Config says how seeds are run.
