@@ -67,7 +67,18 @@ func noAnswer(id uint64) ActionResult {
 // linkWrong says whether a device lacks a process that it should have, or has one
 // although it was taken down as a whole (before ftd was restarted).
 func (d *device) linkWrong() bool {
-	return d.link == LinkNone && d.wanted() || d.link == LinkConnected && d.takenDown()
+	return d.link == LinkNone && d.wanted() || d.link == LinkConnected && d.takenDown() && (d.atRest() || d.riskNamed())
+}
+
+// riskNamed says whether the admin who took the device down named the risk of doing so
+// while it serves. He need not have, if it did not serve as far as anybody knew.
+func (d *device) riskNamed() bool {
+	for i := range d.sides {
+		if t := d.sides[i].target; t.Whole && t.Risk == drivers.RiskLastSide {
+			return true
+		}
+	}
+	return false
 }
 
 // takenDown says whether an admin took the device down as a whole.

@@ -414,7 +414,8 @@ func (r *ruleBook) unknown(ev Event) {
 		target = ev.Target
 	}
 	for _, s := range r.named(target) {
-		s.word, s.wordBy = "", ""
+		_, up := ev.(BringUp)
+		s.word, s.wordBy, s.may = "", "", s.may || up
 	}
 }
 
