@@ -9,7 +9,8 @@ import (
 // This file holds what the core knows of sides, devices and modules. Fields fall in
 // three groups, and the difference matters:
 //
-//   - facts and link: what the rules rest on. Only commit assigns them.
+//   - facts and link: what the rules rest on. configure makes them, commit alone
+//     changes them.
 //   - work, retry, request: what the core has asked for and waits for.
 //   - shown: what a driver says for people to read. No rule rests on it.
 

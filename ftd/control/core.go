@@ -10,7 +10,7 @@
 //	sanitize  make the copy consistent (simplex or duplex, broken)  sanitize.go
 //	validate  refuse a request, with a code and a sentence          validate.go
 //	commit    change the states, number the changes, log them       commit.go
-//	after     what has to be done so that states become targets     after.go
+//	after     what has to be done so that states become targets     after.go, write.go
 //
 // after compares where each side is with where it is wanted, and asks for the next
 // step. It looks at levels and never at the event, so that nothing is forgotten when
@@ -148,7 +148,8 @@ func (c *Core) Step(now time.Time, ev Event) Result {
 			break
 		}
 		if n == innerStepMax {
-			panic("control: the consequences of an event do not end")
+			c.noteOn(c.cfg.Name, Critical, "the consequences of an event do not end: this is a defect of ftd, please report it", nil)
+			break
 		}
 		c.apply(due)
 	}

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"strings"
+
 	"ft/drivers"
 )
 
@@ -41,6 +43,9 @@ func (r *ruleBook) checkLog(ev Event, res Result) {
 		}
 		if e.Severity == "" || e.Reason == "" {
 			r.fail("log: entry %d of %s has no severity or no reason", e.Seq, e.ID)
+		}
+		if strings.Contains(e.Reason, "defect") {
+			r.fail("log: %s", e.Reason)
 		}
 		s := r.sides[e.ID]
 		if s == nil {
