@@ -116,7 +116,7 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	defer d.changeMu.Unlock()
 	var hung [2]bool
 	var held bool
-	if mode == drivers.Adopt {
+	if mode == drivers.Adopt || d.env.Predecessor >= 0 {
 		hung, held = d.fence(ctx)
 	}
 	err := d.startLegs(mode, hung, held)
@@ -205,6 +205,13 @@ func (d *driver) startOn(got *[2]found, hung [2]bool) error {
 			}
 		}
 	}
+	d.mu.Lock()
+	for i := range got {
+		if got[i].open != nil || got[i].err != nil && !legio.Absent(got[i].err) {
+			d.engine.Present(drivers.Side(i))
+		}
+	}
+	d.mu.Unlock()
 	w, err := d.loadWitness()
 	if err == nil && missing != nil && noImages(legs) {
 		err = drivers.Refuse(RuleAbsent, "%v. A new mirror is made when both of its legs are there", missing)

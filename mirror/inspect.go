@@ -10,7 +10,7 @@ import (
 	"ft/mirror/metadata"
 )
 
-// inspectWithin bounds what opening and reading a leg may take, each.
+// inspectWithin bounds what opening and reading a leg may take.
 const inspectWithin = 5 * time.Second
 
 // busyWithin is how long a leg that is in use may stay so. What was opened to be looked
@@ -29,9 +29,28 @@ type found struct {
 	err  error
 }
 
-// inspect opens a leg and reads what it carries. It waits for the device, with a
-// deadline, and so runs beside the event loops.
+// inspect opens a leg and reads what it carries. It waits for the device, all in all for
+// at most inspectWithin, and so runs beside the event loops: one leg that hangs must not
+// keep the other from being served. What comes later is closed again.
 func (d *driver) inspect(side int, path string, shared bool) found {
+	done := make(chan found, 1)
+	go func() { done <- d.inspectSlowly(side, path, shared) }()
+	t := time.NewTimer(inspectWithin)
+	defer t.Stop()
+	select {
+	case f := <-done:
+		return f
+	case <-t.C:
+	}
+	go func() {
+		if f := <-done; f.open != nil {
+			f.open.Close()
+		}
+	}()
+	return found{err: &legio.OpenError{Path: path, Kind: legio.KindHung, Sentence: fmt.Sprintf("the device did not answer within %v: it hangs", inspectWithin)}}
+}
+
+func (d *driver) inspectSlowly(side int, path string, shared bool) found {
 	options := legio.OpenOptions{Deadline: inspectWithin, Faults: d.faults[side], MinBytes: metadata.DeviceBytesMin, Shared: shared}
 	open, err := legio.Open(path, options)
 	for until := time.Now().Add(busyWithin); err != nil && legio.Busy(err) && time.Now().Before(until); open, err = legio.Open(path, options) {

@@ -55,6 +55,13 @@ func (e *Engine) Gone(s drivers.Side, why string) {
 	e.run()
 }
 
+// Present says that the device of a leg is there, though it does not serve.
+func (e *Engine) Present(s drivers.Side) {
+	if l := &e.legs[s]; l.state == legAbsent {
+		l.state, l.since = legOut, e.env.Now()
+	}
+}
+
 // Detach takes a leg out of service. No new I/O reaches it from now on; what was under
 // way has ended when Drained says so. Call Sync first: what the leg has not flushed
 // counts as missed.

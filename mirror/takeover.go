@@ -57,6 +57,7 @@ func (d *driver) fence(ctx context.Context) (hung [2]bool, held bool) {
 				d.mu.Lock()
 				d.barred = hung
 				d.refusals[1-i] = "I/O of a process that was killed has not ended: the device hangs"
+				d.engine.Present(drivers.Side(1 - i))
 				d.mu.Unlock()
 				return hung, true
 			}
