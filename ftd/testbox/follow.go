@@ -28,7 +28,6 @@ type interactive struct {
 type told struct {
 	said    bool
 	state   drivers.FaceState
-	verdict string
 	percent float64
 	seq     uint64
 }
