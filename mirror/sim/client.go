@@ -54,8 +54,6 @@ type call struct {
 	// past: it may have been carried out before unflushed writes were lost.
 	past bool
 	mute bool // its answer does not go out in this life
-	// probe requests are the simulator's own, at the end: they do not count as load.
-	probe bool
 }
 
 func (c *call) String() string {
@@ -76,8 +74,6 @@ type client struct {
 	// healthySince: an engine serves from a leg that is well, and the witness can be
 	// written, since then; -1: not now.
 	healthySince int64
-	// troubled: when each side last gave cause for an error.
-	freed int
 }
 
 type span struct{ off, n int64 }
@@ -233,6 +229,9 @@ func (cl *client) answered(w *world, c *call) {
 			err = w.model.wrote(c, false)
 		}
 	case c.past:
+		if c.op == opRead {
+			w.model.readEnded(c)
+		}
 	case c.op == opRead:
 		if int64(len(r.Data)) != c.n {
 			w.fail("%s returned %d bytes", c, len(r.Data))

@@ -5,7 +5,6 @@ package sim
 // have many of both; some of them two blank legs.
 
 import (
-	"ft/mirror"
 	"ft/mirror/metadata"
 )
 
@@ -146,7 +145,7 @@ func (w *world) known(dataBytes int64, region, extent uint32) {
 }
 
 // firstStart: a new mirror was made.
-func (w *world) firstStart(size int64, _ [2]*mirror.Leg) {
+func (w *world) firstStart(size int64) {
 	w.known(size, metadata.DefaultRegionSize, metadata.ExtentSizeFor(w.geo.bytes))
 	for s := range w.legs {
 		w.box.bound.all(s)

@@ -2,7 +2,6 @@ package sim
 
 import (
 	"container/heap"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -228,8 +227,6 @@ type world struct {
 	settling  bool
 }
 
-var errBroken = errors.New("sim: the run is over")
-
 // Run runs one seed.
 func (r *Runner) Run(seed uint64) Result {
 	w := r.newWorld(seed)
@@ -246,7 +243,7 @@ func (r *Runner) newWorld(seed uint64) *world {
 // main runs the seed to its end, and makes a panic of the engine a violation.
 func (w *world) main() {
 	defer func() {
-		if p := recover(); p != nil && p != errBroken { //nolint:errorlint // our own value
+		if p := recover(); p != nil {
 			w.fail("panic: %v\n%s", p, debug.Stack())
 		}
 	}()

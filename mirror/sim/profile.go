@@ -1,0 +1,120 @@
+package sim
+
+// What a seed is like.
+
+import (
+	"time"
+)
+
+// profile is what a seed is like. Seeds differ widely: a rare mixture that breaks the
+// engine is rare only on average.
+type profile struct {
+	requests int
+	depth    int   // requests under way at once
+	think    int64 // mean time between requests
+	latency  int64 // of an operation of a leg, about
+	transit  int64 // of an answer
+	chaos    int64 // mean time between mishaps
+	mishaps  int   // yet to come
+
+	reads, writes, flushes, zeroes float64
+
+	legTimeout       time.Duration
+	noLeg            string
+	rateMin, rateMax int64
+
+	back           float64 // chance, each tick, that the admin takes back what he took out
+	fine           bool    // small extents
+	spots          int     // places that are written again and again
+	missing        float64 // chance that a leg is missing after a power cut
+	crashAfterLoss float64
+	crashAfterMap  float64 // chance that the power is cut soon after the write-intent map was written in simplex
+	resolve        float64
+	starved        float64 // chance that there is no memory
+	rot            float64 // chance that a copy of a superblock rots while the driver is down
+	mute           float64 // chance that an answer does not go out, and the driver dies of it
+	reopen         float64 // chance that a refused engine is started again
+	weights        [mishapCount]float64
+}
+
+func (w *world) drawProfile() {
+	r := w.rng
+	pick := func(v ...int64) int64 { return v[r.IntN(len(v))] }
+	w.p = profile{
+		requests: 20 + r.IntN(100),
+		depth:    int(pick(1, 2, 4, 8, 16)),
+		think:    pick(100_000, 1*ms, 5*ms, 20*ms, 100*ms),
+		latency:  pick(50_000, 500_000, 2*ms, 8*ms),
+		transit:  pick(20_000, 1*ms, 20*ms),
+		mishaps:  1 + r.IntN(25),
+		reads:    r.Float64(), writes: 0.5 + r.Float64(), flushes: 0.5 * r.Float64() * r.Float64(), zeroes: 0.2 * r.Float64(),
+		legTimeout:     time.Duration(pick(200*ms, 500*ms)),
+		noLeg:          []string{"error", "wait"}[r.IntN(2)],
+		rateMin:        pick(0, 1<<20, 100<<20),
+		rateMax:        pick(0, 0, 0, 20<<20, 200<<10),
+		back:           0.1,
+		spots:          1 + r.IntN(4),
+		missing:        pickf(w, 0, 0.3, 0.7),
+		crashAfterLoss: pickf(w, 0, 0.3, 0.8),
+		resolve:        pickf(w, 0, 0, 0, 0.2),
+		starved:        pickf(w, 0, 0, 0.1),
+		rot:            pickf(w, 0, 0, 0.1),
+		mute:           pickf(w, 0, 0, 0.02),
+		reopen:         pickf(w, 0, 0.5),
+	}
+	for i := range w.p.weights {
+		// A third of the mishaps do not happen in this seed, the others more or less often.
+		if r.IntN(3) > 0 {
+			w.p.weights[i] = mishaps[i].weight * (0.2 + 2*r.Float64()*r.Float64())
+		}
+	}
+	theme := w.cfg.Theme
+	if theme == Any {
+		if theme = Mixed; w.chance(0.4) {
+			theme = Mixed + Theme(r.IntN(int(themes-Mixed)))
+		}
+	}
+	w.themed(theme)
+	if w.cfg.Calm {
+		w.p.requests = 12
+	}
+	// Most mishaps happen while there are requests.
+	w.p.chaos = max(2*ms, int64(float64(w.p.requests)*float64(w.p.think)*(0.3+2*r.Float64())/float64(w.p.mishaps)))
+}
+
+// themed makes a seed one of a theme.
+func (w *world) themed(t Theme) {
+	p, r := &w.p, w.rng
+	pick := func(v ...int64) int64 { return v[r.IntN(len(v))] }
+	often := func(name string) {
+		for i := range mishaps {
+			if mishaps[i].name == name {
+				p.weights[i] += 20
+			}
+		}
+	}
+	switch t {
+	case LossAndKill:
+		p.crashAfterLoss, p.transit, p.latency, p.think = 1, 20_000, 8*ms, pick(1*ms, 5*ms)
+		often("write error")
+	case SlowResync:
+		// What is saved on the way matters: every few seconds, and only of what was not
+		// written lately. So the leg is away for long, writes are few and far between, and
+		// not much goes wrong.
+		p.requests, p.think, p.mishaps = 60+r.IntN(40), 400*ms, 3+r.IntN(6)
+		p.rateMax, p.latency, p.fine = pick(8<<10, 16<<10, 32<<10), pick(500_000, 2*ms), true
+		p.reads, p.writes, p.flushes = 0.2, 1, 0.7
+		p.back, p.spots, p.crashAfterMap = 0.01, 12, 0.2
+		often("detach")
+		often("power cut")
+	case LostAnswers:
+		p.mute, p.depth, p.transit, p.think = 0.1, 16, 20*ms, pick(100_000, 1*ms)
+	case Rot:
+		p.rot = 0.5
+		often("write error")
+		often("kill")
+		often("power cut")
+	}
+}
+
+func pickf(w *world, v ...float64) float64 { return v[w.rng.IntN(len(v))] }
