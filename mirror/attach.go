@@ -45,9 +45,9 @@ func (e *Engine) Start(legs [2]*Leg, w *metadata.Witness, out [2]bool) error {
 		e.note(drivers.Whole, "%s", n)
 	}
 	switch {
-	case v.Create:
+	case v.Create && draining < 0:
 		return e.createOn(legs, out, "")
-	case v.Serve < 0 && draining >= 0:
+	case v.Serve < 0 && draining >= 0: // also when what lands late would be half of a mirror
 		err := e.refuseDraining(&e.legs[draining])
 		e.downWhy = err.Error()
 		return err
