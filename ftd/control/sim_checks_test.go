@@ -22,9 +22,12 @@ func (r *ruleBook) after(ev Event, res Result) {
 	r.checkLog(ev, res)
 	r.checkFaults(faults, res)
 	for _, a := range res.Answers {
-		r.checkAnswer(a)
+		r.checkAnswer(ev, a)
 		if a.Status == AnswerRefused {
 			r.takenBack(a.Request)
+			if ask := r.asked[a.Request]; ask != nil && a.Code == drivers.RuleBusy {
+				r.unknown(ask.ev) // a stop that was not carried out has undone the words before it
+			}
 		}
 	}
 	for _, a := range res.Actions {
@@ -90,7 +93,7 @@ func (r *ruleBook) checkFaults(faults []seen, res Result) {
 
 // checkAnswer: nothing that would take the last good side away is accepted, and nothing
 // is refused as such that would not.
-func (r *ruleBook) checkAnswer(a Answer) {
+func (r *ruleBook) checkAnswer(event Event, a Answer) {
 	ask := r.asked[a.Request]
 	if ask == nil {
 		r.fail("an answer to %q, which nobody asked", a.Request)
@@ -106,7 +109,7 @@ func (r *ruleBook) checkAnswer(a Answer) {
 			(!partner.said.InService() || partner.word == Out || !partner.present || r.busy(partner, partner.detach)) && a.Sentence != ev.Target+" is out already" {
 			r.fail("rule 1: %s of %s accepted, and %s is not good", a.Request, id, sideID(partner.dev, partner.index))
 		}
-		if ev.Target == id && a.Status == AnswerRefused && a.Code == drivers.RuleLastSide && r.safe[id] {
+		if event == Event(ev) && ev.Target == id && a.Status == AnswerRefused && a.Code == drivers.RuleLastSide && r.safe[id] {
 			r.fail("bringdown of %s refused as the last side, and the status said that it is safe to pull", id)
 		}
 	}

@@ -166,11 +166,16 @@ func (c *Core) takeBack(p *proposal, d *device, sentence string) {
 	for i := range d.sides {
 		s, f := &d.sides[i], &n.sides[i]
 		was := s.undo
-		if s.undo = nil; was == nil || f.target.By != ByAdmin {
+		if s.undo = nil; was == nil {
 			continue
 		}
-		f.target = *was
-		f.fresh = isNew(*was) // it waits for a word that is kept
+		switch happened := f.target; { // since the word was given
+		case happened.Broken:
+			f.target = c.brokenTarget(s, *was, happened.Reason)
+		case happened.By != ByFault || was.out():
+			f.target = *was
+		}
+		f.fresh = isNew(f.target) // it waits for a word that is kept
 		if f.state == drivers.Offline {
 			f.reason = "as before: what an admin wanted could not be written"
 		}
