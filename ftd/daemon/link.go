@@ -22,6 +22,8 @@ const (
 	// is what restarts it.
 	snapshotPatience = 2 * time.Second
 	snapshotMisses   = 3
+	// firstWord is how long a driver may take to say that its stream of events begins.
+	firstWord = 2 * time.Second
 )
 
 // runLink keeps the core told about the driver process, whichever it is at the moment,
@@ -70,9 +72,14 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 		}
 	}()
 
+	// The socket of a process that is dying but not gone still takes connections, and
+	// never answers: its successor has the same path.
+	silent := time.AfterFunc(firstWord, func() { cancel(errSilent) })
+	defer silent.Stop()
 	changed := make(chan struct{}, 1)
 	var seen uint64 // number of the last event that the core has, also by a snapshot
 	err = d.client.Events(ctx, host.Cursor{}, true, func(it host.Item) error {
+		silent.Stop()
 		switch {
 		case it.Current || connected && it.Gap:
 			// What happened before is in the snapshot; events with higher numbers follow.
