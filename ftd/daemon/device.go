@@ -31,6 +31,7 @@ type device struct {
 
 	queue chan queued
 	wake  chan struct{} // tells the link to try at once
+	peer  peer          // whom the link speaks to
 
 	mu      sync.Mutex
 	refusal [2]*drivers.Refused // why the last attach of each side was refused, nil when it was not

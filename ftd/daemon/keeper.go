@@ -95,7 +95,10 @@ func (k *keeperLink) event(ctx context.Context, ev keeper.Event) error {
 		return nil
 	}
 	switch ev.Kind {
+	case keeper.EventDying, keeper.EventEnded:
+		d.peer.ended(ev.Pid)
 	case keeper.EventStarted, keeper.EventReady, keeper.EventAdopted:
+		d.peer.started(ev.Pid)
 		d.kick()
 	case keeper.EventFailed:
 		return k.post(ctx, gaveUp(ev.Name, ev.Text))

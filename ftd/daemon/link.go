@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"ft/drivers"
@@ -55,6 +56,41 @@ func (d *device) runLink(ctx context.Context) {
 	}
 }
 
+// peer is the driver process at the other end of a link. What the keeper says of it
+// ends the link: a process that is killed while its I/O hangs keeps its connections, and
+// would go on to look as it was.
+type peer struct {
+	mu   sync.Mutex // guards the fields below
+	pid  int        // 0 when not connected
+	drop context.CancelCauseFunc
+}
+
+func (p *peer) is(pid int, drop context.CancelCauseFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pid, p.drop = pid, drop
+}
+
+// ended says that a process is dying or gone; started that it is the present one.
+func (p *peer) ended(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pid != 0 && p.pid == pid {
+		p.drop(errReplaced)
+	}
+}
+
+func (p *peer) started(pid int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pid != 0 && p.pid != pid {
+		p.drop(errReplaced)
+	}
+}
+
+// errReplaced ends a link to a process that is dying or has a successor.
+var errReplaced = errors.New("the driver process was killed")
+
 // errSilent ends a link to a driver that does not answer.
 var errSilent = errors.New("the driver process does not answer")
 
@@ -74,6 +110,7 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 
 	// The socket of a process that is dying but not gone still takes connections, and
 	// never answers: its successor has the same path.
+	defer d.peer.is(0, nil)
 	silent := time.AfterFunc(firstWord, func() { cancel(errSilent) })
 	defer silent.Stop()
 	changed := make(chan struct{}, 1)
@@ -95,6 +132,7 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 				return err
 			}
 			connected, polling = true, true
+			d.peer.is(st.Pid, cancel)
 			go func() {
 				defer close(ended)
 				d.poll(ctx, changed, cancel)
@@ -113,7 +151,7 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 		return nil
 	})
 	cancel(nil)
-	if cause := context.Cause(ctx); errors.Is(cause, errSilent) {
+	if cause := context.Cause(ctx); errors.Is(cause, errSilent) || errors.Is(cause, errReplaced) {
 		err = cause
 	}
 	return connected, err
