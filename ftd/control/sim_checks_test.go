@@ -143,7 +143,8 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 	}
 	s := r.sides[sideID(r.b.device(a.Device), a.Side)]
 	id, partner := sideID(s.dev, s.index), r.partner(s)
-	saved := r.savedFor(a, res)
+	disk := r.diskFor(a, res)
+	saved := disk.target(id)
 	if a.Kind == ActionDetach {
 		if r.busy(s, s.detach) || r.busy(s, s.attach) {
 			r.fail("%s is to be detached while an action on it is under way", id)
@@ -172,7 +173,7 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 	if !s.said.InService() && !partner.said.InService() && (r.busy(partner, partner.attach) || onItsWay(partner.said)) {
 		r.fail("rule 5: %s is brought in while the face is down and %s is being brought in (%v, attach %d)", id, sideID(partner.dev, partner.index), partner.said, partner.attach)
 	}
-	if partner.said.InService() && !s.may && r.policy() == BringupDefer && !r.wants(ev, s) {
+	if partner.said.InService() && !s.may && r.policyOf(disk) == BringupDefer && !r.wants(ev, s) {
 		r.fail("rule 5: %s is attached by itself, and the policy is defer", id)
 	}
 	s.attach, s.detach, s.since = a.ID, 0, r.b.now
@@ -197,18 +198,14 @@ func (r *ruleBook) wants(ev Event, s *sideBook) bool {
 	return false
 }
 
-// savedFor is what is on disk about a side at the time when an action is carried out.
-func (r *ruleBook) savedFor(a Action, res Result) Target {
-	state := r.b.disk
+// diskFor is what is on disk at the time when an action is carried out.
+func (r *ruleBook) diskFor(a Action, res Result) *Persistent {
 	for _, w := range res.Actions {
 		if w.Kind == ActionPersist && w.ID == a.After {
-			state = *w.State
+			return w.State
 		}
 	}
-	if t, ok := state.Targets[sideID(r.b.device(a.Device), a.Side)]; ok {
-		return t
-	}
-	return byConfig
+	return &r.b.disk
 }
 
 // dropped notes that an action went with the write that it waited for.
@@ -229,7 +226,7 @@ func (r *ruleBook) checkPull() {
 		for _, v := range d.Sides {
 			s := r.sides[v.ID]
 			partner := r.partner(s)
-			if v.SafeToPull && v.State.InService() && (!partner.said.InService() || partner.word == Out || !partner.present) {
+			if v.SafeToPull && v.State.InService() && (!partner.said.InService() || partner.word == Out && !r.wants(Tick{}, partner) || !partner.present) {
 				r.fail("safe to pull: %s, and %s is not good: %v, present %v, wanted %q", v.ID, sideID(partner.dev, partner.index), partner.said, partner.present, partner.word)
 			}
 		}

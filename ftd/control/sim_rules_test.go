@@ -108,9 +108,11 @@ func (r *ruleBook) booted() {
 	}
 }
 
-func (r *ruleBook) policy() BringupPolicy {
-	if r.b.disk.Bringup != "" {
-		return r.b.disk.Bringup
+func (r *ruleBook) policy() BringupPolicy { return r.policyOf(&r.b.disk) }
+
+func (r *ruleBook) policyOf(disk *Persistent) BringupPolicy {
+	if disk.Bringup != "" {
+		return disk.Bringup
 	}
 	return r.b.cfg.Bringup
 }
