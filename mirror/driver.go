@@ -698,6 +698,9 @@ func (d *driver) Status() drivers.Status {
 	}
 	for i := range st.Sides {
 		st.Sides[i] = d.sideStatus(i, s.Sides[i], now)
+		if s.Unrecorded != "" && st.Sides[i].Active {
+			st.Sides[i].Note = "writes are refused: " + s.Unrecorded
+		}
 	}
 	st.Stats = d.stats(s)
 	return st
