@@ -131,8 +131,11 @@ func (h *History) lastHeard() time.Time {
 	return t
 }
 
-// knows says whether a fault at this time has been counted already.
+// knows says whether a fault at this time has been counted already, or was forgotten.
 func (h *History) knows(at time.Time) bool {
+	if at.Before(h.Since) {
+		return true
+	}
 	for _, l := range [...]*FaultList{&h.Real, &h.Injected} {
 		for _, f := range l.Last {
 			if f.At.Sub(at).Abs() <= sameFault {

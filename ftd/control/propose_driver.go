@@ -337,15 +337,16 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 	}
 	n := p.at(s)
 	p.cause, s.pulled, s.probe, s.stirred = s, false, false, c.now
-	switch another := c.identify(s, ev.Identity); {
-	case another && withDriver(n.state):
-		n.target, n.recall = n.target.newPart(), s.resource.Path+" is another part now"
-	case another:
+	switch {
+	case withDriver(n.state):
+		// The driver knows which part it holds, and will see if it has lost it.
+		if n.recall != untested {
+			n.recall = ""
+		}
+	case c.identify(s, ev.Identity):
 		n.target = n.target.newPart()
 		n.hold, n.fresh = hold{}, isNew(n.target)
 		n.state, n.reason = drivers.Offline, s.resource.Path+" is another part now"
-	case n.recall != untested:
-		n.recall = "" // if the driver has lost it meanwhile it will see that
 	}
 	if !n.present {
 		n.present = true

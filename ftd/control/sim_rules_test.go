@@ -66,6 +66,7 @@ type askBook struct {
 
 // partBook is a second, simpler judge.
 type partBook struct {
+	since       time.Time // known, or cleared
 	real, drill []time.Time
 	slots       []string // of real
 	forgivenR   int
@@ -141,7 +142,7 @@ func (r *ruleBook) names(id string, s *sideBook) bool { return slices.Contains(r
 
 func (r *ruleBook) part(name string) *partBook {
 	if r.parts[name] == nil {
-		r.parts[name] = &partBook{}
+		r.parts[name] = &partBook{since: r.b.now}
 	}
 	return r.parts[name]
 }
@@ -190,7 +191,7 @@ func (r *ruleBook) before(ev Event) {
 			s.may = s.may || r.policy() == BringupAuto || s.failed
 		}
 		s.present, s.pulled = true, false
-		if ev.Identity != "" {
+		if state, _ := drivers.ParseState(s.logged); ev.Identity != "" && !withDriver(state) {
 			s.part = ev.Identity
 		}
 	case ActionResult:
@@ -274,6 +275,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 			if s.part = is.Resource.Identity; all {
 				s.attach, s.detach = 0, 0
 			}
+			r.part(s.part)
 			if !all && is.State == s.said {
 				continue
 			}
@@ -346,6 +348,9 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 }
 
 func (r *ruleBook) knows(s *sideBook, at time.Time) bool {
+	if at.Before(r.part(s.part).since) {
+		return true
+	}
 	for _, t := range append(append([]time.Time(nil), r.part(s.part).real...), r.part(s.part).drill...) {
 		if t.Sub(at).Abs() <= time.Second {
 			return true
@@ -378,7 +383,7 @@ func (r *ruleBook) answered(a Answer) {
 	case ClearMTBF:
 		if a.Status == AnswerDone {
 			for _, s := range r.named(ev.Target) {
-				*r.part(s.part) = partBook{}
+				*r.part(s.part) = partBook{since: r.b.now}
 			}
 		}
 		return
