@@ -110,6 +110,7 @@ func (c *Core) afterSide(s *side, gate uint64) {
 		if s.recall != "" {
 			why.Text = s.recall
 		}
+		s.workRisk = why.AcceptRisk
 		s.asked(detaching, c.act(Action{Kind: ActionDetach, After: gate, Device: s.dev.name, Side: s.index, Reason: why}), gate, c.now)
 	case c.mayAttach(s):
 		s.probe = s.probe || s.state == drivers.Removed

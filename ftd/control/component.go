@@ -78,6 +78,7 @@ type side struct {
 	work      work
 	workID    uint64
 	workGate  uint64    // the ActionPersist that it waits for
+	workRisk  string    // that a detach was sent with
 	workSince time.Time // when it was asked for
 	workUntil time.Time // how long its result, or the report after it, is waited for
 	moved     bool      // the driver has reported on the side since the attach began

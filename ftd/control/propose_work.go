@@ -231,6 +231,8 @@ func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
 		if withDriver(n.state) {
 			s.answered(detached, c.now)
 		}
+	case ev.Outcome == Refused && ev.Code == drivers.RuleLastSide && s.workRisk != n.target.Risk:
+		s.endWork() // an admin has named the risk since: ask again, with it
 	case ev.Outcome == Refused && ev.Code == drivers.RuleLastSide && s.request != nil && !s.request.up:
 		// The partner was lost meanwhile: rule 1 goes before the wish, and whoever has it
 		// is told. (Without him the wish stays, and waits for the partner.)

@@ -63,7 +63,7 @@ func (c *Core) openDevice(p *proposal, target string) *request {
 
 // supersede ends an earlier request that waits for the side.
 func (c *Core) supersede(s *side) {
-	c.settleSide(s, AnswerFailed, RuleReplaced, fmt.Sprintf("a later request wants something else of %s", s.id))
+	c.settleSide(s, AnswerFailed, RuleReplaced, fmt.Sprintf("a later request about %s has taken its place", s.id))
 }
 
 // settleSide notes what has become of a side that a request waits for.
