@@ -104,6 +104,8 @@ type History struct {
 	Since    time.Time `json:"since"` // first known, or last cleared
 	Real     FaultList `json:"real"`
 	Injected FaultList `json:"injected"`
+	// Excused: faults up to here were the part's removal. Its driver may still show them.
+	Excused time.Time `json:"excused,omitzero"`
 }
 
 func (h *History) clone() History {
@@ -133,7 +135,7 @@ func (h *History) lastHeard() time.Time {
 
 // knows says whether a fault at this time has been counted already, or was forgotten.
 func (h *History) knows(at time.Time) bool {
-	if at.Before(h.Since) {
+	if at.Before(h.Since) || !at.After(h.Excused) {
 		return true
 	}
 	for _, l := range [...]*FaultList{&h.Real, &h.Injected} {

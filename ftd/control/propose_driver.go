@@ -94,6 +94,11 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 		was := s.state
 		s.said = is.State
 		n.state, n.reason, n.draining = is.State, is.Reason, is.Draining
+		gone := is.State == drivers.Removed || is.State == drivers.Empty
+		if !gone && !n.present && (!s.pulled || withDriver(is.State)) {
+			n.present, n.hold = true, hold{} // it was only the driver that missed it
+		}
+		s.probe = s.probe && !withDriver(is.State)
 		switch is.State {
 		case drivers.Removed, drivers.Empty:
 			n.state = drivers.Removed
@@ -112,12 +117,6 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 			// If the part is not there the fault was its going.
 			if !s.pulled && was != drivers.Shot && was != drivers.Broken && !c.historyOf(s).knows(at) {
 				p.faults = append(p.faults, fault{side: s, record: FaultRecord{At: at, What: is.Reason, Slot: s.id}})
-			}
-		default:
-			if is.State.InService() || onItsWay(is.State) {
-				n.present, s.probe = true, false
-			} else if !n.present && !s.pulled {
-				n.present, n.hold = true, hold{} // it was only the driver that missed it
 			}
 		}
 	}
@@ -298,7 +297,7 @@ func (c *Core) gone(n *facts, s *side) {
 	}
 	window := c.now.Add(-vanishWindow)
 	if h := c.historyOf(s); h.Real.retract(s.id, window) > 0 {
-		c.dirty = true
+		h.Excused, c.dirty = c.now, true
 		if n.target.By == ByFault && n.target.Since.After(window) {
 			n.target = byConfig
 		}

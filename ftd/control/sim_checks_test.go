@@ -155,7 +155,7 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 		if a.Reason.AcceptRisk != "" && !s.risk {
 			r.fail("rule 1: %s is detached at a risk that nobody has named", id)
 		}
-		if down, now := ev.(BringDown); saved.Direction != Out && (s.word == Out || now && r.names(down.Target, s)) {
+		if down, now := ev.(BringDown); saved.Direction != Out && !r.wants(ev, s) && (s.word == Out || now && r.names(down.Target, s)) {
 			r.fail("rule 6: %s is detached and on disk it is wanted in", id)
 		}
 		s.detach, s.attach, s.since = a.ID, 0, r.b.now // the core asks for one at a time

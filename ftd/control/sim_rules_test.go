@@ -67,6 +67,7 @@ type askBook struct {
 // partBook is a second, simpler judge.
 type partBook struct {
 	since       time.Time // known, or cleared
+	excused     time.Time // faults up to here were its going
 	real, drill []time.Time
 	slots       []string // of real
 	forgivenR   int
@@ -221,6 +222,9 @@ func (r *ruleBook) left(s *sideBook) {
 	for n := len(p.real); n > 0 && p.real[n-1].After(window) && p.slots[n-1] == sideID(s.dev, s.index); n = len(p.real) {
 		p.real, p.slots, retracted = p.real[:n-1], p.slots[:n-1], true
 	}
+	if retracted {
+		p.excused = r.b.now
+	}
 	if retracted && p.broken && p.brokenAt.After(window) {
 		p.broken = false
 	}
@@ -284,8 +288,10 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 			case is.State == drivers.Removed:
 				s.present = false
 				r.left(s)
-			case withDriver(is.State) || is.State == drivers.Offline && !s.pulled:
+			case withDriver(is.State) || !s.pulled:
 				s.present = true
+			}
+			switch {
 			case is.State == drivers.Shot && !s.pulled && s.logged != "shot" && s.logged != "broken" && !r.knows(s, is.Since):
 				faults = append(faults, seen{s, r.fault(s, is.Since, false)})
 			}
@@ -348,7 +354,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 }
 
 func (r *ruleBook) knows(s *sideBook, at time.Time) bool {
-	if at.Before(r.part(s.part).since) {
+	if p := r.part(s.part); at.Before(p.since) || !at.After(p.excused) {
 		return true
 	}
 	for _, t := range append(append([]time.Time(nil), r.part(s.part).real...), r.part(s.part).drill...) {
