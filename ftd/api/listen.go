@@ -25,7 +25,11 @@ type RunLock struct{ f *os.File }
 // kernel's (flock), so a killed ftd leaves none behind; the file itself stays.
 func LockRunDir(dir string) (*RunLock, error) {
 	path := filepath.Join(dir, LockName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	// Who can open the file, if only to read it, can hold the lock.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = f.Chmod(0o600)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("take the run directory: %w", err)
 	}

@@ -155,9 +155,17 @@ func TestAReaderThatDoesNotReadHoldsUpNobody(t *testing.T) {
 
 func TestASecondFtdIsKeptOff(t *testing.T) {
 	dir := t.TempDir()
+	file := filepath.Join(dir, LockName)
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	lock, err := LockRunDir(dir)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// Nobody else may open it, for whoever can, can hold the lock in ftd's place.
+	if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("the lock file: %v, %v", st.Mode(), err)
 	}
 	_, err = LockRunDir(dir)
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("(pid %d) runs on %s already", os.Getpid(), dir)) {
