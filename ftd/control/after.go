@@ -144,7 +144,7 @@ func (c *Core) mayAttach(s *side) bool {
 	switch s.state {
 	case drivers.Offline, drivers.Shot:
 	case drivers.Removed: // see gone
-		if s.hold.kind != holdRetry || s.pulled {
+		if s.pulled {
 			return false
 		}
 	default:
