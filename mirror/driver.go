@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -103,6 +104,10 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 			return err
 		}
 		loops = append(loops, l)
+	}
+	// Each loop may hold a processor of the runtime's for a while: the rest needs some too.
+	if need := len(loops) + 2; runtime.GOMAXPROCS(0) < need {
+		runtime.GOMAXPROCS(need)
 	}
 	d.mu.Lock() // Alive looks at them already
 	d.loops = loops
