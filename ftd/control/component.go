@@ -179,6 +179,7 @@ type deviceWork struct {
 	until   time.Time
 	again   time.Time // after it failed: not before
 	fails   int
+	risk    bool // an admin named the risk of a stop while it serves
 	request *request
 }
 

@@ -64,15 +64,30 @@ func noAnswer(id uint64) ActionResult {
 	return ActionResult{ID: id, Outcome: Failed, Code: RuleTimeout, Sentence: fmt.Sprintf("no answer for %s", short(actionWait))}
 }
 
-// linkWrong says whether a device lacks a process that it should have, or has one
-// although it was taken down as a whole (before ftd was restarted).
+// linkWrong says whether a device lacks a process that it should have, has one although
+// it was taken down as a whole (before ftd was restarted), or is about to lose one
+// that has come to serve since.
 func (d *device) linkWrong() bool {
-	return d.link == LinkNone && d.wanted() || d.link == LinkConnected && d.takenDown() && (d.atRest() || d.riskNamed())
+	switch d.link {
+	case LinkNone:
+		return d.wanted()
+	case LinkConnected:
+		return d.takenDown() && d.mayStop()
+	case LinkStopping:
+		return d.stop.id == 0 && !d.mayStop()
+	}
+	return false
 }
+
+// mayStop is rule 1 for a device as a whole.
+func (d *device) mayStop() bool { return d.atRest() || d.riskNamed() }
 
 // riskNamed says whether the admin who took the device down named the risk of doing so
 // while it serves. He need not have, if it did not serve as far as anybody knew.
 func (d *device) riskNamed() bool {
+	if d.stop.risk {
+		return true
+	}
 	for i := range d.sides {
 		if t := d.sides[i].target; t.Whole && t.Risk == drivers.RiskLastSide {
 			return true
@@ -98,6 +113,13 @@ func (c *Core) proposeLink(p *proposal, d *device) {
 	if d.link == LinkNone {
 		p.dev(d).link = LinkStarting
 		d.process = processWork{again: c.now}
+		return
+	}
+	if d.link == LinkStopping {
+		p.dev(d).link = d.stopBack
+		sentence := fmt.Sprintf("%s has come into service meanwhile: taking it down stops %s; say --accept-risk=last-side if that is meant", d.name, d.faceName())
+		c.logRefusal(d.name, drivers.RuleLastSide, sentence)
+		c.settleDevice(&d.stop, AnswerRefused, drivers.RuleLastSide, sentence)
 		return
 	}
 	p.dev(d).link, d.stopBack = LinkStopping, d.link
@@ -299,8 +321,9 @@ func (c *Core) stopResult(p *proposal, d *device, ev ActionResult) {
 		if fails == 1 {
 			c.noteOn(d.name, Error, sentence, nil)
 		}
+		risk := d.stop.risk
 		c.settleDevice(&d.stop, AnswerFailed, ev.Code, sentence)
-		d.stop.fails, d.stop.again = fails, c.now.Add(backoff(fails))
+		d.stop.fails, d.stop.again, d.stop.risk = fails, c.now.Add(backoff(fails)), risk
 		return
 	}
 	n.link = back

@@ -37,7 +37,7 @@ func (c *Core) open(p *proposal, up bool, target string) {
 			r.note(AnswerFailed, RuleReplaced, "a later request takes "+p.device.name+" down")
 			c.abandon(r)
 		}
-		p.device.stop.request = c.openDevice(p, target)
+		p.device.stop.request, p.device.stop.risk = c.openDevice(p, target), p.risk == drivers.RiskLastSide
 		return
 	}
 	if len(p.sides) == 0 {
