@@ -252,8 +252,10 @@ func (c *Core) identify(s *side, identity string) (another bool) {
 			c.dirty = true
 		}
 		s.identity = identity
+		c.historyOf(s)
 		return s.target.Broken && s.target.Identity != "" && s.target.Identity != identity
 	}
 	s.identity = identity
+	c.historyOf(s) // it begins when the part is first heard of
 	return true
 }
