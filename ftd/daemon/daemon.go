@@ -101,6 +101,9 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	if err := d.checkMachine(cfg); err != nil {
 		return err
 	}
+	if err := d.checkRunning(ctx, cfg); err != nil {
+		return err
+	}
 	return d.serve(ctx, reload)
 }
 
