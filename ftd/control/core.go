@@ -95,6 +95,7 @@ type Core struct {
 	settings  map[string]MTBFSettings // by side id
 	history   map[string]*History     // by identity
 	strangers map[string]Target       // targets of sides that are not configured now
+	parts     map[string]string       // by side id: the identity of what was in it last
 
 	requests []*request // unfinished, oldest first
 
@@ -125,6 +126,7 @@ func New(cfg Config) *Core {
 		settings:  map[string]MTBFSettings{},
 		history:   map[string]*History{},
 		strangers: map[string]Target{},
+		parts:     map[string]string{},
 		rules:     rules[:],
 	}
 	for i := range c.modules {

@@ -251,11 +251,15 @@ func (c *Core) identify(s *side, identity string) (another bool) {
 			}
 			c.dirty = true
 		}
-		s.identity = identity
-		c.historyOf(s)
+		c.holds(s, identity)
 		return s.target.Broken && s.target.Identity != "" && s.target.Identity != identity
 	}
-	s.identity = identity
-	c.historyOf(s) // it begins when the part is first heard of
+	c.holds(s, identity)
 	return true
+}
+
+// holds notes which part is in a side. Its history begins when it is first heard of.
+func (c *Core) holds(s *side, identity string) {
+	s.identity, c.parts[s.id], c.dirty = identity, identity, true
+	c.historyOf(s)
 }

@@ -22,6 +22,7 @@ type Persistent struct {
 	Targets  map[string]Target       `json:"targets"`           // by side id; sides that nobody said anything about are left out
 	Settings map[string]MTBFSettings `json:"mtbf_settings"`     // by side id
 	History  map[string]History      `json:"mtbf_history"`      // by identity
+	Parts    map[string]string       `json:"parts"`             // by side id: the identity of what was in it last
 }
 
 // Target says where a side is wanted, and why. It is a person's word, or the verdict on
@@ -76,9 +77,13 @@ func (c *Core) snapshot() *Persistent {
 		Targets:  map[string]Target{},
 		Settings: map[string]MTBFSettings{},
 		History:  map[string]History{},
+		Parts:    map[string]string{},
 	}
 	for id, t := range c.strangers {
 		p.Targets[id] = t
+	}
+	for id, identity := range c.parts {
+		p.Parts[id] = identity
 	}
 	for _, d := range c.devices {
 		for i := range d.sides {
@@ -106,6 +111,9 @@ func (c *Core) load(ev StateLoaded) {
 	}
 	for id, set := range ev.State.Settings {
 		c.settings[id] = set
+	}
+	for id, identity := range ev.State.Parts {
+		c.parts[id] = identity
 	}
 	for identity, h := range ev.State.History {
 		h := h.clone()

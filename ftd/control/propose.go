@@ -194,6 +194,13 @@ func (c *Core) adoptTargets(d *device) {
 			s.target = t
 			delete(c.strangers, s.id)
 		}
+		// What is in it now may be known already; else it is what was in it last, until
+		// its driver says otherwise.
+		if is := s.identity; is == "" {
+			s.identity = c.parts[s.id]
+		} else if s.target.Broken && s.target.Identity != "" && s.target.Identity != is {
+			s.target, c.dirty = s.target.newPart(), true
+		}
 		s.fresh = isNew(s.target)
 		if s.target.out() && s.state == drivers.Offline {
 			s.reason = s.target.Reason

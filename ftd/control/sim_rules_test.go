@@ -94,7 +94,7 @@ func (r *ruleBook) booted() {
 		if t, ok := r.b.disk.Targets[id]; ok && t.By == ByFault && !t.out() {
 			s.failed = true // what happened since may have been forgotten
 		}
-		s.logged, s.attach, s.detach, s.part = "", 0, 0, ""
+		s.logged, s.attach, s.detach = "", 0, 0
 		s.said, s.present = drivers.Offline, s.dev.sides[s.index].present
 		s.pulled = !s.present
 		s.may = r.policy() == BringupAuto || s.failed
@@ -194,6 +194,7 @@ func (r *ruleBook) before(ev Event) {
 		s.present, s.pulled = true, false
 		if state, _ := drivers.ParseState(s.logged); ev.Identity != "" && !withDriver(state) {
 			s.part = ev.Identity
+			r.part(s.part) // known from now on
 		}
 	case ActionResult:
 		for _, s := range r.sides {
