@@ -61,13 +61,14 @@ func (b *box) start() {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.d, b.done = d, make(chan struct{})
+	done := make(chan struct{})
+	b.d, b.done = d, done
 	go func() {
 		for {
 			select {
 			case ev := <-d.Events():
 				b.t.Logf("event %d %s %d: %s -> %s %s %v", ev.Seq, ev.Kind, ev.Side, ev.From, ev.To, ev.Reason, ev.Detail)
-			case <-b.done:
+			case <-done:
 				return
 			}
 		}
