@@ -35,6 +35,7 @@ type sideBook struct {
 	pulled  bool          // by uevents
 	word    Direction     // of an admin: "" if none is known
 	wordBy  string        // the request
+	wordAt  time.Time     // when it was made: a late answer to an earlier one does not count
 	risk    bool          // an admin has named last-side, and has not had it in since
 	part    string        // by identity, as delivered
 	may     bool          // under defer: may come in without an admin
@@ -60,6 +61,7 @@ type devBook struct {
 
 type askBook struct {
 	ev       Event
+	at       time.Time
 	accepted bool
 	final    bool
 }
@@ -158,9 +160,9 @@ func (r *ruleBook) before(ev Event) {
 	}
 	switch ev := ev.(type) {
 	case BringUp:
-		r.asked[ev.ID] = &askBook{ev: ev}
+		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 	case BringDown:
-		r.asked[ev.ID] = &askBook{ev: ev}
+		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 		if ev.AcceptRisk == drivers.RiskLastSide {
 			for _, s := range r.named(ev.Target) {
 				s.risk = true
@@ -173,13 +175,13 @@ func (r *ruleBook) before(ev Event) {
 			}
 		}
 	case SwitchActive:
-		r.asked[ev.ID] = &askBook{ev: ev}
+		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 	case SetBringup:
-		r.asked[ev.ID] = &askBook{ev: ev}
+		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 	case SetMTBF:
-		r.asked[ev.ID] = &askBook{ev: ev}
+		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 	case ClearMTBF:
-		r.asked[ev.ID] = &askBook{ev: ev}
+		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 	case DeviceVanished:
 		s := r.sides[ev.ID]
 		if s.pulled = true; s.present {
@@ -406,8 +408,8 @@ func (r *ruleBook) answered(a Answer) {
 	}
 	for _, s := range r.named(target) {
 		switch {
-		case taken:
-			s.word, s.wordBy = word, a.Request
+		case taken && ask.at.After(s.wordAt):
+			s.word, s.wordBy, s.wordAt = word, a.Request, ask.at
 			if word == In {
 				s.may, s.risk = true, false
 				if p := r.part(s.part); p.broken {
