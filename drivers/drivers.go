@@ -121,6 +121,7 @@ const (
 	RuleState      = "state"       // the present state does not allow it
 	RuleUnfit      = "unfit"       // wrong size, kind, or failed diagnostics
 	RuleNoDrills   = "no-drills"   // faults are not allowed on this box
+	RuleWaits      = "waits"       // it cannot come in now, and comes in by itself as soon as it can
 )
 
 // Fault is a named fault with its arguments, as in `ftctl inject ID FAULT ARGS`.
