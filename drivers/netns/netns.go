@@ -30,6 +30,10 @@ const namedDir = "/run/netns"
 // ErrNone says that there is no such namespace now (errors.Is); it may come.
 var ErrNone = errors.New("there is no such network namespace")
 
+// init keeps the main thread for the main goroutine, so that Do never takes that one: it
+// could not be thrown away, and /proc/self speaks of it.
+func init() { runtime.LockOSThread() }
+
 // Path is where a namespace is found: that of a name as `ip netns` lists it, or the path
 // itself.
 func Path(spec string) string {

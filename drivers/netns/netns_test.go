@@ -98,7 +98,7 @@ func TestEnter(t *testing.T) {
 }
 
 func TestEnterWhereTheProcessIsAlready(t *testing.T) {
-	if err := Enter("/proc/self/ns/net"); err != nil {
+	if err := Enter("/proc/thread-self/ns/net"); err != nil {
 		t.Error(err)
 	}
 }
