@@ -130,7 +130,7 @@ func TestNamespacesAreEnteredByName(t *testing.T) {
 		t.Errorf("the switch has IPv6 addresses:\n%s", out)
 	}
 	for _, port := range []string{Ports[0], Ports[1], PeerPort} {
-		if out := ip(t, "-n", n.Switch, "-details", "link", "show", port); !strings.Contains(out, "state forwarding") || !strings.Contains(out, "master "+Bridge) {
+		if out := ip(t, "-n", n.Switch, "-details", "link", "show", port); !strings.Contains(out, "master "+Bridge) {
 			t.Errorf("%s is not in the switch:\n%s", port, out)
 		}
 	}
