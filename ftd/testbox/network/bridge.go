@@ -6,16 +6,15 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"ft/drivers/netns"
 )
 
 // addBridge makes the switch and takes it up. The library has no fields for the spanning
 // tree and the forward delay, so that the message is put together here (IFLA_BR_*,
 // linux/if_link.h).
 func (ns *namespace) addBridge(name string) (netlink.Link, error) {
-	err := onThrowAwayThread(func() error {
-		if err := unix.Setns(ns.fd, unix.CLONE_NEWNET); err != nil {
-			return err
-		}
+	err := netns.Do(ns.name, func() error {
 		req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
 		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 		req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))

@@ -6,22 +6,20 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	nshandle "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"ft/drivers/netns"
 )
 
 // namesDir has a file for each named namespace, onto which the namespace is mounted
 // (ip-netns(8), NETNS_RUN_DIR).
-const namesDir = "/run/netns"
-
-// Path is where a named namespace is.
-func Path(name string) string { return filepath.Join(namesDir, name) }
+var namesDir = netns.Path("")
 
 // The mark of a namespace's owner, in the alias of its loopback interface.
 const (
@@ -52,7 +50,7 @@ func (t *Taken) Error() string {
 
 // free returns *Taken unless there is nothing of that name.
 func free(name string) error {
-	_, err := os.Lstat(Path(name))
+	_, err := os.Lstat(netns.Path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -98,16 +96,16 @@ type namespace struct {
 var errNoNamespace = errors.New("that file is no network namespace")
 
 func open(name string) (*namespace, error) {
-	fd, err := unix.Open(Path(name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(netns.Path(name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the network namespace %s: %w", name, err)
 	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil || st.Type != unix.NSFS_MAGIC {
 		unix.Close(fd)
-		return nil, fmt.Errorf("open %s: %w", Path(name), errors.Join(errNoNamespace, err))
+		return nil, fmt.Errorf("open %s: %w", netns.Path(name), errors.Join(errNoNamespace, err))
 	}
-	h, err := netlink.NewHandleAt(netns.NsHandle(fd), unix.NETLINK_ROUTE)
+	h, err := netlink.NewHandleAt(nshandle.NsHandle(fd), unix.NETLINK_ROUTE)
 	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("speak to the network namespace %s: %w", name, unsupported(err))
@@ -120,73 +118,48 @@ func (ns *namespace) close() {
 	unix.Close(ns.fd)
 }
 
-// In runs f on a thread in a named namespace; sockets that f opens stay of that
-// namespace. The thread is thrown away.
-func In(name string, f func() error) error {
-	fd, err := unix.Open(Path(name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open the network namespace %s: %w", name, err)
-	}
-	defer unix.Close(fd)
-	return onThrowAwayThread(func() error {
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter the network namespace %s: %w", name, err)
-		}
-		return f()
-	})
-}
-
-// onThrowAwayThread runs f on a thread that ends with it, whatever f has done to the
-// thread. It is never the process's first thread, whose namespaces /proc/PID shows and
-// which the runtime cannot end.
-func onThrowAwayThread(f func() error) error {
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // and not unlocked: the runtime ends the thread
-		if unix.Gettid() == unix.Getpid() {
-			defer runtime.UnlockOSThread()
-			result <- onThrowAwayThread(f) // this thread is held meanwhile: it gets another
-			return
-		}
-		result <- f()
-	}()
-	return <-result
-}
-
 // addNamespace makes a namespace, marks it, and gives it its name, in this order.
 // settings are files under /proc/sys/net with their values.
 func addNamespace(name, mark string, settings []string) error {
 	if err := prepareNames(); err != nil {
 		return err
 	}
-	return onThrowAwayThread(func() error {
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("unshare: %w", unsupported(err))
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and not unlocked: the thread ends with this goroutine
+		result <- makeHere(name, mark, settings)
+	}()
+	return <-result
+}
+
+// makeHere makes a namespace the calling thread's, and gives it its name.
+func makeHere(name, mark string, settings []string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("unshare: %w", unsupported(err))
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find its loopback interface: %w", err)
+	}
+	if err := netlink.LinkSetAlias(lo, mark); err != nil {
+		return fmt.Errorf("mark it by the alias of its loopback interface: %w", err)
+	}
+	for _, s := range settings {
+		file, value, _ := strings.Cut(s, "=")
+		err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6 has it off
+			return err
 		}
-		lo, err := netlink.LinkByName("lo")
-		if err != nil {
-			return fmt.Errorf("find its loopback interface: %w", err)
-		}
-		if err := netlink.LinkSetAlias(lo, mark); err != nil {
-			return fmt.Errorf("mark it by the alias of its loopback interface: %w", err)
-		}
-		for _, s := range settings {
-			file, value, _ := strings.Cut(s, "=")
-			err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6 has it off
-				return err
-			}
-		}
-		if err := netlink.LinkSetUp(lo); err != nil {
-			return fmt.Errorf("take its loopback interface up: %w", err)
-		}
-		return mountName(name)
-	})
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("take its loopback interface up: %w", err)
+	}
+	return mountName(name)
 }
 
 // mountName gives the calling thread's namespace a name.
 func mountName(name string) error {
-	f, err := os.OpenFile(Path(name), os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0)
+	f, err := os.OpenFile(netns.Path(name), os.O_RDONLY|os.O_CREATE|os.O_EXCL, 0)
 	if errors.Is(err, fs.ErrExist) { // somebody was faster
 		if taken := free(name); taken != nil {
 			return taken
@@ -196,9 +169,9 @@ func mountName(name string) error {
 		return err
 	}
 	f.Close()
-	if err := unix.Mount("/proc/thread-self/ns/net", Path(name), "none", unix.MS_BIND, ""); err != nil {
-		_ = os.Remove(Path(name))
-		return fmt.Errorf("mount it on %s: %w", Path(name), unsupported(err))
+	if err := unix.Mount("/proc/thread-self/ns/net", netns.Path(name), "none", unix.MS_BIND, ""); err != nil {
+		_ = os.Remove(netns.Path(name))
+		return fmt.Errorf("mount it on %s: %w", netns.Path(name), unsupported(err))
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ft/drivers/netns"
 )
 
 // Each test has names of its own: there may be a test box on this machine.
@@ -27,8 +29,8 @@ func testNames(t *testing.T) (n Names, owner string) {
 			t.Error(err)
 		}
 		for _, name := range n.list() {
-			if _, err := os.Lstat(Path(name)); err == nil {
-				t.Errorf("%s is left", Path(name))
+			if _, err := os.Lstat(netns.Path(name)); err == nil {
+				t.Errorf("%s is left", netns.Path(name))
 			}
 		}
 	})
@@ -67,11 +69,11 @@ func reaches(t *testing.T, n Names) bool {
 	t.Helper()
 	var in, out *net.UDPConn
 	err := errors.Join(
-		In(n.Peer, func() (err error) {
+		netns.Do(n.Peer, func() (err error) {
 			in, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1)})
 			return err
 		}),
-		In(n.Box, func() (err error) {
+		netns.Do(n.Box, func() (err error) {
 			out, err = net.DialUDP("udp4", nil, in.LocalAddr().(*net.UDPAddr))
 			return err
 		}))
@@ -214,21 +216,21 @@ func TestUnfinishedNetworkIsRemoved(t *testing.T) {
 	if err := addNamespace(n.Box, markOf(owner), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(Path(n.Switch), nil, 0); err != nil { // made, not mounted
+	if err := os.WriteFile(netns.Path(n.Switch), nil, 0); err != nil { // made, not mounted
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(Path(n.Peer), []byte("somebody's"), 0o600); err != nil {
+	if err := os.WriteFile(netns.Path(n.Peer), []byte("somebody's"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Remove(owner, n.list()...); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]bool{n.Box: false, n.Switch: false, n.Peer: true} {
-		if _, err := os.Lstat(Path(name)); (err == nil) != want {
+		if _, err := os.Lstat(netns.Path(name)); (err == nil) != want {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := os.Remove(Path(n.Peer)); err != nil {
+	if err := os.Remove(netns.Path(n.Peer)); err != nil {
 		t.Error(err)
 	}
 }
@@ -276,11 +278,11 @@ func TestCallerStaysInItsNamespace(t *testing.T) {
 	before := here()
 	n, _ := made(t)
 	for range 64 {
-		if err := In(n.Box, func() error {
+		if err := netns.Do(n.Box, func() error {
 			if here() == before {
-				return errors.New("In ran f where it was")
+				return errors.New("it ran where it was")
 			}
-			return unix.Access(Path(n.Box), unix.F_OK)
+			return unix.Access(netns.Path(n.Box), unix.F_OK)
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"ft/drivers/netns"
 )
 
 // User is a process in a namespace that has been removed: it keeps it alive, without a
@@ -89,9 +91,9 @@ func removeNamespace(name string) ([]User, error) {
 	}
 	users, err := usersOf(name, ns.fd)
 	errs = append(errs, err)
-	if err := unix.Unmount(Path(name), unix.MNT_DETACH); err != nil {
+	if err := unix.Unmount(netns.Path(name), unix.MNT_DETACH); err != nil {
 		errs = append(errs, fmt.Errorf("unmount it: %w", err))
-	} else if err := os.Remove(Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	} else if err := os.Remove(netns.Path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -114,10 +116,10 @@ func removeEmptyFile(name string) error {
 		}
 		return err
 	}
-	if st, err := os.Lstat(Path(name)); err != nil || !st.Mode().IsRegular() || st.Size() != 0 {
+	if st, err := os.Lstat(netns.Path(name)); err != nil || !st.Mode().IsRegular() || st.Size() != 0 {
 		return nil
 	}
-	if err := os.Remove(Path(name)); err != nil {
+	if err := os.Remove(netns.Path(name)); err != nil {
 		return fmt.Errorf("remove the unfinished network namespace %s: %w", name, err)
 	}
 	return nil
