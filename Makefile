@@ -14,7 +14,7 @@ export CGO_ENABLED = 0
 LDFLAGS  = -X ft/ftd/api.stamped=$(VERSION)
 BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all build run test bench sim lint race clean needs-run needs-test
+.PHONY: all build run clean-box test bench sim lint race clean needs-run needs-test
 
 all: build
 
@@ -24,6 +24,11 @@ build:
 # A box on loop devices in ./box, until Ctrl-C. Its legs stay there for the next start.
 run: needs-run build
 	./bin/ftd --testbox $(BOX)
+
+# Removes what a box in ./box left behind that was killed: processes, loop devices,
+# network namespaces, eBPF pins. Its legs stay. The next `make run` does the same.
+clean-box: build
+	./bin/ftd --testbox $(BOX) --clean
 
 # Everything that CI runs. Needs root: loop devices, FUSE and mounts are the real ones.
 test: needs-test

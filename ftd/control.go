@@ -30,7 +30,7 @@ const (
 // controlFlags is the command line of the control daemon and of the test box.
 type controlFlags struct {
 	config, socket, state, dev, testbox string
-	check, noKeeper                     bool
+	check, clean, noKeeper              bool
 	set                                 map[string]bool // flags that were given
 }
 
@@ -40,6 +40,7 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	f.StringVar(&c.socket, "socket", api.DefaultSocket, "")
 	f.StringVar(&c.state, "state", defaultState, "")
 	f.StringVar(&c.testbox, "testbox", "", "")
+	f.BoolVar(&c.clean, "clean", false, "")
 	f.BoolVar(&c.check, "check-config", false, "")
 	// Not in the usage: for the test box and for tests, which must not meet a real box.
 	f.StringVar(&c.dev, "dev-dir", defaultDev, "")
@@ -50,10 +51,13 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	c.set = map[string]bool{}
 	f.Visit(func(f *flag.Flag) { c.set[f.Name] = true })
 	if c.testbox != "" && (c.set["config"] || c.set["state"] || c.check) {
-		return c, misused(errs, errors.New("a test box makes its own configuration and state: --testbox goes with --socket alone")), true
+		return c, misused(errs, errors.New("a test box makes its own configuration and state: --testbox goes with --socket and --clean alone")), true
 	}
 	if c.set["testbox"] && c.testbox == "" {
 		return c, misused(errs, errors.New("--testbox needs a directory")), true
+	}
+	if c.clean && c.testbox == "" {
+		return c, misused(errs, errors.New("--clean is for test boxes: it goes with --testbox DIR")), true
 	}
 	if err := absolute(&c.config, &c.socket, &c.state, &c.dev); err != nil {
 		return c, failed(errs, err), true
@@ -74,7 +78,12 @@ func runControl(args []string, out, errs io.Writer) int {
 	log := slog.New(slog.NewTextHandler(sink, nil))
 	var err error
 	if c.testbox != "" {
-		err = testbox.Run(testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Out: out, Log: log})
+		o := testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Out: out, Log: log}
+		if c.clean {
+			err = testbox.Clean(o)
+		} else {
+			err = testbox.Run(o)
+		}
 	} else {
 		err = runDaemon(c, log)
 	}

@@ -1,7 +1,8 @@
 // Command ftd is the daemon of a fault-tolerant box, in all its roles:
 //
 //	ftd                      the control daemon: policy, states, API; in no data path
-//	ftd --testbox DIR        the same on a throw-away box of loop devices
+//	ftd --testbox DIR        the same on a throw-away box of loop devices, and of NICs
+//	                         in network namespaces
 //	ftd keeper               the parent of the driver processes
 //	ftd driver KIND NAME     one driver process: the data path of one device
 //	ftd version
@@ -43,6 +44,8 @@ const usage = `ftd: duplex devices that never stop while one side is good
                               the control daemon
   ftd --testbox DIR [--socket PATH]
                               a throw-away box on loop devices, until Ctrl-C
+  ftd --testbox DIR --clean   remove what a box of DIR left behind that was killed;
+                              the data stay
   ftd keeper [--run DIR]      the parent of the driver processes
   ftd driver KIND NAME --config FILE
                               a driver process; the keeper starts it

@@ -20,6 +20,7 @@ func TestCommandLineMistakesAreUsage(t *testing.T) {
 		{"driver", "mirror", "disk0"},
 		{"driver", "mirror", "--config", "x"},
 		{"--testbox", ""},
+		{"--clean"},
 		{"--testbox", "box", "--config", "x"},
 		{"--check-config", "extra"},
 	} {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ft/ftd/testbox/network"
 )
 
 // throwaway is a running `ftd --testbox`, in directories of its own. Its box answers to
@@ -139,6 +141,9 @@ func (b *throwaway) leavesNothing(face faceDevice) {
 	if _, err := os.Stat(face.sysfs() + "/loop/backing_file"); err == nil && sequence(b.t, face.node) == face.sequence {
 		b.t.Errorf("the face's device %s is left", face.node)
 	}
+	if ns, err := network.Of(filepath.Join(b.dir, "box")); err != nil || len(ns) > 0 {
+		b.t.Errorf("network namespaces %v are left (%v)", ns, err)
+	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil || strings.Contains(string(mounts), b.dir+"/") {
 		b.t.Errorf("mounts are left (%v)", err)
@@ -215,6 +220,65 @@ func TestTestBoxCleansUpAfterAKill(t *testing.T) {
 	b.signal(unix.SIGINT)
 	b.ends()
 	b.leavesNothing(face)
+}
+
+// `make clean-box` removes what a killed box left, and starts none. The data stay. A box
+// that runs is not cleaned away.
+func TestTestBoxIsCleaned(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	clean := func() (string, error) {
+		out, err := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"), "--clean").CombinedOutput()
+		return string(out), err
+	}
+	b.start()
+	face := b.faceDevice()
+	b.pattern('x')
+	out, err := clean()
+	if err == nil {
+		t.Errorf("a box that runs was cleaned away: %s", out)
+	}
+	says(t, out, "already")
+	b.signal(unix.SIGKILL) // keeper, ftd and the driver live on
+	<-b.end
+	if out, err = clean(); err != nil {
+		t.Fatalf("clean: %v\n%s", err, out)
+	}
+	says(t, out, "removed")
+	b.leavesNothing(face)
+	if out, err = clean(); err != nil {
+		t.Errorf("clean once more: %v\n%s", err, out)
+	}
+	says(t, out, "no box has left anything")
+	b.start()
+	b.reads('x')
+	b.signal(unix.SIGINT)
+	b.ends()
+}
+
+// A namespace of the name that the box wants is somebody's: the box does not start, and
+// nothing of it is left, while the namespace is.
+func TestTestBoxLeavesNamespacesOfOthersAlone(t *testing.T) {
+	t.Parallel()
+	b := newThrowaway(t)
+	b.start()
+	mine, err := network.Of(filepath.Join(b.dir, "box"))
+	if err != nil || len(mine) != 3 {
+		t.Fatalf("the box has the network namespaces %v (%v)", mine, err)
+	}
+	face := b.faceDevice()
+	b.signal(unix.SIGINT)
+	b.ends()
+	command(t, "ip", "netns", "add", mine[0])
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", mine[0]).Run() })
+	out, err := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"),
+		"--socket", b.sock, "--dev-dir", filepath.Join(b.dir, "dev")).CombinedOutput()
+	if err == nil {
+		t.Fatalf("it started over a network namespace of nobody's:\n%s", out)
+	}
+	says(t, string(out), mine[0], "ip netns del")
+	b.leavesNothing(face)
+	command(t, "ip", "netns", "exec", mine[0], "true")
 }
 
 // Only the test box itself is killed; keeper, ftd and the driver live on. The next one

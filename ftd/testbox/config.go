@@ -45,11 +45,13 @@ func writeConfig(path string, ds []disk) error {
 }
 
 // record is what a later start must know to clean up after this one, besides what it
-// finds by itself (processes by their mark, loop devices by their files).
+// finds by itself (processes and network namespaces by their marks, loop devices by
+// their files).
 type record struct {
-	RunDir string   `json:"run_dir"`
-	DevDir string   `json:"dev_dir"`
-	Faces  []string `json:"faces"` // names of the links in DevDir
+	RunDir     string   `json:"run_dir"`
+	DevDir     string   `json:"dev_dir"`
+	Faces      []string `json:"faces"`                // names of the links in DevDir
+	Namespaces []string `json:"namespaces,omitempty"` // network namespaces by name
 }
 
 const recordName = "testbox.json"

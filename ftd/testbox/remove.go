@@ -14,15 +14,28 @@ import (
 
 	"ft/drivers"
 	"ft/drivers/keeper"
+	"ft/ftd/testbox/network"
 )
 
 // cleanEarlier removes what an earlier box of this directory left behind: one that
-// was killed, or whose computer lost power.
-func (b *box) cleanEarlier() error {
+// was killed, or whose computer lost power. found says that there was one.
+func (b *box) cleanEarlier() (found bool, err error) {
 	r, err := readRecord(b.Dir)
-	if err != nil || r == nil {
-		return err
+	if err != nil {
+		return false, err
 	}
+	if r == nil {
+		// The directory may have been emptied under a box; its network says whose it is.
+		marked, err := network.Of(b.Dir)
+		if err != nil || len(marked) == 0 {
+			return false, err
+		}
+		return true, b.removeNetwork(record{})
+	}
+	return true, b.cleanRecorded(*r)
+}
+
+func (b *box) cleanRecorded(r record) error {
 	left, err := processesOf(b.Dir)
 	if err != nil {
 		return err
@@ -35,7 +48,7 @@ func (b *box) cleanEarlier() error {
 	switch {
 	case answers != 0 && !slices.Contains(left, process{answers, roleKeeper}):
 		// Somebody else has the run directory by now; nothing there is ours.
-		return b.remove(r.RunDir, r.DevDir, false)
+		return b.remove(r, false)
 	case answers == 0 && slices.ContainsFunc(left, func(p process) bool { return p.role == roleDriver }):
 		// The keeper is gone, the drivers are not: one of our own finds them, and can take
 		// the faces down in order.
@@ -46,7 +59,7 @@ func (b *box) cleanEarlier() error {
 			return err
 		}
 	}
-	return b.remove(r.RunDir, r.DevDir, true)
+	return b.remove(r, true)
 }
 
 // listenerPid is the process that listens on a unix socket, as the kernel noted it
@@ -73,13 +86,13 @@ func listenerPid(path string) int {
 // remove takes everything away that lies outside the box's directory. Faces that are
 // in use are waited for, with their users named; a second signal forces. ours says that
 // the run directory is the box's own: the keeper that answers there and its files.
-func (b *box) remove(runDir, devDir string, ours bool) error {
+func (b *box) remove(r record, ours bool) error {
 	if b.ftd != nil {
 		b.children.stop(b.ftd, ftdPatience) // it leaves the faces up
 		b.ftd = nil
 	}
 	if ours {
-		if err := b.stopFaces(runDir); err != nil {
+		if err := b.stopFaces(r.RunDir); err != nil {
 			return err
 		}
 	}
@@ -98,22 +111,36 @@ func (b *box) remove(runDir, devDir string, ours bool) error {
 	var files []string
 	for _, d := range b.disks {
 		files = append(files, d.legs[0], d.legs[1])
-		errs = append(errs, removeLink(filepath.Join(devDir, d.name)))
+		errs = append(errs, removeLink(filepath.Join(r.DevDir, d.name)))
 	}
-	_ = os.Remove(devDir) // only when it is empty
+	_ = os.Remove(r.DevDir) // only when it is empty
 	loops, err := loopsOver(files...)
 	errs = append(errs, err)
 	for node, file := range loops {
 		errs = append(errs, detachLoop(node, file))
 	}
+	errs = append(errs, b.removeNetwork(r))
 	if ours {
-		errs = append(errs, removeRunFiles(runDir))
+		errs = append(errs, removeRunFiles(r.RunDir))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("the box is not removed entirely: %w", err)
 	}
 	if err := os.Remove(filepath.Join(b.Dir, recordName)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("forget the box that was removed: %w", err)
+	}
+	return nil
+}
+
+// removeNetwork removes the namespaces that carry the box's mark. The driver that lived
+// in one is gone by now.
+func (b *box) removeNetwork(r record) error {
+	users, err := network.Remove(b.Dir, r.Namespaces...)
+	for _, u := range users {
+		b.say("left     %s (pid %d) is in the network namespace %s, which has nothing in it any more and goes with it", u.Command, u.Pid, u.Namespace)
+	}
+	if err != nil {
+		return fmt.Errorf("remove the box's network: %w", err)
 	}
 	return nil
 }

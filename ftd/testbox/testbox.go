@@ -1,10 +1,12 @@
 // Package testbox makes a throw-away box on any Linux: sparse files as legs on loop
-// devices, and the same keeper and ftd that a real box runs, with drills allowed.
+// devices, a network in namespaces (package network), and the same keeper and ftd that a
+// real box runs, with drills allowed.
 //
-// What it makes outside its directory (processes, loop devices, the links in /dev/ft,
-// the files of the run directory) goes with it, also what an earlier one left behind
+// What it makes outside its directory (processes, loop devices, network namespaces, the
+// links in /dev/ft, the files of the run directory) goes with it, also what an earlier one left behind
 // that was killed. It touches nothing that it cannot prove to be its own: processes
-// by a mark in their environment, loop devices by their files, links by its record. What lies
+// by a mark in their environment, loop devices by their files, network namespaces by a
+// mark in them, links by its record. What lies
 // in the directory (the legs, ftd's state) stays for the next start.
 //
 // The way of things: this process is a small init (children.go) over the keeper and
@@ -13,6 +15,7 @@ package testbox
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +29,7 @@ import (
 
 	"ft/drivers/keeper"
 	"ft/ftd/api"
+	"ft/ftd/testbox/network"
 )
 
 // Options of a box.
@@ -43,6 +47,7 @@ const (
 	ftdPatience   = 10 * time.Second
 	busyRetry     = 2 * time.Second
 	keeperAnswers = 20 * time.Second
+	netHashDigits = 6 // of the socket's hash, in the names of namespaces
 )
 
 // box is a running test box.
@@ -50,6 +55,7 @@ type box struct {
 	Options
 	runDir   string
 	disks    []disk
+	net      network.Names
 	children *children
 	keeper   *child
 	ftd      *child
@@ -58,9 +64,50 @@ type box struct {
 }
 
 // Run makes the box, runs it until SIGINT or SIGTERM, and removes it again.
-func Run(o Options) (err error) {
+func Run(o Options) error {
+	return within(o, func(b *box) (err error) {
+		if _, err := b.cleanEarlier(); err != nil {
+			return err
+		}
+		if err := b.refuseOthers(); err != nil {
+			return err
+		}
+		defer func() {
+			if rerr := b.remove(b.record(), true); rerr != nil {
+				err = errors.Join(err, rerr)
+				return
+			}
+			b.say("removed  processes, loop devices, network and links; left: the legs, with the data, and ftd's state in %s", b.Dir)
+		}()
+		if err := b.build(); err != nil {
+			return err
+		}
+		return b.follow()
+	})
+}
+
+// Clean removes what an earlier box of the directory left behind that was killed, and
+// starts none.
+func Clean(o Options) error {
+	return within(o, func(b *box) error {
+		found, err := b.cleanEarlier()
+		switch {
+		case err != nil:
+			return err
+		case found:
+			b.say("removed  what the earlier box left; the legs, with the data, and ftd's state stay in %s", b.Dir)
+		default:
+			b.say("clean    no box has left anything behind in or for %s", b.Dir)
+		}
+		_ = os.Remove(b.Dir) // only when it is empty: then it was made just now
+		return nil
+	})
+}
+
+// within runs f for a box that has its directory to itself.
+func within(o Options, f func(*box) error) error {
 	if os.Geteuid() != 0 {
-		return errors.New("the test box makes loop devices and block devices: it must run as root (sudo)")
+		return errors.New("the test box makes loop devices, block devices and network namespaces: it must run as root (sudo)")
 	}
 	b, err := newBox(o)
 	if err != nil {
@@ -77,24 +124,7 @@ func Run(o Options) (err error) {
 		return err
 	}
 	defer b.children.close()
-
-	if err := b.cleanEarlier(); err != nil {
-		return err
-	}
-	if err := b.refuseOthers(); err != nil {
-		return err
-	}
-	defer func() {
-		if rerr := b.remove(b.runDir, b.DevDir, true); rerr != nil {
-			err = errors.Join(err, rerr)
-			return
-		}
-		b.say("removed  processes, loop devices and links; left: the legs, with the data, and ftd's state in %s", b.Dir)
-	}()
-	if err := b.build(); err != nil {
-		return err
-	}
-	return b.follow()
+	return f(b)
 }
 
 func newBox(o Options) (*box, error) {
@@ -115,7 +145,17 @@ func newBox(o Options) (*box, error) {
 	}
 	b.runDir = filepath.Dir(b.Socket)
 	b.disks = disks(b.Dir)
+	b.net = netNames(b.Socket)
 	return b, nil
+}
+
+// netNames are the plain ones for the box on the default socket. One on another socket
+// may run beside it: its names have that socket's hash.
+func netNames(socket string) network.Names {
+	if socket == api.DefaultSocket {
+		return network.NamesWith("")
+	}
+	return network.NamesWith(fmt.Sprintf("-%x", sha256.Sum256([]byte(socket)))[:1+netHashDigits])
 }
 
 // lockDir keeps a second test box off the directory.
@@ -155,13 +195,12 @@ func (b *box) refuseOthers() error {
 	return nil
 }
 
-// build makes the legs and starts the processes.
+// build makes the network and the legs, and starts the processes.
 func (b *box) build() error {
-	r := record{RunDir: b.runDir, DevDir: b.DevDir}
-	for _, d := range b.disks {
-		r.Faces = append(r.Faces, d.name)
+	if err := b.record().write(b.Dir); err != nil {
+		return err
 	}
-	if err := r.write(b.Dir); err != nil {
+	if err := b.makeNetwork(); err != nil {
 		return err
 	}
 	for i := range b.disks {
@@ -190,6 +229,29 @@ func (b *box) build() error {
 		"--config", config, "--socket", b.Socket, "--state", filepath.Join(b.Dir, "state"),
 		"--dev-dir", b.DevDir, "--no-keeper"}, b.died("ftd"))
 	return err
+}
+
+// record is what this box is about to make.
+func (b *box) record() record {
+	r := record{RunDir: b.runDir, DevDir: b.DevDir, Namespaces: []string{b.net.Box, b.net.Switch, b.net.Peer}}
+	for _, d := range b.disks {
+		r.Faces = append(r.Faces, d.name)
+	}
+	return r
+}
+
+// makeNetwork makes the network, where the kernel can.
+func (b *box) makeNetwork() error {
+	err := network.Make(b.net, b.Dir)
+	if errors.Is(err, network.ErrUnsupported) {
+		b.say("network  none, and no net0: %v", err)
+		return b.removeNetwork(b.record())
+	}
+	if err != nil {
+		return fmt.Errorf("make the box's network: %w", err)
+	}
+	b.say("network  %s, %s and %s", b.net.Box, b.net.Switch, b.net.Peer)
+	return nil
 }
 
 func (b *box) startKeeper(runDir string) (err error) {
