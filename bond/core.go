@@ -20,7 +20,9 @@ import (
 //  3. A port that has failed serves again as standby only after its carrier has been there
 //     for the up-delay and its path has answered. (With no other port it serves at once.)
 //  4. A path is dead only if the other port's path is good: a target that answers on no
-//     port is dead itself, and says nothing about paths.
+//     port is dead itself, and says nothing about paths. A port is left for a dead path
+//     only when the other's has just answered: a target that dies is missed on one port
+//     first.
 //  5. A port that loses its carrier more often than FlapMax in FlapWindow is held back
 //     until it has been quiet for FlapHold. Nobody turns to it meanwhile, unless the
 //     other port is gone.
@@ -51,8 +53,9 @@ type port struct {
 	carrierAt time.Time // when it came or went
 	path      Path
 	pathWhy   string
-	quality   int  // speed and duplex mode, higher is better
-	wanted    bool // it comes in by itself as soon as it can
+	heardAt   time.Time // the last answer to a probe
+	quality   int       // speed and duplex mode, higher is better
+	wanted    bool      // it comes in by itself as soon as it can
 	takenOut  bool
 	outWhy    string
 
@@ -211,10 +214,7 @@ func (c *Core) Step(now time.Time, ev Event) Out {
 		c.carrierSeen(&c.ports[ev.Side], ev)
 	case PathSeen:
 		p := &c.ports[ev.Side]
-		p.path, p.pathWhy = ev.Path, ev.Why
-		if ev.Path == PathBad {
-			p.cause, p.causeAt = p.pathDead(), ev.At
-		}
+		c.pathSeen(p, ev)
 	case Turned:
 		c.turned(ev)
 	case AttachAsked:
@@ -258,6 +258,9 @@ func (c *Core) seen(ev Seen) {
 		p.upAt = c.now.Add(c.opt.UpDelay)
 	}
 	p.testUntil = c.now.Add(c.testTime())
+	if !p.carrier {
+		p.cause, p.causeAt = p.noCarrier(), c.now
+	}
 	if p.takenOut {
 		c.become(p, drivers.Offline, p.outWhy)
 		return
@@ -298,6 +301,23 @@ func (c *Core) carrierSeen(p *port, ev CarrierSeen) {
 	p.cause, p.causeAt = p.noCarrier(), ev.At
 	p.downAt = ev.At.Add(c.opt.DownDelay)
 }
+
+func (c *Core) pathSeen(p *port, ev PathSeen) {
+	if p.path == PathBad && ev.Path == PathGood {
+		p.upAt = ev.At.Add(c.opt.UpDelay) // as after a carrier that was away
+	}
+	p.path, p.pathWhy = ev.Path, ev.Why
+	switch ev.Path {
+	case PathGood:
+		c.Heard(p.side, ev.At)
+	case PathBad:
+		p.cause, p.causeAt = p.pathDead(), ev.At
+	}
+}
+
+// Heard notes when a port's probes were last answered. It decides nothing: it is to be
+// called before each step with what is known then.
+func (c *Core) Heard(s drivers.Side, at time.Time) { c.ports[s].heardAt = at }
 
 // turned: the kernel found no carrier on a port that had to send, and turned. Whether
 // the carrier is back already the poll says.

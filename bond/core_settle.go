@@ -79,7 +79,7 @@ func (c *Core) advance(p *port) bool {
 			c.serve(p)
 		}
 	case drivers.Simplex, drivers.Duplex:
-		if c.pathDead(p) && c.ports[p.side.Other()].state.InService() {
+		if c.pathDead(p) && c.ports[p.side.Other()].state.InService() && c.fresh(p.side.Other()) {
 			c.fail(p, p.pathDead())
 		}
 	}
@@ -157,9 +157,18 @@ func (c *Core) pathDead(p *port) bool {
 	return p.path == PathBad && other.path == PathGood && other.present && other.carrier && !other.takenOut
 }
 
+// fresh says that a port's probes have been answered just now.
+func (c *Core) fresh(s drivers.Side) bool {
+	return c.now.Sub(c.ports[s].heardAt) <= c.opt.ProbeInterval*3/2
+}
+
 // serve puts a port in service.
 func (c *Core) serve(p *port) {
-	c.become(p, drivers.Simplex, "")
+	to := drivers.Simplex
+	if c.ports[p.side.Other()].state.InService() {
+		to = drivers.Duplex
+	}
+	c.become(p, to, "")
 	cur := c.active
 	if p.side != c.opt.Primary || cur == p.side || cur == datapath.None || !c.ports[cur].state.InService() {
 		return
@@ -321,6 +330,10 @@ func (c *Core) deadline() (at time.Time) {
 			next(p.testUntil)
 		case drivers.Syncing:
 			next(p.upAt)
+		case drivers.Simplex, drivers.Duplex:
+			if c.pathDead(p) { // until the other one's path answers, or is dead too
+				next(c.now.Add(c.opt.ProbeInterval / 2))
+			}
 		}
 	}
 	return at
