@@ -36,6 +36,11 @@ test: needs-test
 	# Not from the cache: the integration tests build and run binaries that it does not know of.
 	$(GO) test -buildvcs=false -count 1 -timeout 15m ./...
 
+# Only what runs on other kernels, under QEMU (drivers/kerneltest); nothing may be missing.
+# One package at a time: the tests in a guest measure time.
+test-kernels: needs-test
+	FT_KERNELTEST=require $(GO) test -buildvcs=false -count 1 -p 1 -timeout 30m -v -run '^TestKernel' ./...
+
 # The rows of the table of what must be reached that this kernel can run, as ratios.
 bench: needs-test
 	$(GO) run -buildvcs=false ./mirror/bench
