@@ -1,0 +1,9 @@
+package announce
+
+import (
+	"testing"
+
+	"ft/bond/bondtest"
+)
+
+func TestMain(m *testing.M) { bondtest.Main(m) }
