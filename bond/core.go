@@ -332,6 +332,7 @@ func (c *Core) turned(ev Turned) {
 		p := &c.ports[from]
 		cause = p.noCarrier()
 		p.turnedAt = ev.At
+		c.told.Eligible[from] = false // it does not turn back by itself: it has to be told so
 		c.lost(p, ev.At)
 	}
 	c.out.Switch = &Switch{From: from, To: ev.To, Cause: cause, CauseAt: ev.At, Kernel: true}

@@ -108,7 +108,7 @@ func (w *watcher) draw(s drivers.Side) {
 		if from == datapath.None || !w.path.Eligible[from.Other()] || !w.carrier[from.Other()] {
 			return
 		}
-		w.path.Active = from.Other()
+		w.path.Active, w.path.Eligible[from] = from.Other(), false
 		w.step(Turned{To: from.Other(), At: w.now})
 	}
 }
@@ -176,6 +176,9 @@ func (w *watcher) check(ev Event, was datapath.State, out Out) {
 		fail("the face shows carrier %v", w.face)
 	}
 	for s := range drivers.Side(2) {
+		if w.opt.DownDelay == 0 && w.states[s].InService() && !w.path.Eligible[s] {
+			fail("the kernel may not turn to side %d", s)
+		}
 		if w.path.Eligible[s] && (!w.states[s].InService() || w.out[s] || w.opt.DownDelay > 0) {
 			fail("the kernel may turn to side %d", s)
 		}
