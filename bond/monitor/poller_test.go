@@ -1,0 +1,199 @@
+package monitor
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/bond/bondtest"
+	"ft/drivers"
+)
+
+// looks records what a poller reports.
+type looks struct {
+	mu   sync.Mutex
+	seen [2][]Carrier
+}
+
+func (l *looks) on(s drivers.Side, c Carrier) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.seen[s] = append(l.seen[s], c)
+}
+
+func (l *looks) of(s drivers.Side) []Carrier {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]Carrier(nil), l.seen[s]...)
+}
+
+// waitFor waits until the newest look of a side is as wanted.
+func (l *looks) waitFor(t *testing.T, s drivers.Side, what string, up, gone bool) Carrier {
+	t.Helper()
+	var last Carrier
+	bondtest.WaitFor(t, what, soon, func() bool {
+		seen := l.of(s)
+		if len(seen) == 0 {
+			return false
+		}
+		last = seen[len(seen)-1]
+		return last.Up == up && last.Gone == gone
+	})
+	return last
+}
+
+func TestPollerSeesCarrierAndNIC(t *testing.T) {
+	n := bondtest.New(t)
+	var l looks
+	p := NewPoller(2*time.Millisecond, quiet(t), l.on)
+	t.Cleanup(p.Close)
+	p.Watch(0, n.NIC(0))
+	p.Watch(1, n.NIC(1))
+	l.waitFor(t, 0, "the first look finds carrier", true, false)
+	l.waitFor(t, 1, "the first look finds carrier", true, false)
+
+	before := time.Now()
+	n.PullCable(0)
+	pulled := time.Now()
+	c := l.waitFor(t, 0, "no carrier on eth0", false, false)
+	if c.At.Before(before) || time.Since(c.At) > soon {
+		t.Errorf("carrier lost at %v, and seen at %v", before, c.At)
+	}
+	t.Logf("seen %v after the cable was out", c.At.Sub(pulled))
+	n.ReturnCable(0)
+	l.waitFor(t, 0, "carrier on eth0 again", true, false)
+	if seen := l.of(0); len(seen) != 3 {
+		t.Errorf("one pulled cable gives %d reports: %v", len(seen), seen)
+	}
+
+	n.DeleteNIC(0)
+	l.waitFor(t, 0, "eth0 is gone", false, true)
+	n.MakeNIC(0)
+	l.waitFor(t, 0, "eth0 is back", true, false)
+	if seen := l.of(1); len(seen) != 1 {
+		t.Errorf("nothing has happened to eth1, and it is reported %d times: %v", len(seen), seen)
+	}
+
+	p.Watch(1, "")
+	p.Watch(1, n.NIC(1))
+	bondtest.WaitFor(t, "a new watch begins with a look", soon, func() bool { return len(l.of(1)) == 2 })
+	if err := p.Alive(); err != nil {
+		t.Error(err)
+	}
+	p.Close()
+	if err := p.Alive(); err == nil {
+		t.Error("a closed poller says that it is alive")
+	}
+}
+
+func TestPollerOfNoNIC(t *testing.T) {
+	bondtest.New(t)
+	var l looks
+	p := NewPoller(time.Millisecond, quiet(t), l.on)
+	defer p.Close()
+	p.Watch(0, "none")
+	p.Watch(1, "a-name-that-is-longer-than-a-name-can-be")
+	for s := drivers.Side(0); s <= 1; s++ {
+		l.waitFor(t, s, "it is gone", false, true)
+	}
+}
+
+func TestPollerKeepsItsTimes(t *testing.T) {
+	n := bondtest.New(t)
+	var l looks
+	const interval = 2 * time.Millisecond
+	p := NewPoller(interval, quiet(t), l.on)
+	defer p.Close()
+	p.Watch(0, n.NIC(0))
+	p.Watch(1, n.NIC(1))
+	l.waitFor(t, 1, "the first look", true, false)
+	first, began := p.Stats().Polls, time.Now()
+	bondtest.WaitFor(t, "two hundred rounds", soon, func() bool { return p.Stats().Polls >= first+200 })
+	st := p.Stats()
+	if least := 199 * interval; time.Since(began) < least {
+		t.Errorf("%d rounds in %v, which takes %v at least", st.Polls-first, time.Since(began), least)
+	}
+	if !st.RealTime {
+		t.Error("the thread is not SCHED_FIFO although the test may make it so")
+	}
+	t.Logf("%+v", st)
+}
+
+func TestPollerRoundAllocatesNothing(t *testing.T) {
+	n := bondtest.New(t)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	p := &Poller{log: quiet(t), socket: fd, on: func(drivers.Side, Carrier) {}}
+	p.Watch(0, n.NIC(0))
+	p.Watch(1, "none")
+	if got := testing.AllocsPerRun(100, p.round); got != 0 {
+		t.Errorf("a round allocates %v times", got)
+	}
+}
+
+// Looking must not hold up the garbage collector or other goroutines: the thread sleeps
+// without a processor of the runtime.
+func TestPollerKeepsNoProcessor(t *testing.T) {
+	n := bondtest.New(t)
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var l looks
+	p := NewPoller(500*time.Millisecond, quiet(t), l.on)
+	defer p.Close()
+	p.Watch(0, n.NIC(0))
+	l.waitFor(t, 0, "the first look", true, false)
+	// The thread sleeps now. With one processor in all, whoever keeps it keeps everybody.
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	rounds := p.Stats().Polls
+	for turns := 0; turns < 100; turns++ {
+		done := make(chan struct{})
+		go close(done)
+		select {
+		case <-done:
+		case <-ctx.Done():
+			t.Fatal("no other goroutine runs while the poller sleeps")
+		}
+		runtime.GC()
+	}
+	if more := p.Stats().Polls - rounds; more > 4 {
+		t.Errorf("a hundred turns of another goroutine took %d rounds of the poller", more)
+	}
+}
+
+// BenchmarkIdle measures the share of one processor that the process takes while nothing
+// happens: the poller's thread and what the runtime does because of it.
+func BenchmarkIdle(b *testing.B) {
+	for _, interval := range []time.Duration{2 * time.Millisecond, 5 * time.Millisecond} {
+		b.Run(interval.String(), func(b *testing.B) {
+			n := bondtest.New(b)
+			p := NewPoller(interval, quiet(b), func(drivers.Side, Carrier) {})
+			defer p.Close()
+			p.Watch(0, n.NIC(0))
+			p.Watch(1, n.NIC(1))
+			before, began := processorTime(b), time.Now()
+			for b.Loop() {
+				rounds := p.Stats().Polls
+				for p.Stats().Polls < rounds+200 {
+					time.Sleep(50 * interval)
+				}
+			}
+			b.ReportMetric(100*float64(processorTime(b)-before)/float64(time.Since(began)), "%CPU")
+			b.ReportMetric(float64(p.Stats().Late), "late")
+		})
+	}
+}
+
+func processorTime(b *testing.B) time.Duration {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
