@@ -81,11 +81,20 @@ func newBox(t *testing.T, leg0, leg1 string) *box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &box{t: t, dir: dir, sock: filepath.Join(dir, "run", "ftd.sock"), legs: [2]string{leg0, leg1}}
+	b := boxIn(t, dir)
+	b.legs = [2]string{leg0, leg1}
+	b.configure("")
+	return b
+}
+
+// boxIn makes a box without a configuration in a directory, which goes with the box.
+func boxIn(t *testing.T, dir string) *box {
+	t.Helper()
+	b := &box{t: t, dir: dir, sock: filepath.Join(dir, "run", "ftd.sock")}
+	var err error
 	if b.log, err = os.Create(filepath.Join(dir, "ftd.log")); err != nil {
 		t.Fatal(err)
 	}
-	b.configure("")
 	t.Cleanup(b.remove)
 	return b
 }
@@ -224,20 +233,27 @@ func (b *box) status() api.Status {
 	return st
 }
 
-// stat is one of the driver's counters, at this moment.
+// stat is one of the counters of disk0's driver, at this moment.
 func (b *box) stat(name string) int64 {
+	b.t.Helper()
+	stats := b.stats("disk0")
+	v, ok := stats[name].(float64)
+	if !ok {
+		b.t.Fatalf("disk0 has no counter %s: %v", name, stats)
+	}
+	return int64(v)
+}
+
+// stats are what a device's driver counts and says of itself, at this moment.
+func (b *box) stats(device string) map[string]any {
 	b.t.Helper()
 	var shown struct {
 		Detail struct{ Stats map[string]any }
 	}
-	if err := json.Unmarshal([]byte(b.do("--json", "show", "disk0")), &shown); err != nil {
+	if err := json.Unmarshal([]byte(b.do("--json", "show", device)), &shown); err != nil {
 		b.t.Fatal(err)
 	}
-	v, ok := shown.Detail.Stats[name].(float64)
-	if !ok {
-		b.t.Fatalf("disk0 has no counter %s: %v", name, shown.Detail.Stats)
-	}
-	return int64(v)
+	return shown.Detail.Stats
 }
 
 // awaitStat waits until a counter is what it should be.
@@ -278,11 +294,19 @@ func (b *box) keeperPid() int {
 }
 
 // processes are all that name the box's directory on their command lines.
-func (b *box) processes() (pids []int) {
+func (b *box) processes() []int {
 	b.t.Helper()
-	dirs, err := os.ReadDir("/proc")
+	pids, err := processesOf(b.dir)
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	return pids
+}
+
+func processesOf(dir string) (pids []int, err error) {
+	dirs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
 	}
 	for _, d := range dirs {
 		var pid int
@@ -290,11 +314,11 @@ func (b *box) processes() (pids []int) {
 			continue
 		}
 		line := commandLine(pid)
-		if len(line) > 0 && filepath.Base(line[0]) == "ftd" && strings.Contains(strings.Join(line, " "), b.dir+"/") {
+		if len(line) > 0 && filepath.Base(line[0]) == "ftd" && strings.Contains(strings.Join(line, " "), dir+"/") {
 			pids = append(pids, pid)
 		}
 	}
-	return pids
+	return pids, nil
 }
 
 func commandLine(pid int) []string {
