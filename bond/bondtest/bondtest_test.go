@@ -96,3 +96,22 @@ func TestPlacesAreApart(t *testing.T) {
 		}
 	})
 }
+
+func TestRawFrames(t *testing.T) {
+	n := New(t)
+	peer, box, stack := n.Raw(Peer, PeerNIC), n.Raw(Box, n.NIC(0)), n.Stack(Box, n.NIC(0))
+	for _, vlan := range []uint16{0, 7} {
+		f := Frame(Broadcast, PeerMAC(), vlan, "hello")
+		peer.Send(f)
+		box.Next("the peer's frame", 5*time.Second, Same(f))
+		stack.Next("the peer's frame", 5*time.Second, Same(f))
+	}
+	own := Frame(Broadcast, NICMAC(0), 0, "mine")
+	box.Send(own)
+	peer.Next("the box's frame", 5*time.Second, Same(own))
+	for _, f := range box.Waiting() {
+		if Same(own)(f) {
+			t.Error("a socket sees what it has sent itself")
+		}
+	}
+}
