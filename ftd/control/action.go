@@ -33,7 +33,7 @@ const (
 	ActionStop      ActionKind = "stop"      // Device: take the face down and end the process (drivers.Remove)
 	ActionAttach    ActionKind = "attach"    // Device, Side, Resource
 	ActionDetach    ActionKind = "detach"    // Device, Side, Reason
-	ActionSwitch    ActionKind = "switch"    // Device
+	ActionSwitch    ActionKind = "switch"    // Device, Side: which one shall be active, Whole: the other one
 	ActionSnapshot  ActionKind = "snapshot"  // Device: ask for its status, answer with DriverStatus
 	ActionAlarm     ActionKind = "alarm"     // Entry: tell people (journal, hook)
 	ActionTimer     ActionKind = "timer"     // At: feed Tick then; replaces the timer before, zero: no timer

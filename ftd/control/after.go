@@ -65,13 +65,22 @@ func (c *Core) afterDevice(d *device, gate uint64) {
 			return // the picture is not complete: decide nothing on it
 		}
 		if d.change.wanted && d.change.id == 0 {
-			d.change.id = c.act(Action{Kind: ActionSwitch, After: gate, Device: d.name})
-			d.change.gate, d.change.until = gate, c.now.Add(actionWait)
+			c.beginSwitch(d, gate)
 		}
 		for i := range d.sides {
 			c.afterSide(&d.sides[i], gate)
 		}
 	}
+}
+
+// beginSwitch asks for a switch, unless the standby was lost since it was wanted.
+func (c *Core) beginSwitch(d *device, gate uint64) {
+	if r := c.noStandby(d, d.change.to); r != nil {
+		c.settleDevice(&d.change, AnswerRefused, r.code, r.sentence)
+		return
+	}
+	d.change.id = c.act(Action{Kind: ActionSwitch, After: gate, Device: d.name, Side: d.change.to})
+	d.change.gate, d.change.until = gate, c.now.Add(actionWait)
 }
 
 // afterLost has the keeper start the driver, and asks again when it does not connect.
@@ -105,7 +114,7 @@ func (c *Core) afterSide(s *side, gate uint64) {
 		return
 	}
 	switch {
-	case c.mayDetach(s):
+	case c.mayDetach(s) || s.untold() && !c.now.Before(s.detachAt):
 		why := drivers.Reason{Text: s.target.Reason, AcceptRisk: s.target.Risk}
 		if s.recall != "" {
 			why.Text = s.recall
@@ -113,7 +122,8 @@ func (c *Core) afterSide(s *side, gate uint64) {
 		s.workRisk = why.AcceptRisk
 		s.asked(detaching, c.act(Action{Kind: ActionDetach, After: gate, Device: s.dev.name, Side: s.index, Reason: why}), gate, c.now)
 	case c.mayAttach(s):
-		s.probe = s.probe || s.state == drivers.Removed
+		s.probe = s.probe || s.state == drivers.Removed && !s.dev.kind.returns
+		s.told = false
 		res := s.resource
 		res.Identity, res.AcceptRisk = s.identity, s.risk
 		s.asked(attaching, c.act(Action{Kind: ActionAttach, After: gate, Device: s.dev.name, Side: s.index, Resource: res}), gate, c.now)
@@ -151,7 +161,7 @@ func (c *Core) mayAttach(s *side) bool {
 		return false
 	}
 	switch s.hold.kind {
-	case holdRefused:
+	case holdRefused, holdWaits:
 		return false
 	case holdRetry:
 		if c.now.Before(s.hold.until) {
@@ -194,7 +204,7 @@ func (c *Core) deadline() (at time.Time) {
 			if s.hold.kind == holdRetry {
 				next(s.hold.until)
 			}
-			if withDriver(s.state) {
+			if withDriver(s.state) || s.untold() {
 				next(s.detachAt)
 			}
 		}

@@ -50,6 +50,7 @@ const (
 	holdNone    holdKind = iota
 	holdRefused          // by a rule of the driver, until something changes
 	holdRetry            // until a time
+	holdWaits            // its driver brings it in by itself as soon as it can
 )
 
 // work is what the driver has been asked to do with a side.
@@ -83,6 +84,7 @@ type side struct {
 	workUntil time.Time // how long its result, or the report after it, is waited for
 	moved     bool      // the driver has reported on the side since the attach began
 	probe     bool      // attached to find out whether it is there
+	told      bool      // its driver knows that it is wanted out (see untold)
 	pulled    bool      // the kernel's last word on what it is made of is that it has gone
 	risk      string    // that the admin accepted for the attach
 	fails     int       // tries in a row that did not end in stable service
@@ -106,6 +108,19 @@ func (s *side) partner() *side { return &s.dev.sides[s.index.Other()] }
 // leaving says whether the driver has been asked to take the side out, whatever has been
 // wanted since.
 func (s *side) leaving() bool { return s.work == detaching || s.work == detached }
+
+// untold says that the side is wanted out and its driver, which could bring it in by
+// itself, does not know.
+func (s *side) untold() bool {
+	return s.dev.kind.returns && s.dev.link == LinkConnected && s.state != drivers.Empty &&
+		s.target.out() && !withDriver(s.state) && !s.told
+}
+
+// asking says that the driver of a side that is not there is about to be told that it is
+// wanted.
+func (s *side) asking() bool {
+	return s.dev.kind.returns && s.state == drivers.Removed && s.hold.kind != holdWaits && s.hold.kind != holdRefused
+}
 
 // asked notes an action that was given out for the side.
 func (s *side) asked(w work, id, gate uint64, now time.Time) {
@@ -179,7 +194,8 @@ type deviceWork struct {
 	until   time.Time
 	again   time.Time // after it failed: not before
 	fails   int
-	risk    bool // an admin named the risk of a stop while it serves
+	risk    bool         // an admin named the risk of a stop while it serves
+	to      drivers.Side // the side that a switch shall make active; Whole: the other one
 	request *request
 }
 

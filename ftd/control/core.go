@@ -43,6 +43,12 @@
 // says "offline", and is then tried at once. Detail "draining": true says that I/O is
 // still under way, and EventDrained must follow. Diagnostics that find the side not to
 // be acceptable say "offline" with Detail "code": one of the codes of drivers.Refused.
+//
+// A driver whose kind returns (kind.go) watches what its sides are made of itself. It
+// brings a side that is wanted in again as soon as it can, by diagnostics and syncing and
+// without an attach; an attach that comes too early is refused with drivers.RuleWaits,
+// after which the side counts as wanted. A detach is for it the word that a side is not
+// wanted, whatever its state.
 package control
 
 import (

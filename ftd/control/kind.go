@@ -10,11 +10,26 @@ type kind struct {
 	part       string    // what a side is made of, in a sentence
 	face       string    // what the face is, where it has no name yet
 	switchable bool      // one side is active, the other stands by
+	// returns: what its driver cuts a side off for may lie outside the part (a cable, the
+	// path behind it). That is no fault of the part, and the driver alone sees when it is
+	// over: it brings a side that is wanted in again by itself.
+	returns bool
+	cures   []cure
+}
+
+// cure is what a person can do about a side that is out for a reason with a word in it.
+type cure struct{ word, action string } // action: with %s for what the side is made of
+
+// nicCures know the words of package bond.
+var nicCures = []cure{
+	{" flaps", "see to the cable of %s and what it is plugged into: it returns by itself when it has been quiet"},
+	{"the path behind", "look at the switch and cables behind %s: it returns by itself when the path is good"},
+	{"no carrier", "put the cable of %s back: it then comes in by itself"},
 }
 
 var kinds = [...]kind{
 	{name: "disk", modules: [2]string{"pci0", "pci1"}, part: "device", face: "disk"},
-	{name: "nic", modules: [2]string{"pci0", "pci1"}, part: "NIC", face: "interface", switchable: true},
+	{name: "nic", modules: [2]string{"pci0", "pci1"}, part: "NIC", face: "interface", switchable: true, returns: true, cures: nicCures},
 	{name: "machine", modules: [2]string{"cpu0", "cpu1"}, part: "CPU module", face: "machine"},
 }
 

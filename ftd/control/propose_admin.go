@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"strings"
 
 	"ft/drivers"
 )
@@ -36,6 +37,9 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 		case drivers.Broken:
 			n.state, n.reason = drivers.Offline, "an admin wants it in again"
 		case drivers.Removed:
+			if s.dev.kind.returns {
+				break // its driver looks all the time
+			}
 			n.present = true // so the admin thinks: see side.probe
 			n.state, n.reason = drivers.Offline, "looked for at an admin's word"
 		}
@@ -56,7 +60,7 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 			c.dirty = true
 		}
 		for _, s := range p.sides {
-			s.probe = s.state == drivers.Removed
+			s.probe = s.state == drivers.Removed && !s.dev.kind.returns
 			s.risk, s.fails, s.detachAt = risk, 0, c.now
 			if p := &s.dev.process; p.fails > 1 {
 				p.fails, p.again = 0, c.now
@@ -135,14 +139,16 @@ func (c *Core) proposeSwitch(p *proposal, ev SwitchActive) *refusal {
 	if !d.kind.switchable {
 		return refuse(RuleNoSwitch, "%s is a %s: both sides carry it, there is no standby to switch to", d.name, d.kind.name)
 	}
-	for i := range d.sides {
-		if s := &d.sides[i]; !s.good() {
-			return refuse(RuleNoSwitch, "%s cannot switch: %s is %v (%s); bring it up first: ftctl bringup %s", d.name, s.id, s.state, s.reason, s.id)
+	to := drivers.Whole
+	if sc.device == nil {
+		to = sc.sides[0].index
+		if s := sc.sides[0]; s.active && s.state.InService() {
+			p.nothing = sc.id + " is the active side already"
+			return nil
 		}
 	}
-	if sc.device == nil && sc.sides[0].active {
-		p.nothing = sc.id + " is the active side already"
-		return nil
+	if r := c.noStandby(d, to); r != nil {
+		return r
 	}
 	if d.change.wanted {
 		return refuse(drivers.RuleBusy, "%s is switching already", d.name)
@@ -151,9 +157,29 @@ func (c *Core) proposeSwitch(p *proposal, ev SwitchActive) *refusal {
 		return refuse(drivers.RuleState, "the driver process of %s is not connected (%s): try again in a moment", d.name, d.link)
 	}
 	p.then = func() {
-		d.change = deviceWork{wanted: true, request: c.openDevice(p, ev.Target)}
+		d.change = deviceWork{wanted: true, to: to, request: c.openDevice(p, ev.Target)}
 	}
 	return nil
+}
+
+// noStandby refuses a switch to a side that is not good; to the other one, whichever that
+// is, both must be.
+func (c *Core) noStandby(d *device, to drivers.Side) *refusal {
+	for i := range d.sides {
+		if s := &d.sides[i]; (to == drivers.Whole || to == s.index) && !s.good() {
+			return refuse(RuleNoSwitch, "%s cannot switch: %s", d.name, c.notGood(s))
+		}
+	}
+	return nil
+}
+
+// notGood says why a face may not rely on a side, and what can be done about that.
+func (c *Core) notGood(s *side) string {
+	if s.state.InService() {
+		return fmt.Sprintf("%s is about to be taken out; bring it up first: ftctl bringup %s", s.id, s.id)
+	}
+	verdict, action := c.sideVerdict(s, c.now)
+	return verdict + "; " + strings.TrimPrefix(action, "none: ")
 }
 
 // proposeBringupPolicy: what waits for an admin under defer comes in under auto, for

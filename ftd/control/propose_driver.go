@@ -26,10 +26,9 @@ func (c *Core) proposeConnected(p *proposal, d *device, st drivers.Status) {
 	for i := range d.sides {
 		s, f := &d.sides[i], &n.sides[i]
 		s.endWork()
-		// A new process may be able to do what the old one could not.
-		if f.hold.kind == holdRefused || f.hold.kind == holdRetry {
-			f.hold = hold{}
-		}
+		// A new process may be able to do what the old one could not, and does not know
+		// what the old one was asked for.
+		f.hold, s.told = hold{}, false
 	}
 	c.adopt(p, d, st, true)
 }
@@ -114,8 +113,9 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 			if at.IsZero() {
 				at = c.now
 			}
-			// If the part is not there the fault was its going.
-			if !s.pulled && was != drivers.Shot && was != drivers.Broken && !c.historyOf(s).knows(at) {
+			// If the part is not there the fault was its going. Of a kind that is shot for
+			// what lies outside the part too, only the event could have told.
+			if !d.kind.returns && !s.pulled && was != drivers.Shot && was != drivers.Broken && !c.historyOf(s).knows(at) {
 				p.faults = append(p.faults, fault{side: s, record: FaultRecord{At: at, What: is.Reason, Slot: s.id}})
 			}
 		}
@@ -275,7 +275,7 @@ func (c *Core) attachEnded(n *facts, s *side, ev drivers.Event) {
 func (c *Core) readyAgain(n *facts, s *side) {
 	s.stirred = c.now
 	switch soon := s.workSince.Add(readyPause); {
-	case n.hold.kind == holdRefused:
+	case n.hold.kind == holdRefused || n.hold.kind == holdWaits:
 		n.hold = hold{}
 	case n.hold.kind == holdRetry && soon.Before(n.hold.until):
 		n.hold.until = soon
@@ -287,12 +287,16 @@ func (c *Core) readyAgain(n *facts, s *side) {
 //
 // If the kernel says so it will say when the part is back. If only the driver does,
 // nobody may: the part may have come back before the driver found that it had gone, or
-// be of a kind that the kernel does not report. Then the side is tried now and then.
+// be of a kind that the kernel does not report. Then the side is tried now and then,
+// unless the driver has said that it will bring it in by itself.
 func (c *Core) gone(n *facts, s *side) {
-	n.present, n.draining, n.hold = false, false, hold{}
-	n.fresh = isNew(n.target) // it is new here when it comes back
+	n.present, n.draining = false, false
 	s.fails, s.outFails, s.probe = 0, 0, false
-	if !s.pulled {
+	switch {
+	case s.state == drivers.Removed && n.hold.kind == holdWaits:
+	case s.pulled:
+		n.hold = hold{}
+	default:
 		n.hold = hold{kind: holdRetry, until: c.now.Add(readyPause), sentence: n.reason}
 	}
 	window := c.now.Add(-vanishWindow)
@@ -302,6 +306,7 @@ func (c *Core) gone(n *facts, s *side) {
 			n.target = byConfig
 		}
 	}
+	n.fresh = isNew(n.target) // it is new here when it comes back
 	s.unjudged = judged
 }
 
@@ -354,9 +359,7 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 			n.state, n.reason = drivers.Offline, s.resource.Path+" is there again"
 		}
 	}
-	if n.hold.kind == holdRefused || n.hold.kind == holdRetry {
-		n.hold = hold{}
-	}
+	n.hold = hold{}
 	s.fails = 0
 }
 

@@ -138,7 +138,11 @@ func (c *Core) proposeResult(p *proposal, ev ActionResult) {
 			c.stopResult(p, d, ev)
 			return
 		case d.change.id:
-			c.settleDevice(&d.change, statusOf(ev.Outcome), ev.Code, orElse(ev.Sentence, d.name+" has switched"))
+			done := d.name + " has switched"
+			if to := d.change.to; to.Valid() {
+				done = d.sides[to].id + " is the active side now"
+			}
+			c.settleDevice(&d.change, statusOf(ev.Outcome), ev.Code, orElse(ev.Sentence, done))
 			return
 		}
 		for i := range d.sides {
@@ -185,6 +189,10 @@ func (c *Core) attachResult(p *proposal, s *side, ev ActionResult) {
 	case ev.Outcome == Refused && ev.Code == drivers.RuleBusy:
 		n.draining = true
 		c.tryAgain(n, s, "", ev.Sentence)
+	case ev.Outcome == Refused && ev.Code == drivers.RuleWaits:
+		c.waits(n, s, ev.Sentence)
+	case ev.Outcome == Refused && ev.Code == drivers.RuleState && withDriver(n.state):
+		s.dev.lagging = true // it has come in by itself meanwhile
 	case ev.Outcome == Refused && ev.Code == drivers.RuleState:
 		s.dev.lagging = true // it sees the side otherwise: look again
 		c.tryAgain(n, s, AnswerRefused, ev.Sentence)
@@ -194,6 +202,21 @@ func (c *Core) attachResult(p *proposal, s *side, ev ActionResult) {
 		c.tryAgain(n, s, AnswerFailed, ev.Sentence)
 	}
 	s.endWork()
+}
+
+// waits: the side cannot come in now. Its driver knows since this attach that it is wanted,
+// and brings it in by itself as soon as it can: nothing is tried again, no state changes.
+func (c *Core) waits(n *facts, s *side, sentence string) {
+	if withDriver(n.state) {
+		return // it has come in since
+	}
+	sentence = orElse(sentence, "its driver takes it in as soon as it can")
+	n.hold = hold{kind: holdWaits, code: drivers.RuleWaits, sentence: sentence}
+	if n.state == drivers.Offline {
+		n.reason = sentence
+	}
+	s.risk = ""
+	c.settleIn(s, AnswerRefused, drivers.RuleWaits, sentence)
 }
 
 // forbidden: a rule of the driver keeps the side out. No retry by time.
@@ -248,7 +271,7 @@ func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
 	p.cause = s
 	switch {
 	case ev.Outcome == OK:
-		s.outFails = 0
+		s.outFails, s.told = 0, n.target.out()
 		s.endWork()
 		if withDriver(n.state) {
 			s.answered(detached, c.now)
@@ -262,6 +285,9 @@ func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
 		s.endWork()
 		c.settleOut(s, AnswerRefused, ev.Code, ev.Sentence)
 		c.logRefusal(s.id, ev.Code, ev.Sentence)
+	case ev.Outcome == Refused && ev.Code != drivers.RuleLastSide && !withDriver(n.state):
+		s.told = true // it has nothing to do with it
+		s.endWork()
 	default:
 		s.outFails++
 		s.endWork()

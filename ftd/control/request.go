@@ -157,10 +157,11 @@ func (c *Core) settleReached() {
 			case r == nil:
 			case r.up && (s.state.InService() || onItsWay(s.state)):
 				c.settleSide(s, AnswerDone, "", "")
+			case r.up && s.asking(): // its driver says more
 			case r.up && s.work == idle && (s.state == drivers.Removed || s.state == drivers.Broken):
 				c.settleSide(s, AnswerFailed, "", fmt.Sprintf("%s is %v: %s", s.id, s.state, s.reason))
 			case d.link == LinkStarting: // nobody knows yet how it stands
-			case !r.up && s.work == idle && !withDriver(s.state):
+			case !r.up && s.work == idle && !withDriver(s.state) && !s.untold():
 				c.settleSide(s, AnswerDone, "", c.outSentence(s))
 			}
 		}

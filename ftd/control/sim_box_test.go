@@ -99,7 +99,7 @@ func (b *simBox) boot() {
 		}
 		ev := DeviceConfigured{Kind: d.kind.name, Name: d.name}
 		for i := range d.sides {
-			ev.Sides[i] = SideSpec{Resource: drivers.Resource{Path: fmt.Sprintf("/dev/%s-%d", d.name, i)}, Absent: !d.sides[i].present}
+			ev.Sides[i] = SideSpec{Resource: drivers.Resource{Path: fmt.Sprintf("/dev/%s-%d", d.name, i)}, Absent: !d.sides[i].present && !d.kind.returns}
 		}
 		b.step(ev)
 	}

@@ -19,6 +19,7 @@ func (r *ruleBook) after(ev Event, res Result) {
 		}
 	}
 	faults := r.believe(ev)
+	r.checkWaits(ev, res)
 	r.checkLog(ev, res)
 	r.checkFaults(faults, res)
 	for _, a := range res.Answers {
@@ -54,6 +55,9 @@ func (r *ruleBook) checkLog(ev Event, res Result) {
 		if s == nil {
 			continue
 		}
+		if _, result := ev.(ActionResult); !result && e.From != e.To {
+			s.waits = false
+		}
 		if s.logged != "" && e.From != s.logged {
 			r.fail("log: %s was %s and goes from %s to %s", e.ID, s.logged, e.From, e.To)
 		}
@@ -67,6 +71,18 @@ func (r *ruleBook) checkLog(ev Event, res Result) {
 			s.failed, s.may = false, true // it has come in: it is not new here any more
 		case "broken":
 			s.failed, s.may = false, false
+		}
+	}
+}
+
+// checkWaits: that a driver will bring a side in by itself changes no state.
+func (r *ruleBook) checkWaits(ev Event, res Result) {
+	if result, ok := ev.(ActionResult); !ok || result.Code != drivers.RuleWaits {
+		return
+	}
+	for _, e := range res.Entries {
+		if s := r.sides[e.ID]; s != nil && s.waits && e.From != e.To {
+			r.fail("%s goes from %s to %s because its driver will bring it in by itself", e.ID, e.From, e.To)
 		}
 	}
 }
@@ -138,6 +154,14 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 			r.fail("rule 1: %s is taken down while it serves, at a risk that nobody has named", a.Device)
 		}
 	}
+	if a.Kind == ActionSwitch {
+		d := r.b.device(a.Device)
+		for i := range d.sides {
+			if s := r.sides[sideID(d, drivers.Side(i))]; (a.Side == drivers.Whole || a.Side == s.index) && !s.said.InService() {
+				r.fail("%s is to be switched to side %d, and %s is %v", a.Device, a.Side, sideID(d, s.index), s.said)
+			}
+		}
+	}
 	if a.Kind != ActionAttach && a.Kind != ActionDetach {
 		return
 	}
@@ -163,6 +187,9 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 	}
 	if r.busy(s, s.attach) || r.busy(s, s.detach) {
 		r.fail("%s is to be attached while an action on it is under way", id)
+	}
+	if s.waits {
+		r.fail("%s is asked for again, and its driver has said that it brings it in by itself", id)
 	}
 	if s.word == Out && !r.wants(ev, s) {
 		r.fail("rule 4: %s is attached, and an admin took it out", id)
@@ -263,6 +290,8 @@ func (r *ruleBook) settled() {
 				if !deferred && !stale {
 					r.fail("in the end %s is wanted in and is %v (%s)", v.ID, v.State, v.Reason)
 				}
+			case v.Target == Out && !withDriver(v.State) && d.Driver == LinkConnected && s.dev.kind.returns && !s.dev.sides[i].out:
+				r.fail("in the end %s is wanted out, and its driver, which could bring it in, does not know", v.ID)
 			case v.Target == Out && withDriver(v.State) && partner.State.InService() && partner.Target == In:
 				r.fail("in the end %s is wanted out and is %v, and its partner is good", v.ID, v.State)
 			}

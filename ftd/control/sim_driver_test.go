@@ -20,6 +20,8 @@ type simDriver struct {
 	gaveUp bool
 	config [2]drivers.SideConfig
 
+	active drivers.Side // where one side is
+
 	connected bool
 	seq       uint64
 	queue     []drivers.Event // on their way to ftd
@@ -35,6 +37,22 @@ type simSide struct {
 	present  bool
 	fresh    bool // it has all the data
 	draining bool
+
+	// Of a kind that returns by itself.
+	dark   bool // there is nothing at the other end of its cable
+	wanted bool // it has been asked in, and not out since
+	out    bool // it has been asked out, and not in since
+}
+
+// waits says why a side of a kind that returns by itself cannot come in now.
+func (s *simSide) waits() string {
+	switch {
+	case !s.present:
+		return "no such NIC"
+	case s.dark:
+		return "no carrier"
+	}
+	return ""
 }
 
 func (d *simDriver) serving() int {
@@ -67,8 +85,18 @@ func (d *simDriver) set(now time.Time, i drivers.Side, to drivers.State, ev driv
 	if to == drivers.Duplex && partner.state == drivers.Simplex {
 		d.set(now, 1-i, drivers.Duplex, drivers.Event{})
 	}
-	if !to.InService() && partner.state.InService() {
+	if !to.InService() && partner.state.InService() && !d.kind.returns {
 		s.fresh = false // writes go on without it
+	}
+	d.choose()
+}
+
+// choose makes the side that serves alone the active one.
+func (d *simDriver) choose() {
+	for i := range d.sides {
+		if d.serving() == 1 && d.sides[i].state.InService() {
+			d.active = drivers.Side(i)
+		}
 	}
 }
 
@@ -87,6 +115,7 @@ func (d *simDriver) status() drivers.Status {
 		s := &d.sides[i]
 		st.Sides[i] = drivers.SideStatus{State: s.state, Reason: s.reason, Since: s.since, Draining: s.draining}
 		st.Sides[i].Resource.Identity = s.part
+		st.Sides[i].Active = d.kind.switchable && s.state.InService() && d.active == drivers.Side(i)
 	}
 	return st
 }
@@ -102,12 +131,24 @@ func (d *simDriver) start(now time.Time) {
 		case s.state.InService() && !s.present:
 			s.state = drivers.Removed
 		}
+		if s := &d.sides[i]; d.kind.returns {
+			switch {
+			case !s.present:
+				s.state = drivers.Removed
+			case s.state == drivers.Removed:
+				s.state = drivers.Offline
+			case s.state.InService() && s.dark:
+				s.state, s.reason, s.since = drivers.Shot, "no carrier", now
+			}
+			s.wanted, s.out = s.state.InService() && !d.config[i].Out, d.config[i].Out
+		}
 	}
 	for i := range d.sides {
 		if s, partner := &d.sides[i], &d.sides[1-i]; !s.state.InService() && partner.state.InService() {
-			s.fresh, partner.state = false, drivers.Simplex
+			s.fresh, partner.state = d.kind.returns, drivers.Simplex
 		}
 	}
+	d.choose()
 	if d.up {
 		return
 	}
@@ -117,8 +158,9 @@ func (d *simDriver) start(now time.Time) {
 		if s.state != drivers.Removed {
 			s.state = drivers.Offline
 		}
-		if s.present && s.fresh && !d.config[i].Out && d.serving() == 0 {
-			s.state, s.since = drivers.Simplex, now
+		if s.present && s.fresh && !s.dark && !d.config[i].Out && d.serving() == 0 {
+			s.state, s.since, s.wanted = drivers.Simplex, now, true
+			d.choose()
 		}
 	}
 }
@@ -137,7 +179,7 @@ func (d *simDriver) takeDown() {
 	behind := d.serving() == 1
 	for i := range d.sides {
 		s := &d.sides[i]
-		if behind && !s.state.InService() {
+		if behind && !s.state.InService() && !d.kind.returns {
 			s.fresh = false
 		}
 		if s.state != drivers.Removed {
@@ -157,9 +199,14 @@ func (d *simDriver) do(now time.Time, a Action, bad bool) ActionResult {
 	switch a.Kind {
 	case ActionAttach:
 		s, partner := &d.sides[a.Side], &d.sides[1-a.Side]
+		if d.kind.returns {
+			s.wanted, s.out = true, false
+		}
 		switch {
 		case withDriver(s.state):
 			return refuse(drivers.RuleState, "in already")
+		case d.kind.returns && s.waits() != "":
+			return refuse(drivers.RuleWaits, s.waits())
 		case s.draining:
 			return refuse(drivers.RuleBusy, "I/O has not ended")
 		case !s.present || bad:
@@ -175,9 +222,10 @@ func (d *simDriver) do(now time.Time, a Action, bad bool) ActionResult {
 			return refuse(drivers.RuleLastSide, "it is the last good side")
 		case bad:
 			return ActionResult{ID: a.ID, Outcome: Failed, Sentence: "the metadata could not be written"}
-		case withDriver(s.state):
+		case withDriver(s.state) || d.kind.returns && s.present:
 			d.set(now, a.Side, drivers.Offline, drivers.Event{Reason: a.Reason.Text})
 		}
+		s.wanted, s.out = false, true
 	case ActionStop:
 		if bad {
 			return refuse(drivers.RuleBusy, "it is mounted")
@@ -185,6 +233,14 @@ func (d *simDriver) do(now time.Time, a Action, bad bool) ActionResult {
 		d.takeDown()
 		d.die(false)
 	case ActionSwitch:
+		switch to := a.Side; {
+		case bad || d.serving() < 2:
+			return refuse(drivers.RuleState, "the other one is not good")
+		case to == drivers.Whole:
+			d.active = 1 - d.active
+		default:
+			d.active = to
+		}
 	}
 	return res
 }
@@ -193,6 +249,8 @@ func (d *simDriver) do(now time.Time, a Action, bad bool) ActionResult {
 func (d *simDriver) progress(now time.Time, i drivers.Side) {
 	s, partner := &d.sides[i], &d.sides[1-i]
 	switch {
+	case d.kind.returns && s.wanted && s.waits() == "" && !withDriver(s.state) && !s.draining:
+		d.set(now, i, drivers.Diagnostics, drivers.Event{Reason: "it can come in again"})
 	case s.state == drivers.Diagnostics && partner.state.InService():
 		d.set(now, i, drivers.Syncing, drivers.Event{})
 	case s.state == drivers.Diagnostics && s.fresh:
@@ -215,12 +273,27 @@ func (d *simDriver) fail(now time.Time, i drivers.Side, injected, draining bool)
 	d.set(now, i, drivers.Shot, drivers.Event{Fault: "write-error", Reason: "write error", Injected: injected, Identity: s.part})
 }
 
-// lose is a part that goes. The driver sees it when it is in use.
+// lose is a part that goes. The driver sees it when it is in use, or looks all the time.
 func (d *simDriver) lose(now time.Time, i drivers.Side) {
 	s := &d.sides[i]
 	s.present = false
-	if withDriver(s.state) && d.alive {
+	if (withDriver(s.state) || d.kind.returns) && d.alive {
 		d.set(now, i, drivers.Removed, drivers.Event{Reason: "no such device"})
+	}
+}
+
+// found is a part that is there again, where the driver looks all the time.
+func (d *simDriver) found(now time.Time, i drivers.Side) {
+	if d.alive && d.sides[i].state == drivers.Removed {
+		d.set(now, i, drivers.Offline, drivers.Event{Reason: "there it is", Identity: d.sides[i].part})
+	}
+}
+
+// darken pulls a cable or puts it back. That is no fault, and the last side goes too.
+func (d *simDriver) darken(now time.Time, i drivers.Side) {
+	s := &d.sides[i]
+	if s.dark = !s.dark; s.dark && withDriver(s.state) && d.alive {
+		d.set(now, i, drivers.Shot, drivers.Event{Reason: "no carrier"})
 	}
 }
 

@@ -39,6 +39,7 @@ type sideBook struct {
 	risk    bool          // an admin has named last-side, and has not had it in since
 	part    string        // by identity, as delivered
 	may     bool          // under defer: may come in without an admin
+	waits   bool          // its driver brings it in by itself: it need not be asked for again
 	failed  bool          // it was shot, and has not been in service since
 	attach  uint64        // that is outstanding
 	detach  uint64
@@ -96,8 +97,8 @@ func (r *ruleBook) booted() {
 		if t, ok := r.b.disk.Targets[id]; ok && t.By == ByFault && !t.out() {
 			s.failed = true // what happened since may have been forgotten
 		}
-		s.logged, s.attach, s.detach = "", 0, 0
-		s.said, s.present = drivers.Offline, s.dev.sides[s.index].present
+		s.logged, s.attach, s.detach, s.waits = "", 0, 0, false
+		s.said, s.present = drivers.Offline, s.dev.sides[s.index].present || s.dev.kind.returns
 		s.pulled = !s.present
 		s.may = r.policy() == BringupAuto || s.failed
 	}
@@ -161,8 +162,14 @@ func (r *ruleBook) before(ev Event) {
 	switch ev := ev.(type) {
 	case BringUp:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
+		for _, s := range r.named(ev.Target) {
+			s.waits = false
+		}
 	case BringDown:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
+		for _, s := range r.named(ev.Target) {
+			s.waits = false // also if that word is taken back
+		}
 		if ev.AcceptRisk == drivers.RiskLastSide {
 			for _, s := range r.named(ev.Target) {
 				s.risk = true
@@ -198,10 +205,17 @@ func (r *ruleBook) before(ev Event) {
 			s.part = ev.Identity
 			r.part(s.part) // known from now on
 		}
+	case DriverReport: // what a side waits for may be over
+		if ev.Event.Kind == drivers.EventSide {
+			r.sides[sideID(r.b.device(ev.Device), ev.Event.Side)].waits = false
+		}
 	case ActionResult:
 		for _, s := range r.sides {
 			if s.attach == ev.ID {
 				s.attach = 0
+				if state, _ := drivers.ParseState(s.logged); r.busy(s, ev.ID) && ev.Code == drivers.RuleWaits && !withDriver(state) {
+					s.waits = true
+				}
 			}
 			if s.detach == ev.ID {
 				s.detach = 0
@@ -279,6 +293,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 		d := r.b.device(name)
 		for i := range st.Sides {
 			s, is := r.sides[sideID(d, drivers.Side(i))], st.Sides[i]
+			s.waits = s.waits && !all && is.State == s.said && is.Resource.Identity == s.part
 			if s.part = is.Resource.Identity; all {
 				s.attach, s.detach = 0, 0
 			}
@@ -295,7 +310,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 				s.present = true
 			}
 			switch {
-			case is.State == drivers.Shot && !s.pulled && s.logged != "shot" && s.logged != "broken" && !r.knows(s, is.Since):
+			case is.State == drivers.Shot && !d.kind.returns && !s.pulled && s.logged != "shot" && s.logged != "broken" && !r.knows(s, is.Since):
 				faults = append(faults, seen{s, r.fault(s, is.Since, false)})
 			}
 		}

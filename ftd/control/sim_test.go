@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"ft/drivers"
 )
 
 // The simulator runs the core in boxes where everything goes wrong that can, at any
@@ -204,6 +206,18 @@ func TestSimulatorFindsBrokenRules(t *testing.T) {
 				}
 			}}
 		}},
+		{"what comes in by itself is asked for again and again", "by itself", func(cfg Config) stepper {
+			return deaf{New(cfg)}
+		}},
+		{"drivers are not told what is out", "does not know", func(cfg Config) stepper {
+			return variant{New(cfg), func(c *Core, _ Event, r *Result) {
+				for i := range r.Actions {
+					if a := &r.Actions[i]; a.Kind == ActionDetach && !withDriver(c.device(a.Device).sides[a.Side].state) {
+						a.Kind = ActionSnapshot
+					}
+				}
+			}}
+		}},
 		{"last answers are lost", "nobody has answered", func(cfg Config) stepper {
 			return variant{New(cfg), func(_ *Core, _ Event, r *Result) {
 				kept := r.Answers[:0]
@@ -232,6 +246,17 @@ func TestSimulatorFindsBrokenRules(t *testing.T) {
 			t.Fatalf("not found in %d boxes (%q expected); found instead: %s", enough, m.find, strings.Join(other[:min(3, len(other))], "\n"))
 		})
 	}
+}
+
+// deaf does not understand that a side waits.
+type deaf struct{ *Core }
+
+func (d deaf) Step(now time.Time, ev Event) Result {
+	if res, ok := ev.(ActionResult); ok && res.Code == drivers.RuleWaits {
+		res.Outcome, res.Code = Failed, ""
+		ev = res
+	}
+	return d.Core.Step(now, ev)
 }
 
 // forgetful loses the targets of its predecessor.

@@ -33,11 +33,16 @@ func (b *simBox) happen() {
 		b.pass([]time.Duration{time.Second, 5 * time.Second, 2 * time.Minute, time.Hour, 9 * time.Hour}[b.pick(5)])
 	case n < 70:
 		d.fail(b.now, i, b.pick(4) == 0, b.pick(3) == 0)
+	case n < 73 && d.kind.returns && b.pick(2) == 0:
+		b.tell("the cable of %s is pulled or put back", sideID(d, i))
+		d.darken(b.now, i)
 	case n < 73:
 		b.tell("the part of %s goes", sideID(d, i))
 		if s.present {
 			d.lose(b.now, i)
-			b.uevents = append(b.uevents, DeviceVanished{ID: sideID(d, i)})
+			if !d.kind.returns { // else only its driver looks
+				b.uevents = append(b.uevents, DeviceVanished{ID: sideID(d, i)})
+			}
 		}
 	case n < 77:
 		if !s.present {
@@ -139,7 +144,12 @@ func (b *simBox) returns(d *simDriver, i drivers.Side) {
 	s := &d.sides[i]
 	s.present = true
 	if b.pick(3) == 0 {
-		s.part, s.fresh = b.newPart(), false
+		s.part, s.fresh = b.newPart(), d.kind.returns
+	}
+	if d.kind.returns {
+		b.tell("there is a part %s in %s", s.part, sideID(d, i))
+		d.found(b.now, i)
+		return
 	}
 	if s.state == drivers.Removed {
 		s.state = drivers.Offline // its driver does not look by itself
@@ -249,6 +259,9 @@ func (b *simBox) settle() {
 		for i := range d.sides {
 			if !d.sides[i].present {
 				b.returns(d, drivers.Side(i))
+			}
+			if d.sides[i].dark {
+				d.darken(b.now, drivers.Side(i))
 			}
 		}
 	}

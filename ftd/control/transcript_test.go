@@ -168,7 +168,10 @@ func (b *stage) command(line string) {
 	case "disk-free":
 		b.diskFull = false
 	case "connect":
-		b.connect(w[1], w[2:4], opt)
+		b.seq[w[1]] = 0
+		b.step(DriverConnected{w[1], b.snapshot(w[1], w[2:4], opt)})
+	case "look":
+		b.step(DriverStatus{w[1], b.snapshot(w[1], w[2:4], opt)})
 	case "lost":
 		b.step(DriverLost{Device: w[1], Reason: opt["reason"], GaveUp: arg(2) == "gave-up"})
 	case "report":
@@ -218,9 +221,9 @@ func (b *stage) count(device string) uint64 {
 	return b.seq[device]
 }
 
-func (b *stage) connect(device string, states []string, opt map[string]string) {
-	b.seq[device] = 0
-	st := drivers.Status{Name: device, Pid: 100, Face: "/dev/ft/" + device, State: drivers.FaceSimplex}
+// snapshot is what a driver says of itself.
+func (b *stage) snapshot(device string, states []string, opt map[string]string) drivers.Status {
+	st := drivers.Status{Name: device, Pid: 100, Seq: b.seq[device], Face: b.face(device), State: drivers.FaceSimplex}
 	for i, word := range states {
 		state, err := drivers.ParseState(word)
 		if err != nil {
@@ -231,7 +234,15 @@ func (b *stage) connect(device string, states []string, opt map[string]string) {
 		st.Sides[i].Resource.Identity = opt[fmt.Sprintf("id%d", i)]
 		st.Sides[i].Active = opt["active"] == fmt.Sprint(i)
 	}
-	b.step(DriverConnected{device, st})
+	return st
+}
+
+// face is what the driver of a device calls its face.
+func (b *stage) face(device string) string {
+	if b.core.device(device).kind.name == "nic" {
+		return device
+	}
+	return "/dev/ft/" + device
 }
 
 func (b *stage) report(w []string, opt map[string]string) {
@@ -365,6 +376,12 @@ func (b *stage) tell(a Action) {
 			risk = ", accepting " + a.Reason.AcceptRisk
 		}
 		fmt.Fprintf(&b.said, "  detach %s (%s)%s%s\n", b.about(a), a.Reason.Text, risk, after)
+	case ActionSwitch:
+		to := ""
+		if a.Side.Valid() {
+			to = " to " + b.core.device(a.Device).sides[a.Side].id
+		}
+		fmt.Fprintf(&b.said, "  switch %s%s%s\n", a.Device, to, after)
 	case ActionStart:
 		out := ""
 		for i, sc := range a.Sides {

@@ -132,7 +132,7 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 			fmt.Sprintf("name a %s for %s of %s in ft.toml", s.dev.kind.part, s.dev.kind.modules[s.index], s.dev.name)
 	case drivers.Removed:
 		action = fmt.Sprintf("put %s back: it then comes in by itself", s.resource.Path)
-		if s.target.out() || c.bringup() == BringupDefer {
+		if s.target.out() || c.bringup() == BringupDefer && !s.dev.kind.returns {
 			action = fmt.Sprintf("put %s back, then: %s", s.resource.Path, bringup)
 		}
 		return why("is not there"), action
@@ -160,7 +160,7 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 		if s.draining {
 			return why("was shot"), "none: it returns by itself when the I/O on it has ended"
 		}
-		return why("was shot"), "none: it returns by itself" + s.when(now)
+		return why("was shot"), orElse(s.cure(s.reason), "none: it returns by itself"+s.when(now))
 	}
 	return c.offlineVerdict(s, now)
 }
@@ -181,8 +181,20 @@ func (c *Core) offlineVerdict(s *side, now time.Time) (verdict, action string) {
 		return fmt.Sprintf("%s could not be brought in: %s", s.id, s.hold.sentence), "none: it is tried again" + s.when(now)
 	case s.hold.kind == holdRefused:
 		return fmt.Sprintf("%s is not taken in: %s", s.id, s.hold.sentence), wayOut(s)
+	case s.hold.kind == holdWaits:
+		return fmt.Sprintf("%s cannot come in now: %s", s.id, s.hold.sentence), orElse(s.cure(s.hold.sentence), "mend that: it then comes in by itself")
 	}
 	return fmt.Sprintf("%s is out of service: %s", s.id, s.reason), "none: it comes in by itself"
+}
+
+// cure is what a person can do about what lies outside the part, "" for nothing known.
+func (s *side) cure(reason string) string {
+	for _, c := range s.dev.kind.cures {
+		if strings.Contains(reason, c.word) {
+			return fmt.Sprintf(c.action, s.resource.Path)
+		}
+	}
+	return ""
 }
 
 // wayOut is what a person can do about a rule of the driver.
