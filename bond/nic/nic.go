@@ -37,6 +37,7 @@ type Link struct {
 	AllMulti bool   // IFF_ALLMULTI and IFF_PROMISC as an admin has set them, whatever
 	Promisc  bool   // packet sockets and links above have counted on top
 	VLAN     int    // of a VLAN link; 0 otherwise
+	Watchers int    // IFLA_PROMISCUITY: how many want all frames, of whatever kind they are
 }
 
 // Identity is what the NIC is known by, whatever its slot: its permanent MAC.
@@ -67,6 +68,7 @@ func FromNetlink(nl netlink.Link) Link {
 		Carrier:  a.RawFlags&unix.IFF_LOWER_UP != 0,
 		AllMulti: a.RawFlags&unix.IFF_ALLMULTI != 0,
 		Promisc:  a.RawFlags&unix.IFF_PROMISC != 0,
+		Watchers: a.Promisc,
 	}
 	if kind := nl.Type(); kind != "device" {
 		l.Kind = kind
@@ -79,13 +81,15 @@ func FromNetlink(nl netlink.Link) Link {
 	if a.ParentDevBus == "pci" {
 		l.PCI = a.ParentDev
 	}
-	switch t := nl.(type) {
-	case *netlink.Vlan:
-		l.VLAN = t.VlanId
+	if v, ok := nl.(*netlink.Vlan); ok {
+		l.VLAN = v.VlanId
 	}
 	// The kernel's bonding driver gives its ports the bond's MAC and keeps their own.
 	if port, ok := a.Slave.(*netlink.BondSlave); ok && len(l.PermMAC) == 0 {
 		l.PermMAC = bytes.Clone(port.PermHardwareAddr)
+	}
+	if len(l.PermMAC) == 0 && l.Kind == "" && l.Type == "ether" {
+		l.PermMAC = burntIn(l.Name) // a kernel before 5.6 does not say it by itself
 	}
 	return l
 }
