@@ -1,0 +1,241 @@
+package bonding
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"ft/bond/datapath"
+	"ft/drivers"
+)
+
+// SetPort puts a NIC into the bond, closed, or takes it out.
+func (p *path) SetPort(s drivers.Side, to *datapath.Port) error {
+	if !s.Valid() {
+		return fmt.Errorf("%s has no side %d", p.face.name, s)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := p.ports[s]
+	if to == nil {
+		return p.forget(s)
+	}
+	if other := p.ports[s.Other()]; other != nil && other.Index == to.Index {
+		return fmt.Errorf("%s is the other port of %s already", to.Name, p.face.name)
+	}
+	nic, err := p.wire.link(to.Index)
+	if err != nil {
+		return fmt.Errorf("put %s into %s: %w", to.Name, p.face.name, err)
+	}
+	switch {
+	case nic.index == p.face.index:
+		return fmt.Errorf("%s cannot be a port of itself", p.face.name)
+	case nic.master != 0 && nic.master != p.face.index:
+		return fmt.Errorf("%s cannot be a port of %s: it is in another interface (%d): take it out there", nic.name, p.face.name, nic.master)
+	case bytes.Equal(nic.own(), p.face.mac):
+		return fmt.Errorf("%s has the MAC of %s, %v, as its own: give the face another, or answers to probes cannot be told from its traffic", nic.name, p.face.name, p.face.mac)
+	case nic.master == p.face.index && old != nil && old.Index == nic.index:
+		old.Name = nic.name
+		return nil
+	}
+	if old != nil && old.Index != nic.index {
+		if err := p.forget(s); err != nil {
+			return err
+		}
+	}
+	n := &port{Port: datapath.Port{Index: nic.index, Name: nic.name, MAC: nic.own()}}
+	if nic.master == 0 {
+		if err := p.enslave(nic); err != nil {
+			return err
+		}
+		p.close(n)
+	} else {
+		p.adopt(n, nic)
+		p.want.Eligible[s] = n.gate == gateOpen
+	}
+	// The NIC has the face's MAC now; answers to probes come to its own.
+	if err := p.wire.filterMAC(n.Index, n.MAC, true); err != nil {
+		p.miss(fmt.Sprintf("%s does not take frames to its own MAC (%v): answers to probes may not come in", n.Name, err))
+	}
+	p.ports[s] = n
+	return nil
+}
+
+// enslave puts a NIC into the bond. It must be down for that; the driver sets it up.
+func (p *path) enslave(nic info) error {
+	fail := func(what string, err error) error {
+		err = fmt.Errorf("put %s into %s: %s: %w", nic.name, p.face.name, what, err)
+		if gone(err) {
+			return err
+		}
+		return errors.Join(err, p.wire.release(nic))
+	}
+	if err := p.wire.setUp(nic.index, false); err != nil {
+		return fail("set it down", err)
+	}
+	if err := p.wire.set(nic.index, unix.IFLA_MASTER, nl.Uint32Attr(uint32(p.face.index))); err != nil {
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			err = fmt.Errorf("%w (it cannot change its MAC, which the bonding driver needs)", err)
+		}
+		return fail("the bonding driver does not take it", err)
+	}
+	now, err := p.wire.link(nic.index)
+	if err == nil && (now.master != p.face.index || !now.up) {
+		err = fmt.Errorf("it is in interface %d, up %v", now.master, now.up)
+	}
+	if err == nil {
+		var face info
+		if face, err = p.wire.link(p.face.index); err == nil && !bytes.Equal(face.mac, now.mac) {
+			err = fmt.Errorf("its MAC is %v and not the face's", now.mac)
+		}
+	}
+	if err != nil {
+		return fail("look at it in the bond", err)
+	}
+	return nil
+}
+
+// adopt takes a NIC over that a predecessor has put into the bond, with its gate.
+func (p *path) adopt(n *port, nic info) {
+	g, err := gateOf(n.Index, n.MAC, p.face.mac)
+	if err != nil || g == gateNone {
+		p.close(n)
+		return
+	}
+	n.gate = g
+	switch {
+	case !nic.up:
+		n.fault = datapath.FaultDark
+	case g == gateSilent:
+		n.fault = datapath.FaultSilent
+	}
+}
+
+// close closes the gate of a NIC that has none yet. A kernel that cannot do it is no
+// reason to have no face.
+func (p *path) close(n *port) {
+	err := setGate(n.Index, gateNone, gateClosed, n.MAC, p.face.mac)
+	if err == nil {
+		n.gate = gateClosed
+		return
+	}
+	n.gateless = true
+	p.miss(fmt.Sprintf("%s cannot be closed (%v): the kernel may turn to it when it should not, and the face may hear its own frames", n.Name, err))
+	if err := dropGate(n.Index); err != nil {
+		p.log.Warn("filters of ours may be left", "nic", n.Name, "error", err)
+	}
+}
+
+// dropGate takes all that is ours off a NIC, whatever of it is there.
+func dropGate(nic int) error {
+	var errs []error
+	for i := range rules {
+		errs = append(errs, rules[len(rules)-1-i].remove(nic))
+	}
+	return errors.Join(append(errs, removeClsact(nic))...)
+}
+
+// miss notes for people what this kernel or NIC cannot do, once.
+func (p *path) miss(what string) {
+	if !slices.Contains(p.missing, what) {
+		p.missing = append(p.missing, what)
+		p.log.Warn("the bonding path lacks something", "face", p.face.name, "missing", what)
+	}
+}
+
+// forget takes a side's NIC out of the bond; one that has vanished has left it already.
+func (p *path) forget(s drivers.Side) error {
+	n := p.ports[s]
+	p.want.Eligible[s] = false
+	if p.want.Active == s {
+		p.want.Active = datapath.None
+	}
+	if n == nil {
+		return nil
+	}
+	nic, err := p.wire.link(n.Index)
+	if err == nil && nic.master == p.face.index {
+		err = p.takeOut(nic)
+	}
+	if err != nil && !gone(err) {
+		return fmt.Errorf("take %s out of %s: %w", n.Name, p.face.name, err)
+	}
+	p.ports[s] = nil
+	return nil
+}
+
+// takeOut gives a NIC up. What is ours on it goes while the bond still tells whose it is.
+func (p *path) takeOut(nic info) error {
+	if err := p.strip(nic); err != nil {
+		return err
+	}
+	return p.wire.release(nic)
+}
+
+// strip removes what we have put onto a NIC in the bond.
+func (p *path) strip(nic info) error {
+	if err := dropGate(nic.index); err != nil && !gone(err) {
+		return fmt.Errorf("take our filters off %s: %w", nic.name, err)
+	}
+	if err := p.wire.filterMAC(nic.index, nic.own(), false); err != nil && !gone(err) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("take the MAC of %s out of its filter: %w", nic.name, err)
+	}
+	return nil
+}
+
+// release takes a NIC out of whatever it is in. nic is as it was before.
+func (w *wire) release(nic info) error {
+	if err := w.set(nic.index, unix.IFLA_MASTER, nl.Uint32Attr(0)); err != nil && !gone(err) {
+		return fmt.Errorf("take %s out of the bond: %w", nic.name, err)
+	}
+	return w.restored(nic)
+}
+
+// restored sees to it that a NIC that has left the bond is as it was: the driver gives it
+// its MAC back and leaves it down.
+func (w *wire) restored(nic info) error {
+	if nic.up {
+		if err := w.setUp(nic.index, true); err != nil && !gone(err) {
+			return fmt.Errorf("set %s up again: %w", nic.name, err)
+		}
+	}
+	now, err := w.link(nic.index)
+	if gone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now.mac, nic.own()) {
+		return fmt.Errorf("%s left the bond with the MAC %v instead of its own, %v", nic.name, now.mac, nic.own())
+	}
+	return nil
+}
+
+// dropStrangers takes NICs out of the bond that are no port of ours: a predecessor's, with
+// another configuration, or somebody else's.
+func (p *path) dropStrangers(slaves []info) error {
+	var errs []error
+	for _, nic := range slaves {
+		if p.sideOf(nic.index) == datapath.None {
+			p.log.Info("taking an interface out of the bond that is no port of it", "face", p.face.name, "nic", nic.name)
+			if err := p.takeOut(nic); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *path) sideOf(index int) drivers.Side {
+	for s, n := range p.ports {
+		if n != nil && n.Index == index {
+			return drivers.Side(s)
+		}
+	}
+	return datapath.None
+}
