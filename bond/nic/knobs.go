@@ -148,11 +148,6 @@ func sysctl(name, family, cost string) knob {
 		name: name,
 		cost: cost,
 		get: func(d device) (string, bool, error) {
-			// Those are directories of everyone's settings, and an interface of that name
-			// has none (sysctl_dev_name_is_allowed() in the kernel's net/sysctl_net.c).
-			if d.Name == "all" || d.Name == "default" {
-				return "", false, fmt.Errorf("an interface named %s has no settings of its own", d.Name)
-			}
 			b, err := os.ReadFile(filepath.Join(conf, d.Name, name))
 			if errors.Is(err, fs.ErrNotExist) && family == "ipv6" {
 				return "", false, nil // no IPv6 in this kernel, or on this NIC: nothing to turn off
