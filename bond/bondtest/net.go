@@ -123,6 +123,8 @@ func (n *Net) makePeer() {
 	n.up(Switch, peerPort)
 	n.address(Peer, PeerNIC, PeerIP4+"/24", PeerIP6+"/64")
 	n.up(Peer, PeerNIC)
+	n.ready(Peer, PeerNIC)
+	n.ready(Switch, peerPort)
 }
 
 func (n *Net) remove() {
@@ -193,7 +195,8 @@ func (n *Net) DeleteNIC(s drivers.Side) {
 	n.must(n.at[Box].LinkDel(n.link(Box, n.NIC(s))), "delete %s", n.NIC(s))
 }
 
-// MakeNIC puts it back: the same name and MAC, a new ifindex, up, with its cable in.
+// MakeNIC puts it back: the same name and MAC, a new ifindex, up, with its cable in and
+// carrier.
 func (n *Net) MakeNIC(s drivers.Side) {
 	n.t.Helper()
 	la := netlink.NewLinkAttrs()
@@ -204,6 +207,17 @@ func (n *Net) MakeNIC(s drivers.Side) {
 	n.toBridge(n.Port(s))
 	n.up(Switch, n.Port(s))
 	n.up(Box, n.NIC(s))
+	n.ready(Switch, n.Port(s))
+	n.ready(Box, n.NIC(s))
+}
+
+// ready waits until an interface that is up can carry frames. The kernel gives it a queue
+// and tells the bridge of its carrier in linkwatch's own time, and then calls it up.
+func (n *Net) ready(p Place, name string) {
+	n.t.Helper()
+	WaitFor(n.t, fmt.Sprintf("%s in the %s is ready", name, p), 10*time.Second, func() bool {
+		return n.link(p, name).Attrs().OperState == netlink.OperUp
+	})
 }
 
 // GiveAddresses puts the box's addresses onto an interface in the box (the face), and

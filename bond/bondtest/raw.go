@@ -30,7 +30,7 @@ func (n *Net) Raw(p Place, name string) *Raw { n.t.Helper(); return n.raw(p, nam
 
 // Stack is a packet socket for TestEtherType alone. Raw sees what arrives before the
 // filters at ingress (tc, eBPF) do; Stack sees what they have let through, as a protocol
-// of the kernel would.
+// of the kernel would: without its VLAN tag.
 func (n *Net) Stack(p Place, name string) *Raw { n.t.Helper(); return n.raw(p, name, TestEtherType) }
 
 func (n *Net) raw(p Place, name string, etherType uint16) *Raw {
@@ -66,10 +66,11 @@ func openRaw(index int, etherType uint16) (int, error) {
 	return fd, nil
 }
 
-// Send sends a whole frame, from its destination address on.
+// Send sends a whole frame, from its destination address on. One that a filter at egress
+// drops counts as sent.
 func (r *Raw) Send(frame []byte) {
 	r.t.Helper()
-	if _, err := unix.Write(r.fd, frame); err != nil {
+	if _, err := unix.Write(r.fd, frame); err != nil && err != unix.ENOBUFS {
 		r.t.Fatalf("send a frame from %s: %v", r.name, err)
 	}
 }
@@ -163,6 +164,19 @@ func Frame(to, from net.HardwareAddr, vlan uint16, text string) []byte {
 // Same matches the frames that are equal to one.
 func Same(frame []byte) func([]byte) bool {
 	return func(f []byte) bool { return bytes.Equal(f, frame) }
+}
+
+// Says matches the frames that Frame makes with a text, whatever their addresses and tag.
+func Says(text string) func([]byte) bool {
+	return func(f []byte) bool {
+		if len(f) < 18 {
+			return false
+		}
+		if binary.BigEndian.Uint16(f[12:]) == unix.ETH_P_8021Q {
+			f = f[4:]
+		}
+		return binary.BigEndian.Uint16(f[12:]) == TestEtherType && string(bytes.TrimRight(f[14:], "\x00")) == text
+	}
 }
 
 // Broadcast is the address of all stations.
