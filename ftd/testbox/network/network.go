@@ -157,13 +157,10 @@ func (sw *namespace) addCable(c cable, bridge netlink.Link, owner string) error 
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MasterIndex = c.port, bridge.Attrs().Index
 	attrs.HardwareAddr = macOf(owner, c.to.name+"/"+c.nic+"/"+c.port)
-	err := sw.handle.LinkAdd(&netlink.Veth{
-		LinkAttrs:        attrs,
-		PeerName:         c.nic,
-		PeerNamespace:    netlink.NsFd(c.to.fd),
-		PeerHardwareAddr: macOf(owner, c.to.name+"/"+c.nic),
-	})
-	if err != nil {
+	pair := netlink.NewVeth(attrs) // with what is the kernel's to choose
+	pair.PeerName, pair.PeerNamespace = c.nic, netlink.NsFd(c.to.fd)
+	pair.PeerHardwareAddr = macOf(owner, c.to.name+"/"+c.nic)
+	if err := sw.handle.LinkAdd(pair); err != nil {
 		return fmt.Errorf("add a veth pair: %w", unsupported(err))
 	}
 	port, err := sw.handle.LinkByName(c.port)
