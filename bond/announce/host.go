@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -125,6 +126,10 @@ func (h *host) filters() (map[int][]mac, error) {
 }
 
 func (h *host) proc(path string) ([]byte, error) {
+	// /proc/net is that of the process's first thread, which may be in another namespace.
+	if strings.HasPrefix(path, "net/") {
+		path = "thread-self/" + path
+	}
 	path = "/proc/" + path
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -62,7 +62,6 @@ type transmitter struct {
 // send puts frames onto a port without waiting. A frame that the port does not take is
 // passed over; a port that takes none ends it. err is the last refusal.
 func (t *transmitter) send(p *port, frames [][]byte) (sent, failed int, err error) {
-	stale := true
 	for len(frames) > 0 {
 		n, errno := t.sendChunk(p.fd, frames[:min(len(frames), chunkMax)])
 		if errno == 0 {
@@ -73,14 +72,7 @@ func (t *transmitter) send(p *port, frames [][]byte) (sent, failed int, err erro
 		switch errno {
 		case unix.EINTR:
 			continue
-		case unix.ENETDOWN:
-			// The kernel may tell of an earlier time: then only once.
-			if stale {
-				stale = false
-				continue
-			}
-			return sent, failed + len(frames), errno
-		case unix.ENXIO, unix.ENODEV, unix.EBADF:
+		case unix.ENETDOWN, unix.ENXIO, unix.ENODEV, unix.EBADF:
 			return sent, failed + len(frames), errno
 		}
 		// ENOBUFS: its queue is full. EAGAIN: our buffer is. Others: this frame's fault.

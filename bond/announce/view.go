@@ -3,6 +3,7 @@ package announce
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // What there is to announce: the face and the links stacked on it, each with its station,
@@ -191,6 +192,8 @@ func (t *membershipTables) join(k kernel, l *link) error {
 			return err
 		}
 	}
+	// The order of the kernel's tables says nothing; a steady one makes equal frames.
+	slices.SortFunc(l.groups, func(a, b group) int { return a.addr.Compare(b.addr) })
 	for i := range l.groups {
 		g := &l.groups[i]
 		f := t.filters[filterKey{l.index, g.addr}]
