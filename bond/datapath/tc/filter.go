@@ -55,20 +55,55 @@ func (k kernel) addClsact(index int) error {
 		}
 		return nil
 	}
-	qdiscs, err := k.QdiscList(device(index))
-	if err != nil {
-		return fmt.Errorf("list the qdiscs: %w", err)
+	kind, err := k.hookQdisc(index)
+	if err == nil && kind != "clsact" {
+		err = fmt.Errorf("there is a qdisc of the kind %s where clsact belongs: remove it (tc qdisc del dev … ingress)", kind)
 	}
-	for _, q := range qdiscs {
-		if q.Attrs().Parent == netlink.HANDLE_CLSACT && q.Type() != "clsact" {
-			return fmt.Errorf("there is a qdisc of the kind %s where clsact belongs: remove it (tc qdisc del dev … ingress)", q.Type())
+	return err
+}
+
+// hookQdisc is the kind of the qdisc that has the place of clsact; "" when there is none.
+func (k kernel) hookQdisc(index int) (kind string, err error) {
+	err = k.hookQdiscs(device(index), func(q netlink.Qdisc) { kind = q.Type() })
+	return kind, err
+}
+
+// clsactLinks are the interfaces that have clsact's hooks.
+func (k kernel) clsactLinks() (indexes []int, err error) {
+	err = k.hookQdiscs(nil, func(q netlink.Qdisc) {
+		if q.Type() == "clsact" {
+			indexes = append(indexes, q.Attrs().LinkIndex)
 		}
+	})
+	return indexes, err
+}
+
+// hookQdiscs lists the qdiscs in the place of clsact, of one interface or, with nil, of
+// all.
+func (k kernel) hookQdiscs(of netlink.Link, each func(netlink.Qdisc)) error {
+	for range dumpTries {
+		qdiscs, err := k.QdiscList(of)
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("list the qdiscs: %w", err)
+		}
+		for _, q := range qdiscs {
+			if q.Attrs().Parent == netlink.HANDLE_CLSACT {
+				each(q)
+			}
+		}
+		return nil
 	}
-	return nil
+	return fmt.Errorf("list the qdiscs: interrupted %d times by changes", dumpTries)
 }
 
 // dropClsact takes the hooks away, when nobody's filters are on them any more.
 func (k kernel) dropClsact(index int) error {
+	if kind, err := k.hookQdisc(index); err != nil || kind != "clsact" {
+		return err
+	}
 	for _, h := range []hook{ingress, egress} {
 		left, err := k.filters(index, h)
 		if err != nil || len(left) > 0 {

@@ -14,7 +14,12 @@ import (
 	"ft/drivers"
 )
 
-func TestMain(m *testing.M) { bondtest.Main(m) }
+func TestMain(m *testing.M) {
+	if task := os.Getenv(anotherProcess); task != "" {
+		beAnotherProcess(task)
+	}
+	bondtest.Main(m)
+}
 
 const patience = 5 * time.Second
 

@@ -175,13 +175,12 @@ func (p *path) adopt() error {
 }
 
 func (p *path) adoptPorts() error {
-	qdiscs, err := p.k.QdiscList(nil)
+	links, err := p.k.clsactLinks()
 	if err != nil {
-		return fmt.Errorf("list the qdiscs: %w", err)
+		return err
 	}
-	for _, q := range qdiscs {
-		index := q.Attrs().LinkIndex
-		if q.Type() != "clsact" || index == p.pair.Face {
+	for _, index := range links {
+		if index == p.pair.Face {
 			continue
 		}
 		if err := p.adoptPort(index); err != nil {
