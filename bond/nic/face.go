@@ -58,7 +58,7 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 }
 
 func newMAC(face string) (net.HardwareAddr, error) {
-	if l, err := ByName(face); err == nil && anEnd.MatchString(l.Alias) && checkMAC(l.MAC) == nil {
+	if l, err := ByName(face); err == nil && ours.MatchString(l.Alias) && checkMAC(l.MAC) == nil {
 		return l.MAC, nil
 	}
 	mac := make(net.HardwareAddr, macLen)

@@ -54,7 +54,7 @@ func TestFaceMACIsMadeOnceAndKept(t *testing.T) {
 
 // When the file is lost, the network still knows the face by the MAC that it has.
 func TestALostFaceMACIsTheFacesOwn(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	run(t, "ip link add net0 address 02:46:54:00:00:09 type veth peer name net0-peer")
 	defer run(t, "ip link del net0")
 	dir := t.TempDir()
@@ -145,7 +145,7 @@ func TestAddressesOfTheFace(t *testing.T) {
 // Without promote_secondaries the kernel takes the other addresses of a network away with
 // its first one.
 func TestAddressesThatTheKernelTakesAwayComeAgain(t *testing.T) {
-	n := bondtest.New(t)
+	n := newNet(t)
 	face := n.Index("eth0")
 	run(t, "sysctl -q -w net.ipv4.conf.all.promote_secondaries=0 net.ipv4.conf.eth0.promote_secondaries=0")
 	first := prefixes("192.0.2.10/24", "192.0.2.11/24", "192.0.2.12/24")
@@ -167,7 +167,7 @@ func TestAddressesThatTheKernelTakesAwayComeAgain(t *testing.T) {
 }
 
 func TestAddressesThatCannotBeGiven(t *testing.T) {
-	n := bondtest.New(t)
+	n := newNet(t)
 	face := n.Index("eth0")
 	run(t, "ip addr add 2001:db8::10/48 dev eth0")
 	err := EnsureAddresses(face, prefixes("2001:db8::10/64"), nil)

@@ -28,18 +28,30 @@ func (b *Book) SyncFilters(face int, faceMAC net.HardwareAddr, ports [2]int) err
 	if err != nil {
 		return fmt.Errorf("read the address filter of the face: %w", err)
 	}
-	macs, err := unicastFilter(face)
+	filters, err := unicastFilters()
 	if err != nil {
 		return fmt.Errorf("read the address filter of %s: %w", fl.Name, err)
 	}
+	macs := slices.Clone(filters[face])
 	all := takesAll(fl, macs)
 	if len(faceMAC) > 0 {
 		macs = append(macs, faceMAC)
 	}
 	var failed []error
 	for s, index := range ports {
-		if index > 0 {
-			failed = append(failed, b.syncPort(drivers.Side(s), index, macs, all))
+		if index <= 0 {
+			continue
+		}
+		l, err := ByIndex(index)
+		switch {
+		case errors.Is(err, ErrNone): // it has gone, and its filter with it
+		case err != nil:
+			failed = append(failed, err)
+		case l.Master == face: // the kernel's bonding driver looks after it
+		default:
+			if err := b.syncPort(drivers.Side(s), l, filters[index], macs, all); err != nil {
+				failed = append(failed, fmt.Errorf("set the address filter of %s: %w", l.Name, err))
+			}
 		}
 	}
 	return errors.Join(failed...)
@@ -55,30 +67,19 @@ func takesAll(face Link, filter []net.HardwareAddr) bool {
 	return watchers > 0
 }
 
-func (b *Book) syncPort(s drivers.Side, index int, macs []net.HardwareAddr, all bool) error {
-	l, err := ByIndex(index)
-	if errors.Is(err, ErrNone) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+func (b *Book) syncPort(s drivers.Side, l Link, present, macs []net.HardwareAddr, all bool) error {
 	rec := b.sides[s]
 	if !rec.is(l, b.netns) {
-		return fmt.Errorf("set the address filter of %s: it has not been prepared", l.Name)
+		return errors.New("it has not been prepared")
 	}
-	refused, err := b.admit(rec, l, macs...)
-	if err == nil {
-		var surplus []string
-		for _, f := range rec.Filters {
-			if !slices.ContainsFunc(macs, func(m net.HardwareAddr) bool { return m.String() == f }) {
-				surplus = append(surplus, f)
-			}
-		}
-		err = b.dismiss(rec, l, surplus)
-	}
+	refused, err := b.admit(rec, l, present, macs)
 	if refused != nil && !l.Promisc {
 		b.notes = append(b.notes, refusedNote(l, refused))
+	}
+	if err == nil {
+		err = b.dismiss(rec, l, slices.DeleteFunc(slices.Clone(rec.Filters), func(f string) bool {
+			return slices.ContainsFunc(macs, func(m net.HardwareAddr) bool { return m.String() == f })
+		}))
 	}
 	switch {
 	case err != nil:
@@ -88,10 +89,7 @@ func (b *Book) syncPort(s drivers.Side, index int, macs []net.HardwareAddr, all 
 		k, _ := knobNamed(knobAll)
 		err = b.release(rec, device{Link: l}, k)
 	}
-	if err != nil {
-		return fmt.Errorf("set the address filter of %s: %w", l.Name, errors.Join(gone(err), b.save()))
-	}
-	return b.save()
+	return errors.Join(err, b.save())
 }
 
 func refusedNote(l Link, refused error) string {
@@ -100,11 +98,7 @@ func refusedNote(l Link, refused error) string {
 
 // admit puts MACs into a NIC's filter and writes down which of them were not there
 // before. refused says that the NIC does not take some of them.
-func (b *Book) admit(rec *record, l Link, macs ...net.HardwareAddr) (refused, err error) {
-	present, err := unicastFilter(l.Index)
-	if err != nil {
-		return nil, err
-	}
+func (b *Book) admit(rec *record, l Link, present, macs []net.HardwareAddr) (refused, err error) {
 	var missing []net.HardwareAddr
 	for _, m := range macs {
 		same := func(p net.HardwareAddr) bool { return bytes.Equal(p, m) }

@@ -4,8 +4,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"ft/bond/bondtest"
 )
 
 // addFace makes a veth pair as the face is one, and prepares both NICs for it.
@@ -48,7 +46,7 @@ func syncFilters(t *testing.T, b *Book, face int) {
 // A macvlan or macvtap on the face has a MAC that both NICs must take, for as long as it
 // is there.
 func TestChildrenOfTheFaceAreInBothFilters(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	before := [2]map[string]string{settled(t, "eth0"), settled(t, "eth1")}
 	path := filepath.Join(t.TempDir(), "nics")
 	b := open(t, path)
@@ -92,7 +90,7 @@ func TestChildrenOfTheFaceAreInBothFilters(t *testing.T) {
 
 // What somebody else has put into a NIC's filter stays, also when the face wanted it too.
 func TestForeignEntriesStay(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	b := open(t, filepath.Join(t.TempDir(), "nics"))
 	face := addFace(t, b)
 	run(t, "bridge fdb add 02:00:00:00:00:c0 dev eth0 self")
@@ -111,7 +109,7 @@ func TestForeignEntriesStay(t *testing.T) {
 
 // An entry that somebody took out comes again: the face needs it.
 func TestEntriesThatWereLostComeAgain(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	b := open(t, filepath.Join(t.TempDir(), "nics"))
 	face := addFace(t, b)
 	run(t, "bridge fdb del 02:46:54:00:00:01 dev eth0 self")
@@ -125,7 +123,7 @@ func TestEntriesThatWereLostComeAgain(t *testing.T) {
 
 // Behind a face that is in a bridge are MACs that nobody can list.
 func TestAFaceInABridgeTakesAllFrames(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	b := open(t, filepath.Join(t.TempDir(), "nics"))
 	face := addFace(t, b)
 	run(t, "ip link add child0 link net0 address 02:00:00:00:00:c0 type macvlan mode bridge")
@@ -154,8 +152,23 @@ func TestAFaceInABridgeTakesAllFrames(t *testing.T) {
 	}
 }
 
+// The ports of the kernel's bonding driver have the filters that it gives them.
+func TestFiltersOfPortsOfTheFaceAreLeftAlone(t *testing.T) {
+	newNet(t)
+	run(t, "ip link add net0 type bridge")
+	defer run(t, "ip link del net0")
+	run(t, "ip link set eth0 master net0")
+	b := open(t, filepath.Join(t.TempDir(), "nics"))
+	if err := b.SyncFilters(named(t, "net0").Index, faceMAC, [2]int{named(t, "eth0").Index, 0}); err != nil {
+		t.Error(err)
+	}
+	if got := entries(t, "eth0"); len(got) != 0 {
+		t.Errorf("eth0 has %q", got)
+	}
+}
+
 func TestFiltersOfANICThatIsNotPrepared(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	b := open(t, filepath.Join(t.TempDir(), "nics"))
 	face := addFace(t, b)
 	restore(t, b, 1)

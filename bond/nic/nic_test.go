@@ -21,6 +21,15 @@ import (
 
 func TestMain(m *testing.M) { bondtest.Main(m) }
 
+// newNet is a box whose interfaces have their link-local addresses at once: detection of
+// duplicates takes the kernel a second or two, each time.
+func newNet(t testing.TB) *bondtest.Net {
+	t.Helper()
+	run(t, "sysctl -q -w net.ipv6.conf.default.accept_dad=0")
+	t.Cleanup(func() { run(t, "sysctl -q -w net.ipv6.conf.default.accept_dad=1") })
+	return bondtest.New(t)
+}
+
 // run runs a command in the box: what ip and bridge say is what the kernel says, without
 // the code under test.
 func run(t testing.TB, command string) string {
@@ -151,7 +160,7 @@ var faceMAC = []byte{0x02, 0x46, 0x54, 0, 0, 1}
 func want() Want { return Want{FaceMAC: faceMAC, MTU: 1400} }
 
 func TestFindsNICsByEveryName(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	long := "a-name-that-is-longer-than-an-interface-name-can-be"
 	run(t, "ip link property add dev eth0 altname slot0 altname "+long)
 	mac := bondtest.NICMAC(0).String()
@@ -189,7 +198,7 @@ func TestFindsNICsByEveryName(t *testing.T) {
 }
 
 func TestFindSaysWhatIsWrong(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	for spec, words := range map[string]string{
 		"eth7":                   "there is no such NIC",
 		"00:00:5e:00:53:99":      "there is no such NIC",
@@ -224,7 +233,7 @@ func TestFindSaysWhatIsWrong(t *testing.T) {
 // A MAC is that of the NIC, not of what stands on it, and one that several have is
 // nobody's name.
 func TestAMACMeansTheNICBelow(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	mac := bondtest.NICMAC(0).String()
 	run(t, "ip link add stacked0 link eth0 address "+mac+" type macvlan mode passthru")
 	l, err := Find(mac)
@@ -274,7 +283,7 @@ func TestIdentityIsThePermanentMAC(t *testing.T) {
 }
 
 func TestLinkSpeed(t *testing.T) {
-	n := bondtest.New(t)
+	n := newNet(t)
 	if s, err := LinkSpeed("eth0"); err != nil || s != (Speed{Mbit: 10000, Full: true}) {
 		t.Errorf("speed of a veth: %+v, %v", s, err)
 	}
@@ -296,7 +305,7 @@ func TestLinkSpeed(t *testing.T) {
 }
 
 func TestSetters(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	i := named(t, "eth0").Index
 	if err := errors.Join(SetMTU(i, 1300), SetUp(i, false)); err != nil {
 		t.Fatal(err)

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -18,8 +20,8 @@ const passesMax = 3
 // face wants, up. It writes down what it changes before it does, and changes nothing that
 // is right. Notes say what this NIC cannot do and what that costs.
 //
-// A *drivers.Refused means that the NIC cannot carry this face at all; it is as it was
-// then. ErrNone: it is gone.
+// A *drivers.Refused means that the NIC cannot carry this face at all. It is as it was
+// then; one that was prepared before goes on as it is. ErrNone: it is gone.
 func (b *Book) Prepare(s drivers.Side, l Link, w Want) (notes []string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -36,7 +38,8 @@ func (b *Book) Prepare(s drivers.Side, l Link, w Want) (notes []string, err erro
 		notes = append(b.notes, notes...)
 		b.notes = nil
 	}()
-	if !b.sides[s].is(l, b.netns) {
+	anew := !b.sides[s].is(l, b.netns)
+	if anew {
 		b.sides[s] = &record{Netns: b.netns, Index: l.Index}
 		if len(l.PermMAC) > 0 {
 			b.sides[s].PermMAC = l.PermMAC.String()
@@ -47,7 +50,11 @@ func (b *Book) Prepare(s drivers.Side, l Link, w Want) (notes []string, err erro
 
 	// The filter comes first, so that the NIC never takes the face's packets half.
 	if !w.Enslaved && len(w.FaceMAC) > 0 {
-		refused, err := b.admit(rec, l, w.FaceMAC)
+		filters, err := unicastFilters()
+		if err != nil {
+			return nil, err
+		}
+		refused, err := b.admit(rec, l, filters[l.Index], []net.HardwareAddr{w.FaceMAC})
 		if err == nil && refused != nil {
 			notes = append(notes, refusedNote(l, refused))
 			err = b.turn(rec, l, knobAll, on)
@@ -57,7 +64,7 @@ func (b *Book) Prepare(s drivers.Side, l Link, w Want) (notes []string, err erro
 		}
 	}
 	turned, err := b.turnAll(rec, l.Index, w)
-	if refused := (*drivers.Refused)(nil); errors.As(err, &refused) {
+	if refused := (*drivers.Refused)(nil); anew && errors.As(err, &refused) {
 		if rerr := b.restore(s); rerr != nil {
 			err = errors.Join(err, rerr)
 		}
@@ -87,7 +94,7 @@ func (b *Book) turnAll(rec *record, index int, w Want) (notes []string, err erro
 		notes = append(notes, fmt.Sprintf("%s: %s cannot be set (%v): %s", l.Name, k.name, err, k.cost))
 	}
 	values := w.values()
-	for range passesMax {
+	for pass := 1; ; pass++ {
 		l, err := ByIndex(index)
 		if err != nil {
 			return notes, err
@@ -120,20 +127,50 @@ func (b *Book) turnAll(rec *record, index int, w Want) (notes []string, err erro
 			return notes, nil
 		}
 		for _, k := range todo {
-			b.step("set " + k.name)
-			err := k.set(d, values[k.name])
+			err := errors.New("the kernel says that it is, and it is not")
+			if pass < passesMax {
+				b.step("set " + k.name)
+				err = k.set(d, values[k.name])
+			}
 			switch {
 			case err == nil:
 			case k.name == knobMTU && errors.Is(err, unix.EINVAL):
-				return notes, unfit("%s cannot take an MTU of %d, which the bond's face has (it has %d now): set mtu for the bond to what it can take, or put another NIC in", l.Name, w.MTU, l.MTU)
+				return notes, mtuRefused(l, w.MTU)
 			case k.cost == "" || errors.Is(err, unix.ENODEV):
 				return notes, fmt.Errorf("prepare %s: set %s to %s: %w", l.Name, k.name, values[k.name], gone(err))
 			default:
 				giveUp(l, k, err)
 			}
 		}
+		if pass == passesMax {
+			return notes, nil
+		}
 	}
-	return notes, nil
+}
+
+func mtuRefused(l Link, mtu int) error {
+	return unfit("%s cannot take an MTU of %d, which the bond's face has (it has %d now): set mtu for the bond to what it can take, or put another NIC in", l.Name, mtu, l.MTU)
+}
+
+// SetMTU gives a NIC that is prepared the MTU that its face has got since. Where it cannot
+// take that, it keeps its own and the error is a *drivers.Refused.
+func (b *Book) SetMTU(s drivers.Side, l Link, mtu int) (err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l, err = ByIndex(l.Index); err != nil {
+		return err
+	}
+	if !s.Valid() || !b.sides[s].is(l, b.netns) {
+		return fmt.Errorf("set the MTU of %s: it has not been prepared", l.Name)
+	}
+	if err := refuse(l, Want{MTU: mtu}); err != nil {
+		return err
+	}
+	err = b.turn(b.sides[s], l, knobMTU, strconv.Itoa(mtu))
+	if errors.Is(err, unix.EINVAL) {
+		return mtuRefused(l, mtu)
+	}
+	return err
 }
 
 // turn turns one knob, and writes it down before.

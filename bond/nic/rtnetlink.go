@@ -161,29 +161,26 @@ func addresses(index int) ([]address, error) {
 	return all, nil
 }
 
-// unicastFilter is what an interface takes beside its own MAC (its list of unicast
-// addresses, as `bridge fdb show dev IF self`): entries by hand, and those that macvlan
-// and macvtap links on top of it have made.
-func unicastFilter(index int) ([]net.HardwareAddr, error) {
-	var neighbours []netlink.Neigh
-	for attempt := 1; ; attempt++ {
-		var err error
-		neighbours, err = netlink.NeighList(index, unix.AF_BRIDGE)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, netlink.ErrDumpInterrupted) || attempt == dumpAttempts {
-			return nil, fmt.Errorf("ask the kernel for the address filter: %w", err)
-		}
+// unicastFilters are what interfaces take beside their own MACs (their lists of unicast
+// addresses, as `bridge fdb show dev IF self`), by ifindex: entries by hand, and those
+// that macvlan and macvtap links on top have made.
+func unicastFilters() (map[int][]net.HardwareAddr, error) {
+	msgs, err := dump("address filters", unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, &netlink.Ndmsg{Family: unix.AF_BRIDGE})
+	if err != nil {
+		return nil, err
 	}
-	var macs []net.HardwareAddr
-	for _, n := range neighbours {
+	filters := map[int][]net.HardwareAddr{}
+	for _, m := range msgs {
+		n, err := netlink.NeighDeserialize(m)
+		if err != nil {
+			return nil, fmt.Errorf("read an entry of the kernel's address filters: %w", err)
+		}
 		unicast := len(n.HardwareAddr) == macLen && n.HardwareAddr[0]&1 == 0
 		if n.Flags&unix.NTF_SELF != 0 && n.State&unix.NUD_PERMANENT != 0 && unicast {
-			macs = append(macs, n.HardwareAddr)
+			filters[n.LinkIndex] = append(filters[n.LinkIndex], n.HardwareAddr)
 		}
 	}
-	return macs, nil
+	return filters, nil
 }
 
 // filterEntry is what `bridge fdb add MAC dev IF self` sends.

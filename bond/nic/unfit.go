@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// anEnd is the alias of either end of a veth pair that is a face (bond/datapath/pair).
-var anEnd = regexp.MustCompile(`^ft [A-Za-z0-9_-]+ (tcx|tc|bonding)$`)
+// ours is the alias of a face, or of the other end of one that is a veth pair
+// (bond/datapath/pair, Mark).
+var ours = regexp.MustCompile(`^ft [A-Za-z0-9_-]+ (tcx|tc|bonding)( carrier)?$`)
 
 // Unfit says why a link cannot be a port of the bond with that face, as a *drivers.Refused
 // with the way out, or nil when it can. Other errors say that the kernel could not be
@@ -24,7 +25,7 @@ func Unfit(l Link, face string) error {
 		return unfit("%s is the loopback interface: name a NIC for the bond's port", l.Name)
 	case l.Type != "ether":
 		return unfit("%s is no Ethernet interface (its type is %s): name another NIC for the bond's port", l.Name, l.Type)
-	case anEnd.MatchString(l.Alias):
+	case ours.MatchString(l.Alias):
 		return unfit("%s is the face of a bond, or stands behind one (%s): name a NIC for the bond's port", l.Name, l.Alias)
 	case gathers(l.Kind):
 		return unfit("%s is a %s, not a NIC: name a NIC for the bond's port", l.Name, l.Kind)
@@ -56,16 +57,15 @@ func inAnother(l Link, face string) error {
 // carriesLinks refuses a NIC with VLANs or macvlans of its own: their packets would come
 // and go beside the bond.
 func carriesLinks(l Link) error {
-	all, err := links()
+	children, err := Children(l.Index)
 	if err != nil {
 		return fmt.Errorf("see what stands on %s: %w", l.Name, err)
 	}
-	for _, child := range all {
-		if child.Parent == l.Index {
-			return unfit("%s has the %s %s on it: remove that (ip link del %s), it can stand on the bond's face", l.Name, kindWord(child.Kind), child.Name, child.Name)
-		}
+	if len(children) == 0 {
+		return nil
 	}
-	return nil
+	child := children[0]
+	return unfit("%s has the %s %s on it: remove that (ip link del %s), it can stand on the bond's face", l.Name, kindWord(child.Kind), child.Name, child.Name)
 }
 
 // hasAddresses refuses a NIC with addresses of its own. A link-local one that the kernel

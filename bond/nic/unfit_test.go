@@ -10,14 +10,13 @@ import (
 )
 
 func TestUnfit(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	settled(t, "eth0")
 	for _, name := range []string{"eth0", "eth1"} {
 		if err := Unfit(named(t, name), "net0"); err != nil {
 			t.Errorf("%s, which has a link-local address that the kernel made: %v", name, err)
 		}
 	}
-	run(t, "sysctl -q -w net.ipv6.conf.eth1.accept_dad=0")
 	for _, c := range []struct {
 		why, do, undo string
 		nic           string
@@ -68,7 +67,7 @@ func TestUnfit(t *testing.T) {
 
 // Being in the face itself is what a port of the kernel's bonding driver is for.
 func TestAPortOfTheFaceIsFit(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	run(t, "ip link add net0 type bridge")
 	defer run(t, "ip link del net0")
 	run(t, "ip link set eth0 master net0")
@@ -82,14 +81,14 @@ func TestAPortOfTheFaceIsFit(t *testing.T) {
 
 func TestEitherEndOfAFaceIsNoNIC(t *testing.T) {
 	l := Link{Name: "net1", Type: "ether", Kind: "veth"}
-	for _, alias := range []string{"ft box-net1 tcx", "ft a_b tc"} {
+	for _, alias := range []string{"ft box-net1 tcx", "ft a_b tc", "ft box-net1 tcx carrier"} {
 		l.Alias = alias
 		refusedWith(t, Unfit(l, "net0"), "net1", alias)
 	}
 }
 
 func TestSeveralAddresses(t *testing.T) {
-	bondtest.New(t)
+	newNet(t)
 	for _, a := range []string{"192.0.2.7/24", "192.0.2.8/24", "198.51.100.1/32", "203.0.113.9/30"} {
 		run(t, "ip addr add "+a+" dev eth0")
 	}
@@ -113,7 +112,7 @@ func TestLinkLocalAddressesOfTheKernel(t *testing.T) {
 
 // An address out of a router's advertisement comes again unless that is turned off too.
 func TestAdvertisedAddress(t *testing.T) {
-	n := bondtest.New(t)
+	n := newNet(t)
 	settled(t, "eth0")
 	advertise(t, n)
 	bondtest.WaitFor(t, "eth0 has an address of the advertised network", 5*time.Second, func() bool {
