@@ -82,6 +82,7 @@ type Prober struct {
 
 	sent, answered, foreign, unsent, defences atomic.Uint64
 	rttNs                                     atomic.Int64
+	heard                                     atomic.Pointer[time.Time] // the last answer
 
 	stop    int // eventfd: written by Close
 	done    chan struct{}
@@ -161,6 +162,14 @@ func (p *Prober) Stats() ProbeStats {
 		Sent: p.sent.Load(), Answered: p.answered.Load(), Foreign: p.foreign.Load(),
 		Unsent: p.unsent.Load(), Defended: p.defences.Load(), RTT: time.Duration(p.rttNs.Load()),
 	}
+}
+
+// Heard is when a probe was last answered; zero when none was. It waits for nothing.
+func (p *Prober) Heard() time.Time {
+	if at := p.heard.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
 }
 
 // Close ends the probing. on is not called after it.
@@ -303,6 +312,7 @@ func (p *Prober) take(socket int, frame []byte, index int) {
 			p.foreign.Add(1)
 			return
 		}
+		p.heard.Store(&now)
 		p.answered.Add(1)
 		why := fmt.Sprintf("%v answers", from)
 		if rtt > 0 {

@@ -1,0 +1,414 @@
+package bond
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"ft/bond/datapath"
+	"ft/bond/monitor"
+	"ft/bond/nic"
+	"ft/drivers"
+)
+
+// This file puts the data path onto NICs as they come, and takes it off as they go.
+
+// tryBind binds the NIC of a side if it is there, and tells the core. Under changeMu.
+func (d *driver) tryBind(s drivers.Side) {
+	spec := d.cfg.Sides[s].Resource.Path
+	l, err := nic.Find(spec)
+	if err != nil {
+		why := spec + " is not there"
+		if !errors.Is(err, nic.ErrNone) {
+			why = err.Error()
+		}
+		d.step(Gone{Side: s, Why: why, At: time.Now()})
+		return
+	}
+	if err := d.bind(s, l); err != nil {
+		d.env.Log.Warn("the NIC cannot be used", "side", s, "nic", l.Name, "err", err)
+		d.release(s)
+		d.step(Gone{Side: s, Why: err.Error(), Unfit: true, At: time.Now()})
+	}
+}
+
+// seeOut tells the core whether the NIC of a side that is out is there, and touches nothing.
+func (d *driver) seeOut(s drivers.Side) {
+	spec := d.cfg.Sides[s].Resource.Path
+	if spec == "" {
+		return
+	}
+	if l, err := nic.Find(spec); err == nil {
+		d.step(Seen{Side: s, Name: l.Name})
+		return
+	}
+	d.step(Gone{Side: s, Why: spec + " is not there", At: time.Now()})
+}
+
+// bind makes a NIC ready and puts the data path onto it. Under changeMu.
+func (d *driver) bind(s drivers.Side, l nic.Link) error {
+	desc := d.path.Describe()
+	enslaved := desc.Kind == datapath.Bonding
+	if err := d.fit(s, l, enslaved); err != nil {
+		return err
+	}
+	notes, err := d.book.Prepare(s, l, nic.Want{FaceMAC: d.mac, MTU: d.faceMTU, Enslaved: enslaved})
+	if err != nil {
+		return err
+	}
+	mac := l.MAC
+	if enslaved && len(l.PermMAC) > 0 {
+		mac = l.PermMAC // it shows the face's
+	}
+	if err := d.path.SetPort(s, &datapath.Port{Index: l.Index, Name: l.Name, MAC: mac}); err != nil {
+		return fmt.Errorf("put the data path onto %s: %w", l.Name, err)
+	}
+	if now, err := nic.ByIndex(l.Index); err == nil {
+		l = now // up, and with the MTU of the face
+	}
+	d.mu.Lock()
+	d.ports[s] = bound{link: l, notes: notes, carrier: l.Carrier}
+	d.mu.Unlock()
+	d.syncFilters()
+	if err := d.announce.SetPort(s, l.Index); err != nil {
+		return fmt.Errorf("announcements through %s: %w", l.Name, err)
+	}
+	d.step(Seen{Side: s, Name: l.Name, Carrier: l.Carrier, Quality: quality(l.Name)})
+	d.poller.Watch(s, l.Name)
+	if len(d.opt.Probe) == 0 {
+		return nil
+	}
+	p, err := monitor.StartProber(monitor.ProbeConfig{Side: s, Index: l.Index, Name: l.Name, MAC: mac,
+		Targets: d.opt.Probe, Interval: d.opt.ProbeInterval, Misses: d.opt.ProbeMisses, Log: d.env.Log}, d.pathSeen)
+	if err != nil {
+		return fmt.Errorf("probes through %s: %w", l.Name, err)
+	}
+	d.mu.Lock()
+	d.ports[s].prober = p
+	d.mu.Unlock()
+	return nil
+}
+
+// fit refuses a NIC that cannot carry the face, or carries something else.
+func (d *driver) fit(s drivers.Side, l nic.Link, enslaved bool) error {
+	d.mu.Lock()
+	other := d.ports[s.Other()].link
+	d.mu.Unlock()
+	if other.Index == l.Index {
+		return drivers.Refuse(drivers.RuleUnfit, "%s and %s name the same NIC (%s): each side needs one of its own",
+			d.cfg.Sides[0].Resource.Path, d.cfg.Sides[1].Resource.Path, l.Name)
+	}
+	if enslaved && l.Master == d.path.Face() {
+		return nil
+	}
+	return nic.Unfit(l, d.cfg.Name)
+}
+
+func quality(name string) int {
+	sp, err := nic.LinkSpeed(name)
+	if err != nil {
+		return 0
+	}
+	q := sp.Mbit * 2
+	if sp.Full {
+		q++
+	}
+	return q
+}
+
+// unwatch ends what looks at a port. Under changeMu, not under mu: it waits for threads
+// that may be in a callback.
+func (d *driver) unwatch(s drivers.Side) {
+	d.poller.Watch(s, "")
+	d.mu.Lock()
+	p := d.ports[s].prober
+	d.ports[s].prober = nil
+	d.mu.Unlock()
+	if p != nil {
+		p.Close()
+		st := p.Stats()
+		d.mu.Lock()
+		d.counts.probesSent[s] += st.Sent
+		d.counts.probesAnswered[s] += st.Answered
+		d.counts.foreign[s] += st.Foreign
+		d.mu.Unlock()
+	}
+}
+
+// release takes the data path off a port. Under changeMu.
+func (d *driver) release(s drivers.Side) {
+	d.unwatch(s)
+	if err := d.announce.SetPort(s, 0); err != nil {
+		d.env.Log.Warn("a port is let go", "side", s, "err", err)
+	}
+	if err := d.path.SetPort(s, nil); err != nil {
+		d.env.Log.Warn("take the data path off a port", "side", s, "err", err)
+	}
+	d.mu.Lock()
+	d.ports[s] = bound{drill: d.ports[s].drill}
+	d.mu.Unlock()
+}
+
+// awaitCarrier waits until one of the sides has a carrier, or there is none that could.
+func (d *driver) awaitCarrier(ctx context.Context, limit time.Duration, sides ...drivers.Side) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		d.mu.Lock()
+		hope, stir := false, d.stir
+		for _, s := range sides {
+			if p := &d.ports[s]; p.carrier && p.link.Index != 0 {
+				d.mu.Unlock()
+				return
+			} else if p.link.Index != 0 {
+				hope = true
+			}
+		}
+		d.mu.Unlock()
+		if !hope {
+			return
+		}
+		select {
+		case <-stir:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Attach takes a port in. Its tests are reported by events.
+func (d *driver) Attach(ctx context.Context, s drivers.Side, res drivers.Resource) error {
+	if !s.Valid() {
+		return drivers.Refuse(drivers.RuleState, "%s has the sides 0 and 1", d.cfg.Name)
+	}
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	if d.isStopped() {
+		return drivers.Refuse(drivers.RuleState, "%s is being stopped", d.cfg.Name)
+	}
+	if res.Path != "" && res.Path != d.cfg.Sides[s].Resource.Path {
+		return drivers.Refuse(drivers.RuleState, "pci%d/%s is %s here, not %s: the driver reads its NICs at its start", s, d.cfg.Name, d.cfg.Sides[s].Resource.Path, res.Path)
+	}
+	if d.cfg.Sides[s].Resource.Path == "" {
+		return drivers.Refuse(drivers.RuleState, "pci%d/%s: no NIC is configured there", s, d.cfg.Name)
+	}
+	d.cfg.Sides[s].Out = false
+	if d.boundIndex(s) == 0 {
+		d.tryBind(s)
+		d.awaitCarrier(ctx, startCarrier, s)
+	}
+	return d.step(AttachAsked{Side: s})
+}
+
+func (d *driver) boundIndex(s drivers.Side) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.ports[s].link.Index
+}
+
+// Detach takes a port out and gives the NIC back as it was.
+func (d *driver) Detach(_ context.Context, s drivers.Side, why drivers.Reason) (drivers.Drain, error) {
+	if !s.Valid() {
+		return nil, drivers.Refuse(drivers.RuleState, "%s has the sides 0 and 1", d.cfg.Name)
+	}
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	if err := d.step(DetachAsked{Side: s, Reason: why}); err != nil {
+		return nil, err
+	}
+	d.cfg.Sides[s].Out = true
+	d.release(s)
+	if err := d.book.Restore(s); err != nil {
+		d.env.Log.Warn("the NIC is out, but not as it was before", "side", s, "err", err)
+	}
+	drained := make(chan struct{})
+	close(drained) // the kernel has no packet of ours for it any more
+	return drained, nil
+}
+
+// Switch makes the standby the active port.
+func (d *driver) Switch(context.Context) error { return d.step(SwitchAsked{To: datapath.None}) }
+
+// linkSeen is called by the watcher of links.
+func (d *driver) linkSeen(l nic.Link, gone bool) {
+	// A NIC that has gone is acted on at once; all else can wait its turn.
+	for s := range d.ports {
+		side := drivers.Side(s)
+		if index := d.boundIndex(side); index == 0 || index != l.Index {
+			continue
+		}
+		switch {
+		case gone:
+			d.step(Gone{Side: side, Why: l.Name + " has vanished", At: time.Now()})
+			d.do(func() { d.lostNIC(side, l.Index) })
+		case !nic.Matches(d.cfg.Sides[s].Resource.Path, l):
+			d.step(Gone{Side: side, Why: fmt.Sprintf("%s has got another name: %s", d.cfg.Sides[s].Resource.Path, l.Name), At: time.Now()})
+			d.do(func() { d.lostNIC(side, l.Index) })
+		}
+		return
+	}
+	d.do(func() { d.linkChanged(l, gone) })
+}
+
+// lostNIC lets go of a NIC that is gone, and looks whether there is another already.
+func (d *driver) lostNIC(s drivers.Side, index int) {
+	if d.boundIndex(s) != index {
+		return
+	}
+	d.release(s)
+	if !d.cfg.Sides[s].Out {
+		d.tryBind(s)
+	}
+}
+
+// linkChanged looks at what has happened to other links. On the maintenance goroutine.
+func (d *driver) linkChanged(l nic.Link, gone bool) {
+	switch {
+	case l.Index == d.path.Face():
+		d.faceChanged(l, gone)
+		return
+	case l.Parent == d.path.Face():
+		d.announce.Refresh()
+		d.syncFilters()
+		return
+	case gone:
+		return
+	}
+	for s := range d.cfg.Sides {
+		side, c := drivers.Side(s), d.cfg.Sides[s]
+		switch {
+		case c.Resource.Path == "" || !nic.Matches(c.Resource.Path, l):
+		case c.Out:
+			d.seeOut(side)
+		case d.boundIndex(side) == 0:
+			d.tryBind(side)
+		}
+	}
+}
+
+// faceChanged follows what an admin does to the face.
+func (d *driver) faceChanged(l nic.Link, gone bool) {
+	if gone {
+		d.env.Fatal(fmt.Errorf("%s was deleted by somebody: it is made again", d.cfg.Name))
+		return
+	}
+	if l.MTU != d.faceMTU {
+		d.followMTU(l.MTU)
+	}
+	if len(l.MAC) > 0 && !slices.Equal(l.MAC, d.mac) {
+		d.env.Fatal(fmt.Errorf("%s has got the MAC %s: its data path is made anew with it", d.cfg.Name, l.MAC))
+		return
+	}
+	d.announce.Refresh()
+	d.syncFilters()
+}
+
+// followMTU gives the NICs the MTU that the face was given, or the face its old one back.
+func (d *driver) followMTU(mtu int) {
+	var failed error
+	for s := range d.ports {
+		if i := d.boundIndex(drivers.Side(s)); i != 0 {
+			if err := nic.SetMTU(i, mtu); err != nil {
+				failed = fmt.Errorf("pci%d: %w", s, err)
+				break
+			}
+		}
+	}
+	if failed == nil {
+		d.faceMTU = mtu
+		d.note(datapath.None, fmt.Sprintf("the MTU is %d now, on the face and its NICs", mtu), nil)
+		return
+	}
+	for _, s := range [2]drivers.Side{0, 1} {
+		if i := d.boundIndex(s); i != 0 {
+			_ = nic.SetMTU(i, d.faceMTU) // it had this one
+		}
+	}
+	if err := nic.SetMTU(d.path.Face(), d.faceMTU); err != nil {
+		failed = errors.Join(failed, err)
+	}
+	d.note(datapath.None, fmt.Sprintf("the MTU %d cannot be had (%v): it is %d again", mtu, failed, d.faceMTU), nil)
+}
+
+// addrSeen is called by the watcher of addresses.
+func (d *driver) addrSeen(int) {
+	d.announce.Refresh()
+	d.do(d.readAddresses)
+}
+
+// readAddresses keeps the face's addresses for people.
+func (d *driver) readAddresses() {
+	list, err := nic.Addresses(d.path.Face())
+	if err != nil {
+		return
+	}
+	text := make([]string, 0, len(list))
+	for _, a := range list {
+		text = append(text, a.String())
+	}
+	d.mu.Lock()
+	d.addrs = text
+	d.mu.Unlock()
+}
+
+func (d *driver) syncFilters() {
+	d.mu.Lock()
+	indexes := [2]int{d.ports[0].link.Index, d.ports[1].link.Index}
+	d.mu.Unlock()
+	if err := d.book.SyncFilters(d.path.Face(), d.mac, indexes); err != nil {
+		d.env.Log.Warn("the NICs' address filters", "err", err)
+	}
+}
+
+// do gives a job to the maintenance goroutine. When it has too many the next look at
+// everything makes up for what is dropped.
+func (d *driver) do(job func()) {
+	select {
+	case d.jobs <- job:
+	default:
+		d.env.Log.Warn("too many changes of links at once: one is left to the next look at all of them")
+	}
+}
+
+// maintain runs jobs, and looks now and then at what no event tells.
+func (d *driver) maintain() {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	turned := time.NewTicker(turnEvery)
+	defer turned.Stop()
+	for {
+		select {
+		case <-d.ctx.Done():
+			return
+		case job := <-d.jobs:
+			d.locked(job)
+		case <-turned.C:
+			d.lookForTurn()
+		case <-look.C:
+			d.locked(d.lookAgain)
+		}
+	}
+}
+
+func (d *driver) locked(job func()) {
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	if !d.isStopped() {
+		job()
+	}
+}
+
+// lookAgain is the net below the events. Under changeMu.
+func (d *driver) lookAgain() {
+	d.syncFilters()
+	for s := range d.cfg.Sides {
+		side := drivers.Side(s)
+		if c := d.cfg.Sides[s]; c.Resource.Path != "" && !c.Out && d.boundIndex(side) == 0 && d.parked[s] == nil {
+			if l, err := nic.Find(c.Resource.Path); err == nil {
+				d.linkChanged(l, false)
+			}
+		}
+	}
+}
