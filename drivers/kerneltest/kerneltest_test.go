@@ -22,16 +22,12 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(ends) {
 	case "status":
 		os.Exit(7)
-	case "signal":
-		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 	case "oops":
 		if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0); err != nil {
 			fmt.Println("crash the kernel:", err)
 		}
 	case "never":
-		for { // select {} would be a deadlock to the runtime
-			_ = unix.Pause()
-		}
+		_ = unix.Pause()
 	}
 	os.Exit(m.Run())
 }
@@ -123,15 +119,12 @@ func TestKernelEnds(t *testing.T) {
 	if status := Run(t, end("status")); status != 7 {
 		t.Errorf("exit status %d, want 7", status)
 	}
-	if status := Run(t, end("signal")); status != 128+9 {
-		t.Errorf("exit status %d, want 137", status)
-	}
 	if said := failure(t, func(r testing.TB) { Run(r, end("oops")) }); !strings.Contains(said, "ended before its plan was done") {
 		t.Errorf("a guest that crashed: %s", said)
 	}
 	late := end("never")
-	late.Timeout = 6 * time.Second
-	if said := failure(t, func(r testing.TB) { Run(r, late) }); !strings.Contains(said, "not done after 6s") {
+	late.Timeout = time.Second
+	if said := failure(t, func(r testing.TB) { Run(r, late) }); !strings.Contains(said, "not done after 1s") {
 		t.Errorf("a guest that never ends: %s", said)
 	}
 	none := end("status")

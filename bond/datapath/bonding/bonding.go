@@ -13,8 +13,8 @@
 //   - The face's carrier is the driver's affair: it is there while a port has one.
 //   - It says which port is active, not how often it has turned: turns are counted where
 //     State notices them, from the process's start.
-//   - It knows ports by interface and not by side. After an adoption a port has a side when
-//     SetPort has named it; the first SetState lets go of interfaces that nobody named.
+//   - It knows ports by interface and not by side: a successor reads the sides off our
+//     filters. The first SetState lets go of interfaces that are no side's.
 //
 // A bond under its configured name is whole and marked as ours (alias, as pair does); it is
 // made under a name that only we use and renamed last. What a crash leaves before that is
@@ -86,6 +86,12 @@ func Open(spec datapath.Spec) (datapath.Path, bool, error) {
 	p := &path{wire: w, face: face, log: spec.Log, want: datapath.State{Active: datapath.None}}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
+	}
+	if adopted {
+		if err := p.adopt(); err != nil {
+			w.close()
+			return nil, false, fmt.Errorf("take over the ports of %s: %w", spec.Face, err)
+		}
 	}
 	return p, adopted, nil
 }

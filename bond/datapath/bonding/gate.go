@@ -9,6 +9,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"ft/bond/datapath"
+	"ft/drivers"
 )
 
 // A gate is what we put onto a NIC so that the kernel's bonding driver, which takes any
@@ -21,7 +24,8 @@ import (
 //	closed   drop                                    drop
 //	silent   drop                                    drop
 //
-// The state of a gate is in the kernel: a successor reads it (gateOf).
+// The state of a gate is in the kernel, and so is the side that the NIC carries: its rules
+// have priorities of their own. A successor reads both (gateOf).
 type gate uint8
 
 const (
@@ -36,12 +40,24 @@ func (g gate) String() string {
 }
 
 // Priorities of our filters, before those that tc gives by itself (from 49152 downwards).
-// A priority at a hook is one of our rules as a whole.
+// A priority at a hook is one of our rules as a whole; side 1 has those from prioSide on.
 const (
 	prioReflected = 26228 + iota
 	prioProbes
 	prioAll
+	prioSide
 )
+
+// place is a NIC and what it carries.
+type place struct {
+	nic       int // ifindex
+	side      drivers.Side
+	own, face net.HardwareAddr
+}
+
+func (pl place) prio(r rule) uint16 {
+	return r.prio + uint16(pl.side)*(prioSide-prioReflected)
+}
 
 type hook uint32
 
@@ -62,18 +78,18 @@ type rule struct {
 	at   hook
 	prio uint16
 	in   [4]bool // gate → the rule is in place
-	make func(nic, face net.HardwareAddr) (keys []netlink.TcU32Key, action netlink.TcAct)
+	make func(own, face net.HardwareAddr) (keys []netlink.TcU32Key, verdict netlink.TcAct)
 }
 
 var rules = []rule{
 	{hookIn, prioReflected, [4]bool{gateOpen: true, gateClosed: true, gateSilent: true}, func(_, face net.HardwareAddr) ([]netlink.TcU32Key, netlink.TcAct) {
 		return matchMAC(offSource, face), netlink.TC_ACT_SHOT
 	}},
-	{hookIn, prioProbes, [4]bool{gateClosed: true}, func(nic, _ net.HardwareAddr) ([]netlink.TcU32Key, netlink.TcAct) {
-		return matchMAC(offDestination, nic), netlink.TC_ACT_OK
+	{hookIn, prioProbes, [4]bool{gateClosed: true}, func(own, _ net.HardwareAddr) ([]netlink.TcU32Key, netlink.TcAct) {
+		return matchMAC(offDestination, own), netlink.TC_ACT_OK
 	}},
-	{hookOut, prioProbes, [4]bool{gateClosed: true}, func(nic, _ net.HardwareAddr) ([]netlink.TcU32Key, netlink.TcAct) {
-		return matchMAC(offSource, nic), netlink.TC_ACT_OK
+	{hookOut, prioProbes, [4]bool{gateClosed: true}, func(own, _ net.HardwareAddr) ([]netlink.TcU32Key, netlink.TcAct) {
+		return matchMAC(offSource, own), netlink.TC_ACT_OK
 	}},
 	{hookIn, prioAll, [4]bool{gateClosed: true, gateSilent: true}, dropAll},
 	{hookOut, prioAll, [4]bool{gateClosed: true, gateSilent: true}, dropAll},
@@ -90,58 +106,66 @@ func matchMAC(off int32, mac net.HardwareAddr) []netlink.TcU32Key {
 	}
 }
 
-func (r rule) attrs(nic int) netlink.FilterAttrs {
-	return netlink.FilterAttrs{LinkIndex: nic, Parent: uint32(r.at), Priority: r.prio, Protocol: unix.ETH_P_ALL}
+func (pl place) attrs(r rule) netlink.FilterAttrs {
+	return netlink.FilterAttrs{LinkIndex: pl.nic, Parent: uint32(r.at), Priority: pl.prio(r), Protocol: unix.ETH_P_ALL}
 }
 
-// setGate turns a gate from one state into another. own and face are the MACs.
-func setGate(nic int, from, to gate, own, face net.HardwareAddr) error {
+// turn turns a gate from one state into another.
+func (pl place) turn(from, to gate) error {
 	if from == gateNone && to != gateNone {
-		if err := addClsact(nic); err != nil {
+		if err := addClsact(pl.nic); err != nil {
 			return err
 		}
 	}
 	for _, r := range rules {
 		if r.in[to] && !r.in[from] {
-			if err := r.add(nic, own, face); err != nil {
+			if err := pl.add(r); err != nil {
 				return err
 			}
 		}
 	}
 	for i := range rules {
 		if r := rules[len(rules)-1-i]; r.in[from] && !r.in[to] {
-			if err := r.remove(nic); err != nil {
+			if err := pl.remove(r); err != nil {
 				return err
 			}
 		}
 	}
-	if to == gateNone {
-		return removeClsact(nic)
-	}
 	return nil
 }
 
-func (r rule) add(nic int, own, face net.HardwareAddr) error {
-	keys, verdict := r.make(own, face)
+func (pl place) add(r rule) error {
+	keys, verdict := r.make(pl.own, pl.face)
 	action := &netlink.GenericAction{ActionAttrs: netlink.ActionAttrs{Action: verdict}}
 	err := netlink.FilterAdd(&netlink.U32{
-		FilterAttrs: r.attrs(nic),
+		FilterAttrs: pl.attrs(r),
 		Sel:         &netlink.TcU32Sel{Flags: nl.TC_U32_TERMINAL, Nkeys: uint8(len(keys)), Keys: keys},
 		Actions:     []netlink.Action{action},
 	})
 	if err != nil {
-		return fmt.Errorf("put filter %d onto interface %d (modules cls_u32, act_gact): %w", r.prio, nic, err)
+		return fmt.Errorf("put filter %d onto interface %d (modules cls_u32, act_gact): %w", pl.prio(r), pl.nic, err)
 	}
 	return nil
 }
 
-func (r rule) remove(nic int) error {
+func (pl place) remove(r rule) error {
 	// Without a handle it is all of that priority.
-	err := netlink.FilterDel(&netlink.U32{FilterAttrs: r.attrs(nic)})
-	if err != nil && !errors.Is(err, unix.ENOENT) && !gone(err) {
-		return fmt.Errorf("take filter %d off interface %d: %w", r.prio, nic, err)
+	err := netlink.FilterDel(&netlink.U32{FilterAttrs: pl.attrs(r)})
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) && !gone(err) { // EINVAL: no clsact
+		return fmt.Errorf("take filter %d off interface %d: %w", pl.prio(r), pl.nic, err)
 	}
 	return nil
+}
+
+// dropGate takes all that is ours off a NIC, whatever of it is there.
+func dropGate(nic int) error {
+	var errs []error
+	for side := drivers.Side(0); side <= 1; side++ {
+		for i := range rules {
+			errs = append(errs, place{nic: nic, side: side}.remove(rules[len(rules)-1-i]))
+		}
+	}
+	return errors.Join(append(errs, removeClsact(nic))...)
 }
 
 func clsact(nic int) *netlink.Clsact {
@@ -163,7 +187,8 @@ func removeClsact(nic int) error {
 			return err
 		}
 	}
-	if err := netlink.QdiscDel(clsact(nic)); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) && !gone(err) {
+	err := netlink.QdiscDel(clsact(nic))
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) && !gone(err) {
 		return fmt.Errorf("take clsact off interface %d: %w", nic, err)
 	}
 	return nil
@@ -182,35 +207,43 @@ func filters(nic int, at hook) (prios map[uint16]bool, err error) {
 	return prios, nil
 }
 
-// gateOf reads a gate. One that somebody has changed, or whose change was cut short by a
-// death, is brought back to the state that it is nearest to on the safe side.
-func gateOf(nic int, own, face net.HardwareAddr) (gate, error) {
+// gateOf reads the gate of a NIC and its side, datapath.None when there is no gate of
+// ours. A gate that somebody has changed, or whose change a death has cut short, is
+// brought to the state that it is nearest to, rather closed than open.
+func gateOf(nic int, own, face net.HardwareAddr) (drivers.Side, gate, error) {
 	found := map[hook]map[uint16]bool{}
 	for _, at := range []hook{hookIn, hookOut} {
 		var err error
 		if found[at], err = filters(nic, at); err != nil {
-			return gateNone, err
+			return datapath.None, gateNone, err
 		}
 	}
-	g := gateNone
-	switch in, out := found[hookIn], found[hookOut]; {
-	case in[prioAll] && out[prioAll] && !in[prioProbes] && !out[prioProbes]:
-		g = gateSilent
-	case in[prioAll] || out[prioAll]:
-		g = gateClosed
-	case in[prioReflected]:
-		g = gateOpen
-	}
-	for _, r := range rules {
-		if have := found[r.at][r.prio]; g != gateNone && r.in[g] && !have {
-			if err := r.add(nic, own, face); err != nil {
-				return gateNone, err
+	for side := drivers.Side(0); side <= 1; side++ {
+		pl := place{nic, side, own, face}
+		has := func(at hook, prio uint16) bool { return found[at][pl.prio(rule{prio: prio})] }
+		var g gate
+		switch {
+		case !has(hookIn, prioReflected):
+			continue
+		case !has(hookIn, prioAll) && !has(hookOut, prioAll):
+			g = gateOpen
+		case !has(hookIn, prioProbes) && !has(hookOut, prioProbes):
+			g = gateSilent
+		default:
+			g = gateClosed
+		}
+		for _, r := range rules {
+			var err error
+			if have := has(r.at, r.prio); r.in[g] && !have {
+				err = pl.add(r)
+			} else if have && !r.in[g] {
+				err = pl.remove(r)
 			}
-		} else if have && !r.in[g] {
-			if err := r.remove(nic); err != nil {
-				return gateNone, err
+			if err != nil {
+				return datapath.None, gateNone, err
 			}
 		}
+		return side, g, nil
 	}
-	return g, nil
+	return datapath.None, gateNone, nil
 }

@@ -47,21 +47,56 @@ func (p *path) SetPort(s drivers.Side, to *datapath.Port) error {
 			return err
 		}
 	}
-	n := &port{Port: datapath.Port{Index: nic.index, Name: nic.name, MAC: nic.own()}}
 	if nic.master == 0 {
 		if err := p.enslave(nic); err != nil {
 			return err
 		}
-		p.close(n)
-	} else {
-		p.adopt(n, nic)
-		p.want.Eligible[s] = n.gate == gateOpen
+	} else if err := dropGate(nic.index); err != nil { // another side's, or a strange one
+		return err
 	}
+	n := newPort(nic)
+	p.ports[s] = n
+	p.shut(s)
 	// The NIC has the face's MAC now; answers to probes come to its own.
 	if err := p.wire.filterMAC(n.Index, n.MAC, true); err != nil {
 		p.miss(fmt.Sprintf("%s does not take frames to its own MAC (%v): answers to probes may not come in", n.Name, err))
 	}
-	p.ports[s] = n
+	return nil
+}
+
+func newPort(nic info) *port {
+	return &port{Port: datapath.Port{Index: nic.index, Name: nic.name, MAC: nic.own()}}
+}
+
+func (p *path) place(s drivers.Side) place {
+	return place{p.ports[s].Index, s, p.ports[s].MAC, p.face.mac}
+}
+
+// adopt finds the ports that a predecessor has put into the bond, with their gates.
+func (p *path) adopt() error {
+	slaves, err := p.wire.slaves(p.face.index)
+	if err != nil {
+		return err
+	}
+	for _, nic := range slaves {
+		s, g, err := gateOf(nic.index, nic.own(), p.face.mac)
+		if err != nil {
+			return fmt.Errorf("read the gate of %s: %w", nic.name, err)
+		}
+		if s == datapath.None || p.ports[s] != nil {
+			continue // SetPort may name it yet
+		}
+		n := newPort(nic)
+		n.gate = g
+		switch {
+		case !nic.up:
+			n.fault = datapath.FaultDark
+		case g == gateSilent:
+			n.fault = datapath.FaultSilent
+		}
+		p.ports[s] = n
+		p.want.Eligible[s] = g == gateOpen
+	}
 	return nil
 }
 
@@ -99,26 +134,11 @@ func (p *path) enslave(nic info) error {
 	return nil
 }
 
-// adopt takes a NIC over that a predecessor has put into the bond, with its gate.
-func (p *path) adopt(n *port, nic info) {
-	g, err := gateOf(n.Index, n.MAC, p.face.mac)
-	if err != nil || g == gateNone {
-		p.close(n)
-		return
-	}
-	n.gate = g
-	switch {
-	case !nic.up:
-		n.fault = datapath.FaultDark
-	case g == gateSilent:
-		n.fault = datapath.FaultSilent
-	}
-}
-
-// close closes the gate of a NIC that has none yet. A kernel that cannot do it is no
+// shut closes the gate of a NIC that has none yet. A kernel that cannot do it is no
 // reason to have no face.
-func (p *path) close(n *port) {
-	err := setGate(n.Index, gateNone, gateClosed, n.MAC, p.face.mac)
+func (p *path) shut(s drivers.Side) {
+	n := p.ports[s]
+	err := p.place(s).turn(gateNone, gateClosed)
 	if err == nil {
 		n.gate = gateClosed
 		return
@@ -128,15 +148,6 @@ func (p *path) close(n *port) {
 	if err := dropGate(n.Index); err != nil {
 		p.log.Warn("filters of ours may be left", "nic", n.Name, "error", err)
 	}
-}
-
-// dropGate takes all that is ours off a NIC, whatever of it is there.
-func dropGate(nic int) error {
-	var errs []error
-	for i := range rules {
-		errs = append(errs, rules[len(rules)-1-i].remove(nic))
-	}
-	return errors.Join(append(errs, removeClsact(nic))...)
 }
 
 // miss notes for people what this kernel or NIC cannot do, once.

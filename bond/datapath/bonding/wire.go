@@ -65,6 +65,7 @@ type info struct {
 	mtu    uint32
 	master int
 	up     bool       // IFF_UP
+	lit    bool       // IFF_LOWER_UP: carrier
 	data   attributes // IFLA_INFO_DATA
 	slave  attributes // IFLA_INFO_SLAVE_DATA, of a bond's
 }
@@ -141,7 +142,7 @@ func decode(msg []byte) (info, error) {
 		return info{}, errors.New("the kernel's answer is too short")
 	}
 	head := nl.DeserializeIfInfomsg(msg)
-	i := info{index: int(head.Index), up: head.Flags&unix.IFF_UP != 0}
+	i := info{index: int(head.Index), up: head.Flags&unix.IFF_UP != 0, lit: head.Flags&unix.IFF_LOWER_UP != 0}
 	as, err := parse(msg[unix.SizeofIfInfomsg:])
 	if err != nil {
 		return info{}, err
