@@ -71,6 +71,7 @@ type Stream struct {
 	once     sync.Once
 	sentAll  atomic.Bool
 	count    atomic.Int64 // of arrivals
+	left     atomic.Int64 // of what was sent
 
 	// The sender's, until ended.
 	sent       []int64 // UnixNano, by number
@@ -170,6 +171,7 @@ func (s *Stream) send() {
 				s.firstError = err
 			}
 		}
+		s.left.Add(1)
 		next += int64(s.interval)
 		var now unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err == nil && now.Nano()-next > streamBehind*int64(s.interval) {
@@ -245,6 +247,13 @@ func (s *Stream) WaitArrived(n int, within time.Duration) {
 	s.t.Helper()
 	want := s.Arrived() + n
 	WaitFor(s.t, fmt.Sprintf("%d more datagrams of the stream arrived", n), within, func() bool { return s.Arrived() >= want })
+}
+
+// WaitSent waits until n more than now have been sent, arrive they or not.
+func (s *Stream) WaitSent(n int, within time.Duration) {
+	s.t.Helper()
+	want := s.left.Load() + int64(n)
+	WaitFor(s.t, fmt.Sprintf("%d more datagrams of the stream sent", n), within, func() bool { return s.left.Load() >= want })
 }
 
 // Stop ends the stream, waits for what is on its way, and counts.
