@@ -101,7 +101,7 @@ func runDaemon(c controlFlags, log *slog.Logger) error {
 	defer signal.Stop(reload)
 	signal.Ignore(unix.SIGPIPE)
 	if os.Geteuid() != 0 {
-		return errors.New("ftd makes block devices: it must run as root")
+		return errors.New("ftd makes block devices and network interfaces: it must run as root")
 	}
 	return daemon.Run(ctx, daemon.Options{
 		ConfigFile:  c.config,
@@ -121,7 +121,7 @@ func checkConfig(path string, out, errs io.Writer) int {
 		return failed(errs, err)
 	}
 	bad := false
-	for _, p := range config.Check(cfg, config.Probe) {
+	for _, p := range config.Check(cfg, config.ThisHost) {
 		if p.Advice {
 			fmt.Fprintf(out, "advice: %v\n", p)
 			continue
@@ -132,6 +132,6 @@ func checkConfig(path string, out, errs io.Writer) int {
 	if bad {
 		return exitFailed
 	}
-	fmt.Fprintf(out, "%s is good: %d disks\n", filepath.Clean(path), len(cfg.Disks))
+	fmt.Fprintf(out, "%s is good: %d disks, %d NICs\n", filepath.Clean(path), len(cfg.Disks), len(cfg.NICs))
 	return exitDone
 }

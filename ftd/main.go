@@ -47,7 +47,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
   ftd --testbox DIR --clean   remove what a box of DIR left behind that was killed;
                               the data stay
   ftd keeper [--run DIR]      the parent of the driver processes
-  ftd driver KIND NAME --config FILE
+  ftd driver KIND NAME --config FILE [--netns NAME]
                               a driver process; the keeper starts it
   ftd version
 
@@ -55,7 +55,8 @@ const usage = `ftd: duplex devices that never stop while one side is good
   --socket PATH    where ftctl reaches ftd   (/run/ft/ftd.sock); its directory is the run directory
   --state DIR      what survives a restart   (/var/lib/ft; of a test box DIR/state)
   --run DIR        the run directory         (/run/ft)
-  --check-config   look at the configuration and at the legs, start nothing
+  --netns NAME     the network namespace that a driver lives in, by name or path
+  --check-config   look at the configuration, the legs and the NICs, start nothing
 
 ftctl is the admin's command.
 `

@@ -19,6 +19,7 @@ func TestCommandLineMistakesAreUsage(t *testing.T) {
 		{"driver", "mirror"},
 		{"driver", "mirror", "disk0"},
 		{"driver", "mirror", "--config", "x"},
+		{"driver", "bond", "net0", "--netns", "x"},
 		{"--testbox", ""},
 		{"--clean"},
 		{"--testbox", "box", "--config", "x"},

@@ -3,13 +3,17 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 
 	"ft/drivers/host"
 	"ft/drivers/keeper"
+	"ft/drivers/netns"
+	"ft/drivers/notify"
 	"ft/ftd/api"
 
+	_ "ft/bond"   // the driver of NICs
 	_ "ft/mirror" // the driver of disks
 )
 
@@ -38,11 +42,21 @@ func runDriver(args []string, out, errs io.Writer) int {
 	kind, name := args[0], args[1]
 	f := flags()
 	config := f.String("config", "", "")
+	space := f.String("netns", "", "")
 	if code, done := parse(f, args[2:], out, errs); done {
 		return code
 	}
 	if *config == "" {
 		return misused(errs, errors.New("driver needs --config FILE"))
+	}
+	if *space != "" {
+		if err := netns.Enter(*space); err != nil {
+			// Tried again by the keeper, with growing pauses: the namespace may come.
+			text := err.Error()
+			notify.SenderFromEnv().Send(notify.Message{Status: &text})
+			fmt.Fprintf(errs, "driver %s: %v\n", name, err)
+			return host.ExitFailed
+		}
 	}
 	return host.Run(context.Background(), kind, name, *config)
 }

@@ -39,22 +39,47 @@ type Device struct {
 	Extents []Extent
 }
 
-// Check looks at the machine through probe: are the legs there, of a fit kind and
-// equal size, and is each a device of its own. An error of probe that is
-// fs.ErrNotExist means that the leg is absent. Problems that are Absent or Advice are
-// no reason not to start a box that has run before; the caller decides.
-func Check(c *Config, probe func(path string) (Device, error)) Problems {
+// Host is what Check looks at a computer through.
+type Host struct {
+	// Leg looks at a path. An error that is fs.ErrNotExist means that the leg is absent.
+	Leg func(path string) (Device, error)
+	// NIC looks into the network namespace of a NIC. An error that is netns.ErrNone
+	// means that the namespace is absent.
+	NIC func(NIC) (Found, error)
+	// NetAdmin says why this process may not change network interfaces.
+	NetAdmin func() error
+}
+
+// ThisHost is the one that this process runs on.
+var ThisHost = Host{Leg: Probe, NIC: LookAtNIC, NetAdmin: netAdmin}
+
+// Check looks at the machine: are the legs there, of a fit kind and equal size, and is
+// each a device of its own; are the NICs there, free, and each one of its own. Problems
+// that are Absent or Advice are no reason not to start a box that has run before; the
+// caller decides.
+func Check(c *Config, h Host) Problems {
 	k := &checker{file: c.File}
 	for _, d := range c.Disks {
-		k.disk(d, probe)
+		k.device = d.Name
+		k.disk(d, h.Leg)
+	}
+	k.device = ""
+	if len(c.NICs) > 0 {
+		k.netAdmin(c, h)
+	}
+	for _, n := range c.NICs {
+		k.device = n.Name
+		k.nic(n, h.NIC)
 	}
 	return k.problems.sorted()
 }
 
 type checker struct {
 	file     string
+	device   string // that is being looked at
 	problems Problems
 	seen     []checkedLeg
+	cards    []checkedCard
 }
 
 type checkedLeg struct {
@@ -69,7 +94,7 @@ func (l checkedLeg) String() string {
 }
 
 func (k *checker) add(line int, p Problem) {
-	p.File, p.Line = k.file, line
+	p.File, p.Line, p.Device = k.file, line, k.device
 	k.problems = append(k.problems, p)
 }
 

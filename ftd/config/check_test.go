@@ -60,7 +60,7 @@ func loopOver(t *testing.T, args ...string) string {
 
 func TestFitLegsPass(t *testing.T) {
 	a, b := loopOver(t, sized(t, "a", 8<<20)), sized(t, "b", 8<<20)
-	if ps := Check(parse(t, twoLegs(a, b)), Probe); len(ps) > 0 {
+	if ps := Check(parse(t, twoLegs(a, b)), ThisHost); len(ps) > 0 {
 		t.Error(ps)
 	}
 }
@@ -102,7 +102,7 @@ func TestUnfitLegsAreRefused(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			ps := Check(parse(t, twoLegs(c.pci0, c.pci1)), Probe)
+			ps := Check(parse(t, twoLegs(c.pci0, c.pci1)), ThisHost)
 			if c.want == nil {
 				c.want = []string{fmt.Sprintf("ft.toml:4: %s is an empty file; give it the size that the disk shall have (truncate -s 1G FILE)", c.pci1)}
 			}
@@ -118,7 +118,7 @@ func TestUnfitLegsAreRefused(t *testing.T) {
 
 func TestLegsOfDifferentSizeAreRefused(t *testing.T) {
 	a, b := sized(t, "a", 8<<20), sized(t, "b", 9<<20)
-	ps := Check(parse(t, twoLegs(a, b)), Probe)
+	ps := Check(parse(t, twoLegs(a, b)), ThisHost)
 	want := fmt.Sprintf("ft.toml:4: the legs of disk0 differ in size: %s has 8388608 bytes, %s has 9437184; make both the same size (a partition of the larger one will do)", a, b)
 	if d := cmp.Diff(want, ps.Error()); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
@@ -137,15 +137,15 @@ func TestPartitionsAreTracedToTheirDisk(t *testing.T) {
 		}
 		return Device{}, fs.ErrNotExist
 	}
-	ps := Check(parse(t, twoLegs("/sda", "/sda2")), probe)
+	ps := Check(parse(t, twoLegs("/sda", "/sda2")), Host{Leg: probe})
 	if len(ps) != 1 || ps[0].Advice || !strings.Contains(ps[0].What, "same storage") {
 		t.Errorf("disk and its partition: %v", ps)
 	}
-	ps = Check(parse(t, twoLegs("/sda1", "/sda2")), probe)
+	ps = Check(parse(t, twoLegs("/sda1", "/sda2")), Host{Leg: probe})
 	if len(ps) != 1 || !ps[0].Advice || !strings.Contains(ps[0].What, "lost together") {
 		t.Errorf("two partitions of a disk: %v", ps)
 	}
-	ps = Check(parse(t, twoLegs("/sda1", "/x")+"[[disk]]\nname = \"e\"\npci1 = \"/sda2\"\n"), probe)
+	ps = Check(parse(t, twoLegs("/sda1", "/x")+"[[disk]]\nname = \"e\"\npci1 = \"/sda2\"\n"), Host{Leg: probe})
 	if len(ps) != 1 || !ps[0].Absent {
 		t.Errorf("partitions of one disk under two mirrors: %v", ps)
 	}

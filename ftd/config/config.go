@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -66,23 +65,6 @@ type Disk struct {
 type Leg struct {
 	Path string
 	Line int
-}
-
-// NIC is a table [[nic]].
-type NIC struct {
-	Name          string
-	Ports         [2]string // by module
-	Addresses     []netip.Prefix
-	Primary       string // pci0, pci1
-	Reselect      string // always, better, failure
-	Datapath      string // auto, tcx, bonding, tc
-	Netns         string
-	Probe         []netip.Addr
-	ProbeInterval time.Duration
-	ProbeMisses   int
-	UpDelay       time.Duration
-	DownDelay     time.Duration
-	Line          int
 }
 
 // Machine is a table [[machine]].
@@ -210,35 +192,6 @@ func (r *reader) disk(t *table) Disk {
 	}
 	t.refuseRest()
 	return d
-}
-
-func (r *reader) nic(t *table) NIC {
-	n := NIC{
-		Name:          t.name(),
-		Ports:         [2]string{t.iface("pci0"), t.iface("pci1")},
-		Addresses:     t.prefixes("addresses"),
-		Primary:       t.choice("primary", "pci0", "pci0", "pci1"),
-		Reselect:      t.choice("reselect", "failure", "always", "better", "failure"),
-		Datapath:      t.choice("datapath", "auto", "auto", "tcx", "bonding", "tc"),
-		Netns:         t.str("netns", ""),
-		Probe:         t.addrs("probe"),
-		ProbeInterval: t.duration("probe_interval", 100*time.Millisecond, 10*time.Millisecond, time.Minute),
-		ProbeMisses:   t.integer("probe_misses", 3, 1, 100),
-		UpDelay:       t.duration("updelay", 200*time.Millisecond, 0, 10*time.Minute),
-		DownDelay:     t.duration("downdelay", 0, 0, time.Minute),
-		Line:          t.line(""),
-	}
-	if len(n.Name) > ifnameMax {
-		t.complain("name", fmt.Sprintf("%q is too long for a network interface", n.Name), fmt.Sprintf("use at most %d characters", ifnameMax))
-	}
-	if n.Ports == [2]string{} && !t.has("pci0") && !t.has("pci1") {
-		t.complain("", fmt.Sprintf("nic %q has no port", n.Name), `add pci0 = "eth0" and pci1 = "eth1"`)
-	}
-	if strings.ContainsAny(n.Netns, "/ \x00") {
-		t.complain("netns", fmt.Sprintf("%q cannot be a network namespace's name", n.Netns), "give the name that `ip netns` lists")
-	}
-	t.refuseRest()
-	return n
 }
 
 func (r *reader) machine(t *table) Machine {

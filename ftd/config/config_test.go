@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -139,7 +140,6 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 			`ft.toml:2: status_page = "0.0.0.0:80" can be reached from elsewhere; the page has no password: use a loopback address, like "127.0.0.1:8080"`,
 			`ft.toml:2: the status page is not supported by this version; remove status_page`}},
 		{"nic and machine", "[[nic]]\nname = \"net0\"\npci0 = \"eth0\"\naddresses = [\"192.0.2.10\"]\nprobe = [\n  \"x\" ]\n[[machine]]\nname = \"guest\"\nkernel = \"/k\"\ndisk = \"disk0\"\nnic = \"net1\"\nmemory = \"1KiB\"\n", []string{
-			`ft.toml:1: nic devices are not supported by this version; remove this [[nic]]`,
 			`ft.toml:4: addresses: "192.0.2.10" is no address with its prefix length; write it like "192.0.2.10/24" or "2001:db8::10/64"`,
 			`ft.toml:5: probe: "x" is no address; write it like "192.0.2.1" or "2001:db8::1"`,
 			`ft.toml:7: machine devices are not supported by this version; remove this [[machine]]`,
@@ -241,6 +241,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("[[disk]]\nname = \"a\"\npci0=\"/x\"\n[disk.sub]\n"))
 	f.Add([]byte("disk = [{name = 'd', pci0 = \"/a\"}]\nsystem.name = '''x'''\n"))
 	f.Add([]byte("[[nic]]\naddresses = [\"::/0\", 1]\n[[machine]]\nmemory = 1e9\n"))
+	f.Add([]byte("[[nic]]\nname = \"n\"\npci1 = \"02:00:00:00:00:01\"\nmac = \"02-00-00-00-00-02\"\nnetns = \"x\"\naddresses = [\"fe80::1/64\", \"10.0.0.1/31\"]\nprobe = [\"10.0.0.0\"]\n"))
 	f.Add([]byte("\xef\xbb\xbf\"\\u0061\" = \"\"\"\\\"\"\"\"\n"))
 	f.Add([]byte("[mtbf]\nthreshold = 1979-05-27T07:32:00Z\n[system"))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -273,7 +274,18 @@ func FuzzParse(f *testing.F) {
 				}
 			}
 		}
-		if len(c.NICs)+len(c.Machines) > 0 || c.MTBF.MinFaults < 1 || fmt.Sprint(c.System.Bringup) == "" {
+		for _, n := range c.NICs {
+			if !componentName.MatchString(n.Name) || names[n.Name] || len(n.Name) > ifnameMax || n.Ports == [2]Port{} || n.MTU < mtuMin || n.Ports[slices.Index(moduleKeys[:], n.Primary)].NIC == "" {
+				t.Fatalf("accepted %#v", n)
+			}
+			names[n.Name] = true
+			for _, p := range n.Addresses {
+				if !p.IsValid() || unusable(p.Addr()) != "" {
+					t.Fatalf("accepted %#v", n)
+				}
+			}
+		}
+		if len(c.Machines) > 0 || c.MTBF.MinFaults < 1 || fmt.Sprint(c.System.Bringup) == "" {
 			t.Fatalf("accepted %#v", c)
 		}
 	})

@@ -13,6 +13,7 @@ func (r *reader) crossCheck(c *Config) {
 	r.checkNames(c)
 	r.checkLegs(c)
 	r.checkPorts(c)
+	r.checkAddresses(c)
 	r.checkMachines(c)
 }
 
@@ -71,24 +72,6 @@ func (r *reader) checkLegs(c *Config) {
 				continue
 			}
 			first[clean] = use{d.Name, moduleKeys[side], leg.Line}
-		}
-	}
-}
-
-func (r *reader) checkPorts(c *Config) {
-	first := map[string]int{}
-	for i, n := range c.NICs {
-		for side, port := range n.Ports {
-			if port == "" {
-				continue
-			}
-			line := r.lines.of(fmt.Sprintf("nic[%d].%s", i, moduleKeys[side]))
-			key := n.Netns + "/" + port
-			if before, taken := first[key]; taken {
-				r.complainAt(line, fmt.Sprintf("%s is used twice: in line %d already", port, before), "each port needs a NIC of its own")
-				continue
-			}
-			first[key] = line
 		}
 	}
 }

@@ -10,10 +10,11 @@ import (
 // Problem is one mistake: where it is, what it is, and the way out of it.
 type Problem struct {
 	File   string
-	Line   int // from 1
+	Line   int    // from 1
+	Device string // that it is about, "" for the file or the box as a whole
 	What   string
 	WayOut string
-	// Absent: a leg is not there at present. That refuses a new box, but is no
+	// Absent: a leg or a NIC is not there at present. That refuses a new box, but is no
 	// reason not to start one that has run before.
 	Absent bool
 	// Advice: it works, but is worth a thought.

@@ -296,9 +296,6 @@ var (
 	reservedNames = []string{"box", "ftd", "keeper", "cpu0", "cpu1", "pci0", "pci1"}
 )
 
-// ifnameMax is IFNAMSIZ (linux/if.h) less the terminating zero.
-const ifnameMax = 15
-
 // name is the device's name: it becomes a path, a unit of the log and an ID.
 func (t *table) name() string {
 	s := t.str("name", "")
@@ -333,41 +330,6 @@ func (t *table) leg(key string) Leg {
 		return Leg{}
 	}
 	return Leg{Path: p, Line: t.line(key)}
-}
-
-func (t *table) iface(key string) string {
-	s := t.str(key, "")
-	if _, isString := t.raw[key].(string); isString && (s == "" || len(s) > ifnameMax || s == "." || s == ".." || strings.ContainsAny(s, "/: \t")) {
-		t.complain(key, fmt.Sprintf("%s = %q cannot be a network interface", key, s), "give the name that `ip link` lists")
-		return ""
-	}
-	return s
-}
-
-func (t *table) prefixes(key string) []netip.Prefix {
-	var out []netip.Prefix
-	for _, s := range t.strs(key, `["192.0.2.10/24"]`) {
-		p, err := netip.ParsePrefix(s)
-		if err != nil {
-			t.complain(key, fmt.Sprintf("%s: %q is no address with its prefix length", key, s), `write it like "192.0.2.10/24" or "2001:db8::10/64"`)
-			continue
-		}
-		out = append(out, p)
-	}
-	return out
-}
-
-func (t *table) addrs(key string) []netip.Addr {
-	var out []netip.Addr
-	for _, s := range t.strs(key, `["192.0.2.1"]`) {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			t.complain(key, fmt.Sprintf("%s: %q is no address", key, s), `write it like "192.0.2.1" or "2001:db8::1"`)
-			continue
-		}
-		out = append(out, a)
-	}
-	return out
 }
 
 // loopback checks a HOST:PORT that only this machine may reach.

@@ -7,9 +7,6 @@ import "fmt"
 // was asked for is worse than one that does not start.
 func (c *Config) refuseUnsupported(r *reader) {
 	refuse := func(path, what, wayOut string) { r.complainAt(r.lines.of(path), what, wayOut) }
-	for i := range c.NICs {
-		refuse(fmt.Sprintf("nic[%d]", i), "nic devices are not supported by this version", "remove this [[nic]]")
-	}
 	for i := range c.Machines {
 		refuse(fmt.Sprintf("machine[%d]", i), "machine devices are not supported by this version", "remove this [[machine]]")
 	}

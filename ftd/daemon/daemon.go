@@ -30,7 +30,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -74,7 +73,7 @@ type Daemon struct {
 	devices   map[string]*device // by name
 	watches   []*watch
 	strangers map[string]keeper.Process // processes at the keeper that are not configured
-	served    map[string]bool           // disks whose face has been up, ever
+	served    map[string]bool           // devices whose face has been up, ever
 	requests  uint64                    // given out as names of requests
 }
 
@@ -98,7 +97,7 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	if err := d.loadServed(); err != nil {
 		return err
 	}
-	if err := d.checkMachine(cfg); err != nil {
+	if err := d.checkHost(cfg); err != nil {
 		return err
 	}
 	if err := d.checkRunning(ctx, cfg); err != nil {
@@ -131,13 +130,13 @@ func (d *Daemon) makeDirs() error {
 	return nil
 }
 
-// checkMachine looks whether the legs are there and fit. An absent leg is a reason not
-// to begin with a disk, but none not to go on with one: then it has been pulled.
-func (d *Daemon) checkMachine(cfg *config.Config) error {
+// checkHost looks whether legs and NICs are there and fit. An absent one is a reason not
+// to begin with a device, but none not to go on with it: then it has been pulled.
+func (d *Daemon) checkHost(cfg *config.Config) error {
 	var fatal config.Problems
-	for _, p := range config.Check(cfg, config.Probe) {
+	for _, p := range config.Check(cfg, config.ThisHost) {
 		switch {
-		case p.Advice, p.Absent && d.hasServed(cfg, p.Line):
+		case p.Advice, p.Absent && d.hasServed(p.Device):
 			d.Log.Warn("configuration", "problem", p.Error())
 		default:
 			fatal = append(fatal, p)
@@ -149,20 +148,15 @@ func (d *Daemon) checkMachine(cfg *config.Config) error {
 	return nil
 }
 
-// hasServed says whether the disk with a leg on this line of the file has been up before.
-func (d *Daemon) hasServed(cfg *config.Config, line int) bool {
+// hasServed says whether a device has been up before.
+func (d *Daemon) hasServed(name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, disk := range cfg.Disks {
-		if disk.Legs[0].Line == line || disk.Legs[1].Line == line {
-			return d.served[disk.Name]
-		}
-	}
-	return false
+	return d.served[name]
 }
 
-// servedName lists the disks that have been up, in the state directory.
-const servedName = "disks.json"
+// servedName lists the devices that have been up, in the state directory.
+const servedName = "served.json"
 
 func (d *Daemon) loadServed() error {
 	path := filepath.Join(d.StateDir, servedName)
@@ -171,11 +165,11 @@ func (d *Daemon) loadServed() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read which disks have been up before: %w", err)
+		return fmt.Errorf("read which devices have been up before: %w", err)
 	}
 	var names []string
 	if err := json.Unmarshal(b, &names); err != nil {
-		d.Log.Warn("which disks have been up before is forgotten", "file", path, "error", err)
+		d.Log.Warn("which devices have been up before is forgotten", "file", path, "error", err)
 		return nil
 	}
 	for _, n := range names {
@@ -184,7 +178,7 @@ func (d *Daemon) loadServed() error {
 	return nil
 }
 
-// noteServed remembers that a disk's face is up. Called with every snapshot.
+// noteServed remembers that a device's face is up. Called with every snapshot.
 func (d *Daemon) noteServed(name string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -271,8 +265,8 @@ func (d *Daemon) start(state control.Persistent) {
 	case <-d.ctx.Done():
 	}
 	_ = d.owner.post(d.ctx, control.StateLoaded{State: state, LastSeq: d.events.LastSeq()})
-	for _, disk := range d.config.Disks {
-		d.addDisk(d.config, disk)
+	for _, c := range allConfigured(d.config) {
+		d.addDevice(d.config, c)
 	}
 }
 
@@ -301,12 +295,12 @@ func (d *Daemon) dispatch(a control.Action, g *gate) bool {
 func (d *Daemon) stranger(p keeper.Process) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if slices.ContainsFunc(d.config.Disks, func(disk config.Disk) bool { return disk.Name == p.Name }) {
+	if named(allConfigured(d.config), p.Name) != nil {
 		return // about to be made known
 	}
 	if _, known := d.strangers[p.Name]; !known && p.State != keeper.Stopped {
 		d.Log.Warn("a driver process runs for a device that is not configured any more; it is left alone, its face stays up",
-			"device", p.Name, "pid", p.Pid, "way out", "put it back into the configuration and reload, or unmount it and stop the keeper")
+			"device", p.Name, "pid", p.Pid, "way out", "put it back into the configuration and reload, or end its use and stop the keeper")
 	}
 	d.strangers[p.Name] = p
 }

@@ -14,13 +14,14 @@ import (
 	"ft/drivers"
 	"ft/drivers/host"
 	"ft/drivers/keeper"
+	"ft/drivers/netns"
 	"ft/ftd/control"
 )
 
 // device is the daemon's side of one driver process: a queue of actions that are begun
 // in order, and a link (link.go) that brings up what the driver reports.
 type device struct {
-	driverKind string // of the driver: mirror
+	as         configured
 	config     drivers.Config
 	configPath string
 	log        *slog.Logger
@@ -127,15 +128,42 @@ func (d *device) do(ctx context.Context, a control.Action) error {
 		_, err := d.client.Detach(ctx, a.Side, a.Reason, false)
 		return err
 	case control.ActionSwitch:
-		return d.client.Switch(ctx)
+		return d.switchTo(ctx, a.Side)
 	case control.ActionSnapshot:
+		return d.look(ctx)
+	}
+	return fmt.Errorf("ftd does not know the action %q", a.Kind)
+}
+
+// look gives the core a snapshot.
+func (d *device) look(ctx context.Context) error {
+	st, err := d.client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	return d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
+}
+
+// switchTo makes a side the active one; Whole: the one that is not now. A driver can only
+// be told to turn round, and may have done so by itself since the core was last told.
+func (d *device) switchTo(ctx context.Context, to drivers.Side) error {
+	if to.Valid() {
 		st, err := d.client.Status(ctx)
 		if err != nil {
 			return err
 		}
-		return d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
+		if st.Sides[to].Active {
+			return d.post(ctx, control.DriverStatus{Device: d.config.Name, Status: st})
+		}
 	}
-	return fmt.Errorf("ftd does not know the action %q", a.Kind)
+	if err := d.client.Switch(ctx); err != nil {
+		return err
+	}
+	// Whoever asked sees it as soon as he has his answer.
+	if err := d.look(ctx); err != nil {
+		d.log.Warn("it has switched, and does not say how it stands now", "error", err)
+	}
+	return nil
 }
 
 // attach asks the driver to take a side in, and remembers a refusal for whoever asked.
@@ -194,8 +222,12 @@ func (d *device) spec() (keeper.Spec, error) {
 	if err != nil {
 		return keeper.Spec{}, fmt.Errorf("find ftd's own binary: %w", err)
 	}
+	argv := []string{exe, "driver", d.as.driver, d.config.Name, "--config", d.configPath}
+	if d.as.netns != "" {
+		argv = append(argv, "--netns", netns.Path(d.as.netns))
+	}
 	return keeper.Spec{
-		Argv:       []string{exe, "driver", d.driverKind, d.config.Name, "--config", d.configPath},
+		Argv:       argv,
 		WatchdogMS: int(watchdogPeriod.Milliseconds()),
 		Control:    host.SocketPath(d.config.RunDir, d.config.Name),
 	}, nil

@@ -53,13 +53,13 @@ func (d *Daemon) crashSelf(fault string) error {
 
 func (d *Daemon) injectDevice(ctx context.Context, c api.Change) error {
 	if c.Fault != "crash" {
-		return fmt.Errorf("a device knows the fault `crash` (its process is killed), not %q; faults of a leg go to its side, e.g. %s", c.Fault, sideID(c.ID, 1))
+		return fmt.Errorf("a device knows the fault `crash` (its process is killed), not %q; faults of a part go to its side, e.g. %s", c.Fault, sideID(c.ID, 1))
 	}
 	return d.keeper.Crash(ctx, c.ID)
 }
 
-// moduleFaults are what a fault of a whole module is to the sides that it carries.
-var moduleFaults = map[string]string{"power-off": "vanish", "power-on": "return", "clear": "clear"}
+// moduleFaults are those of a whole module; configured.faults says what they are to a side.
+var moduleFaults = []string{"power-off", "power-on", "clear"}
 
 // injectSides puts a fault into a side, or a module's fault into all that it carries.
 func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
@@ -67,18 +67,22 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 	if len(sides) == 0 {
 		return &api.NoSuchComponent{ID: c.ID}
 	}
-	fault := drivers.Fault{Name: c.Fault, Args: c.Args}
-	if !strings.Contains(c.ID, "/") { // a module, or `clear` of a device
-		if fault.Name = moduleFaults[c.Fault]; fault.Name == "" {
+	whole := !strings.Contains(c.ID, "/") // a module, or `clear` of a device
+	if whole {
+		if !slices.Contains(moduleFaults, c.Fault) {
 			return fmt.Errorf("a module knows the faults `power-off`, `power-on` and `clear`, not %q; other faults go to one side, e.g. %s", c.Fault, sides[0].side.ID)
 		}
 	}
 	var errs []error
 	for _, s := range sides {
 		if dev := d.device(s.device); dev != nil {
+			fault := drivers.Fault{Name: c.Fault, Args: c.Args}
+			if name := dev.as.faults[c.Fault]; whole && name != "" {
+				fault.Name = name
+			}
 			if err := dev.client.Inject(ctx, s.number, fault); err != nil {
 				errs = append(errs, err)
-			} else if fault.Name == "return" || fault.Name == "clear" {
+			} else if dev.as.watched && (fault.Name == "return" || fault.Name == "clear") {
 				d.seenAgain(ctx, s)
 			}
 		}

@@ -16,7 +16,7 @@ func parsed(t *testing.T, text string) *config.Config {
 	return c
 }
 
-func TestOnlyNewDisksAreTakenInAtAReload(t *testing.T) {
+func TestOnlyNewDevicesAreTakenInAtAReload(t *testing.T) {
 	const disk0 = "[[disk]]\nname = \"disk0\"\npci0 = \"/dev/a\"\npci1 = \"/dev/b\"\n"
 	const disk1 = "[[disk]]\nname = \"disk1\"\npci0 = \"/dev/c\"\npci1 = \"/dev/d\"\n"
 	now := parsed(t, disk0)
@@ -34,12 +34,12 @@ func TestOnlyNewDisksAreTakenInAtAReload(t *testing.T) {
 		{"mtbf", "[mtbf]\nmin_faults = 5\n" + disk0, "restart ftd", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			added, err := newDisks(now, parsed(t, c.next))
+			added, err := newDevices(now, parsed(t, c.next))
 			if c.refused == "" && err != nil || c.refused != "" && (err == nil || !strings.Contains(err.Error(), c.refused)) {
 				t.Fatalf("error %v, want %q", err, c.refused)
 			}
 			if len(added) != c.added {
-				t.Errorf("added %d disks, want %d", len(added), c.added)
+				t.Errorf("added %d devices, want %d", len(added), c.added)
 			}
 		})
 	}

@@ -1,0 +1,111 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"slices"
+
+	"ft/drivers"
+	"ft/drivers/host"
+	"ft/ftd/config"
+	"ft/ftd/control"
+)
+
+// configured is a device of the configuration, whatever its kind: what the daemon needs to
+// know to have it driven. disk.go and nic.go make them.
+type configured struct {
+	kind     string // disk, nic
+	name     string
+	line     int               // in the file
+	driver   string            // kind of the driver
+	paths    [2]string         // what its sides are made of, "" for a side that is not configured
+	options  any               // of the driver, as JSON
+	netns    string            // that its driver lives in, "" for ftd's own
+	watched  bool              // ftd looks whether what the sides are made of is there; else the driver does
+	faults   map[string]string // what a module's faults are to a side of it
+	settings any               // all that the file says of it, but for where
+}
+
+// modules carry the sides of disks and NICs.
+var modules = [2]string{"pci0", "pci1"}
+
+// sideID is a side as everyone names it.
+func sideID(name string, s drivers.Side) string { return modules[s] + "/" + name }
+
+// allConfigured are the devices of a configuration, in the order in which the core is told.
+func allConfigured(cfg *config.Config) (all []configured) {
+	for _, disk := range cfg.Disks {
+		all = append(all, configuredDisk(disk))
+	}
+	for _, n := range cfg.NICs {
+		all = append(all, configuredNIC(n))
+	}
+	return all
+}
+
+// named is the one with a name, nil when there is none.
+func named(all []configured, name string) *configured {
+	if i := slices.IndexFunc(all, func(c configured) bool { return c.name == name }); i >= 0 {
+		return &all[i]
+	}
+	return nil
+}
+
+// same compares settings; where they stand in the file does not count.
+func (c configured) same(o configured) bool {
+	return c.kind == o.kind && reflect.DeepEqual(c.settings, o.settings)
+}
+
+// addDevice makes a configured device known to the core and begins to look after it.
+func (d *Daemon) addDevice(cfg *config.Config, c configured) {
+	options, err := json.Marshal(c.options)
+	if err != nil {
+		panic("daemon: the options of a " + c.driver + " cannot be encoded: " + err.Error()) // plain values
+	}
+	dev := &device{
+		as: c,
+		config: drivers.Config{Kind: c.driver, Name: c.name, RunDir: d.runDir, StateDir: d.StateDir,
+			DevDir: d.DevDir, Drills: cfg.System.Drills, Options: options},
+		configPath: filepath.Join(d.runDir, "drivers", c.name+".json"),
+		log:        d.Log.With("device", c.name),
+		keeper:     d.keeper,
+		client:     host.Dial(host.SocketPath(d.runDir, c.name)),
+		post:       d.owner.post,
+		up:         func() { d.noteServed(c.name) },
+		queue:      make(chan queued, actionsMax),
+		wake:       make(chan struct{}, 1),
+	}
+	told := control.DeviceConfigured{Kind: c.kind, Name: c.name}
+	var watches []*watch
+	for i, path := range c.paths {
+		if path == "" {
+			continue
+		}
+		spec := &told.Sides[i]
+		if spec.Resource.Path = path; c.watched {
+			side := drivers.Side(i)
+			w := newWatch(path, func(ctx context.Context, was, is presence) { d.presenceChanged(ctx, dev, side, was, is) })
+			spec.Resource.Identity, spec.Absent = w.now.identity, !w.now.present
+			watches = append(watches, w)
+		}
+	}
+
+	d.mu.Lock()
+	d.devices[c.name] = dev
+	d.watches = append(d.watches, watches...)
+	delete(d.strangers, c.name)
+	d.mu.Unlock()
+
+	_ = d.owner.post(d.ctx, told) // before anything that a driver says
+	d.goRun(dev.runActions)
+	d.goRun(dev.runLink)
+	for _, w := range watches {
+		d.goRun(w.run)
+	}
+}
+
+// place is where a device stands in the file.
+func (c configured) place(cfg *config.Config) string { return fmt.Sprintf("%s:%d", cfg.File, c.line) }
