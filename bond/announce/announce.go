@@ -165,8 +165,12 @@ func (a *Announcer) Announce(s drivers.Side) {
 	if !s.Valid() {
 		return
 	}
-	a.announcements.Add(1)
 	a.mu.Lock()
+	if a.closed {
+		a.mu.Unlock()
+		return
+	}
+	a.announcements.Add(1)
 	set := a.frames.Load()
 	first := set.frames[:min(len(set.frames), burstMax)]
 	a.order = order{

@@ -358,6 +358,71 @@ func TestMembershipsAreReported(t *testing.T) {
 		report(macvlanMAC, mac{1, 0, 0x5e, 1, 2, 3}, "igmpv2 239.1.2.3 from 192.0.2.20"),
 		report(macvlanMAC, mac{0x33, 0x33, 0, 0, 0x12, 0x34}, "mldv1 ff15::1234 from ::"),
 	)
+	// Nothing forces version 1 any more, but it has been spoken there.
+	setSysctl(t, "ipv6/conf/mv0/force_mld_version", "0")
+	a.Announce(1)
+	bondtest.WaitFor(t, "both versions of MLD", within, func() bool {
+		all := strings.Join(c.ours(), "\n")
+		return strings.Contains(all, report(macvlanMAC, mac6(ip6Reports), "mldv2 to_ex ff15::1234 from ::")) &&
+			strings.Count(all, report(macvlanMAC, mac{0x33, 0x33, 0, 0, 0x12, 0x34}, "mldv1 ff15::1234 from ::")) == 2
+	})
+}
+
+// A switch that snoops, which checks what it hears, sends groups to the new port at once.
+func TestSnoopingSwitchLearnsGroups(t *testing.T) {
+	n := bondtest.New(t)
+	if out, err := n.SwitchCommand("ip", "link", "set", bondtest.Bridge, "type", "bridge", "mcast_snooping", "1", "mcast_igmp_version", "3", "mcast_mld_version", "2").CombinedOutput(); err != nil {
+		t.Fatalf("turn snooping on: %v: %s", err, out)
+	}
+	face := makeFace(t)
+	give(t, face, "192.0.2.10/24")
+	give(t, face, fe80.String()+"/64")
+	old := child(t, &netlink.Macvlan{LinkAttrs: childAttrs("mv0", macvlanMAC, face), Mode: netlink.MACVLAN_MODE_BRIDGE})
+	setSysctl(t, "ipv4/conf/mv0/force_igmp_version", "2")
+	setSysctl(t, "ipv6/conf/mv0/force_mld_version", "1")
+	for _, group := range []string{"239.1.2.3", "ff15::1234"} {
+		defer join(t, face.Attrs().Index, group, "")()
+	}
+	defer join(t, face.Attrs().Index, "232.1.2.3", "192.0.2.1")()
+	defer join(t, face.Attrs().Index, ssm6.String(), source6.String())()
+	for _, group := range []string{"239.4.5.6", "ff15::5678"} {
+		defer join(t, old.Attrs().Index, group, "")()
+	}
+	cfg, _ := config(face, 1, time.Second)
+	a := announcer(t, n, cfg)
+	for s := drivers.Side(0); s <= 1; s++ {
+		a.Announce(s)
+		out, err := n.SwitchCommand("bridge", "mdb", "show").CombinedOutput()
+		if err != nil {
+			t.Fatalf("bridge mdb show: %v: %s", err, out)
+		}
+		for _, group := range []string{"239.1.2.3", "ff15::1234", "232.1.2.3", ssm6.String(), "239.4.5.6", "ff15::5678"} {
+			if want := fmt.Sprintf("port %s grp %s ", n.Port(s), group); !strings.Contains(string(out), want) {
+				t.Errorf("the switch has no %q in\n%s", want, out)
+			}
+		}
+	}
+}
+
+// BenchmarkAnnounce is a common announcement: two addresses of each kind and a guest.
+func BenchmarkAnnounce(b *testing.B) {
+	n := bondtest.New(b)
+	m := &machine{
+		list:  []ifLink{{index: 1, name: "net0", mac: faceMAC, mtu: 1500, up: true}},
+		addrs: map[int][]address{1: addrs("192.0.2.10", "192.0.2.11", "2001:db8::10", "fe80::1")},
+		uc:    map[int][]mac{1: {tapMAC}},
+	}
+	a, err := start(Config{Face: 1, Count: 1, Log: slog.Default()}, m, func() {})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.SetPort(0, n.Index(n.NIC(0))); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		a.Announce(0)
+	}
 }
 
 // An address is announced only when duplicate address detection has let it pass; nobody

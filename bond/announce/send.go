@@ -99,8 +99,10 @@ func (t *transmitter) sendChunk(fd int, frames [][]byte) (int, unix.Errno) {
 // wayOut says what a refusal means and what can be done.
 func wayOut(err error) string {
 	switch {
+	case errors.Is(err, errNoPort):
+		return "it is announced when one is there"
 	case errors.Is(err, unix.ENETDOWN):
-		return "the NIC is down: set it up"
+		return "the NIC is down: set it up, and announce again"
 	case errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
 		return "the NIC is gone: it is announced again when it has come back"
 	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.EAGAIN):
