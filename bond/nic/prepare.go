@@ -38,8 +38,15 @@ func (b *Book) Prepare(s drivers.Side, l Link, w Want) (notes []string, err erro
 		notes = append(b.notes, notes...)
 		b.notes = nil
 	}()
+	if b.sides[s.Other()].is(l, b.netns) { // the sides have changed places
+		b.sides[0], b.sides[1] = b.sides[1], b.sides[0]
+	}
 	anew := !b.sides[s].is(l, b.netns)
 	if anew {
+		// The one before may still be there, and no port any more.
+		if err := b.restore(s); err != nil {
+			notes = append(notes, err.Error())
+		}
 		b.sides[s] = &record{Netns: b.netns, Index: l.Index}
 		if len(l.PermMAC) > 0 {
 			b.sides[s].PermMAC = l.PermMAC.String()
@@ -52,7 +59,7 @@ func (b *Book) Prepare(s drivers.Side, l Link, w Want) (notes []string, err erro
 	if !w.Enslaved && len(w.FaceMAC) > 0 {
 		filters, err := unicastFilters()
 		if err != nil {
-			return nil, err
+			return notes, err
 		}
 		refused, err := b.admit(rec, l, filters[l.Index], []net.HardwareAddr{w.FaceMAC})
 		if err == nil && refused != nil {

@@ -149,6 +149,41 @@ func TestAnotherNICBeginsAnew(t *testing.T) {
 	returnsTo(t, "eth0", before)
 }
 
+// A NIC that is a port no longer, while it is still there, is put back when another takes
+// its side.
+func TestTheNICBeforeIsPutBack(t *testing.T) {
+	newNet(t)
+	before := settled(t, "eth0")
+	path := filepath.Join(t.TempDir(), "nics")
+	prepare(t, open(t, path), 0, "eth0", want())
+	prepare(t, open(t, path), 0, "eth1", want())
+	returnsTo(t, "eth0", before)
+	if mtu := named(t, "eth1").MTU; mtu != 1400 {
+		t.Errorf("eth1 has an MTU of %d", mtu)
+	}
+}
+
+func TestNICsThatChangeSides(t *testing.T) {
+	newNet(t)
+	before := [2]map[string]string{settled(t, "eth0"), settled(t, "eth1")}
+	path := filepath.Join(t.TempDir(), "nics")
+	b := open(t, path)
+	prepare(t, b, 0, "eth0", want())
+	prepare(t, b, 1, "eth1", want())
+	b = open(t, path)
+	steps := changes(b)
+	prepare(t, b, 0, "eth1", want())
+	prepare(t, b, 1, "eth0", want())
+	if len(*steps) > 0 {
+		t.Errorf("it changed %q", *steps)
+	}
+	b = open(t, path)
+	restore(t, b, 1)
+	returnsTo(t, "eth0", before[0])
+	restore(t, b, 0)
+	returnsTo(t, "eth1", before[1])
+}
+
 // addMacvlan makes mv0, a NIC with an MTU that is bound to another's, a feature that can
 // be asked for, and a driver that refuses entries in its filter. It has been up once: the
 // kernel gives an interface its queueing discipline then, and for good.
