@@ -51,7 +51,12 @@ func (d *driver) openFace() error {
 	if d.book, err = nic.OpenBook(d.bookPath()); err != nil {
 		return fmt.Errorf("what the NICs of %s were like: %w", d.cfg.Name, err)
 	}
-	spec := datapath.Spec{Key: Key(d.cfg.RunDir, d.cfg.Name), Face: d.cfg.Name, MAC: d.mac, MTU: d.opt.MTU, Log: d.env.Log}
+	spec := datapath.Spec{Key: Key(d.cfg.RunDir, d.cfg.Name), Face: d.cfg.Name, MTU: d.opt.MTU, Log: d.env.Log}
+	// An admin may have given the face another MAC. It keeps that through our deaths.
+	if l, err := nic.ByName(d.cfg.Name); err == nil && len(l.MAC) > 0 {
+		d.mac = l.MAC
+	}
+	spec.MAC = d.mac
 	adopted, err := d.openPath(spec)
 	if err != nil {
 		return err
@@ -61,9 +66,6 @@ func (d *driver) openFace() error {
 		return fmt.Errorf("the face %s: %w", d.cfg.Name, err)
 	}
 	d.faceMTU = face.MTU
-	if len(face.MAC) > 0 {
-		d.mac = face.MAC // an admin may have given it another; it stays through our deaths
-	}
 	if err := d.configureAddresses(); err != nil {
 		return err
 	}

@@ -307,29 +307,30 @@ func (d *driver) faceChanged(l nic.Link, gone bool) {
 
 // followMTU gives the NICs the MTU that the face was given, or the face its old one back.
 func (d *driver) followMTU(mtu int) {
-	var failed error
-	for s := range d.ports {
-		if i := d.boundIndex(drivers.Side(s)); i != 0 {
-			if err := nic.SetMTU(i, mtu); err != nil {
-				failed = fmt.Errorf("pci%d: %w", s, err)
-				break
+	d.mu.Lock()
+	was, links := d.faceMTU, [2]nic.Link{d.ports[0].link, d.ports[1].link}
+	d.mu.Unlock()
+	set := func(mtu int) error {
+		var errs []error
+		for s, l := range links {
+			if l.Index != 0 {
+				errs = append(errs, d.book.SetMTU(drivers.Side(s), l, mtu))
 			}
 		}
+		return errors.Join(errs...)
 	}
+	failed := set(mtu)
 	if failed == nil {
+		d.mu.Lock()
 		d.faceMTU = mtu
-		d.note(datapath.None, fmt.Sprintf("the MTU is %d now, on the face and its NICs", mtu), nil)
+		d.mu.Unlock()
+		d.note(datapath.None, fmt.Sprintf("the MTU is %d now, on %s and its NICs", mtu, d.cfg.Name), nil)
 		return
 	}
-	for _, s := range [2]drivers.Side{0, 1} {
-		if i := d.boundIndex(s); i != 0 {
-			_ = nic.SetMTU(i, d.faceMTU) // it had this one
-		}
+	if err := errors.Join(set(was), nic.SetMTU(d.path.Face(), was)); err != nil {
+		d.env.Log.Error("the MTU", "wanted", was, "err", err)
 	}
-	if err := nic.SetMTU(d.path.Face(), d.faceMTU); err != nil {
-		failed = errors.Join(failed, err)
-	}
-	d.note(datapath.None, fmt.Sprintf("the MTU %d cannot be had (%v): it is %d again", mtu, failed, d.faceMTU), nil)
+	d.note(datapath.None, fmt.Sprintf("%s cannot have the MTU %d (%v): it is %d again", d.cfg.Name, mtu, failed, was), nil)
 }
 
 // addrSeen is called by the watcher of addresses.
