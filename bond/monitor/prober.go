@@ -14,6 +14,7 @@ package monitor
 //     returns it has another number, and gets another prober.
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -58,7 +59,7 @@ const (
 	framesATurn      = 256 // that are read before the time is looked at again
 	defendedARound   = 32  // solicitations that are answered between two rounds
 	frameBytes       = 2048
-	enslavedFor      = time.Second // for which it is remembered what the NIC belongs to
+	linkFor          = time.Second // for which it is remembered what the NIC is like
 )
 
 // Prober probes through one NIC.
@@ -74,11 +75,8 @@ type Prober struct {
 	next     time.Time // of the next round
 	defended int       // since the last round
 	troubled bool      // a refused probe has been logged
-	master   struct {
-		index   int
-		mine    bool
-		expires time.Time
-	}
+	link     nic.Link  // for ours, as it was at
+	linkAt   time.Time
 
 	sent, answered, foreign, unsent, defences atomic.Uint64
 	rttNs                                     atomic.Int64
@@ -272,7 +270,7 @@ func (p *Prober) read() (more bool, err error) {
 		}
 		frames := 0
 		for ; frames < framesATurn; frames++ {
-			n, index, err := s.receive(p.buf)
+			n, by, err := s.receive(p.buf)
 			if errors.Is(err, unix.EAGAIN) {
 				break
 			}
@@ -284,7 +282,7 @@ func (p *Prober) read() (more bool, err error) {
 				continue
 			}
 			if err == nil {
-				p.take(i, p.buf[:n], index)
+				p.take(i, p.buf[:n], by)
 			}
 		}
 		more = more || frames == framesATurn
@@ -292,7 +290,7 @@ func (p *Prober) read() (more bool, err error) {
 	return more, nil
 }
 
-func (p *Prober) take(socket int, frame []byte, index int) {
+func (p *Prober) take(socket int, frame []byte, by arrival) {
 	var from netip.Addr
 	var at [macLen]byte
 	var what sight
@@ -301,7 +299,7 @@ func (p *Prober) take(socket int, frame []byte, index int) {
 	} else {
 		from, at, what = p.id.readND(frame)
 	}
-	if what == answer && !p.ours(index) {
+	if what == answer && !p.ours(by) {
 		what = looksForeign
 	}
 	switch what {
@@ -327,27 +325,32 @@ func (p *Prober) take(socket int, frame []byte, index int) {
 	case solicitation:
 		// A target that was asked by us keeps our address in its cache, and asks now and
 		// then whether it still holds.
-		if p.defended < defendedARound && p.ours(index) && p.sockets[1].send(p.id.advertise(from, at)) == nil {
+		if p.defended < defendedARound && p.ours(by) && p.sockets[1].send(p.id.advertise(from, at)) == nil {
 			p.defended++
 			p.defences.Add(1)
 		}
 	}
 }
 
-// ours says whether a frame belongs to the NIC and not to a link on top of it: the frames
-// of a VLAN are shown to the NIC's sockets too, under the VLAN link's number. So are all
-// frames of a NIC that the kernel's bonding driver has, under the bond's number.
-func (p *Prober) ours(index int) bool {
-	if index == p.cfg.Index {
+// ours says whether a frame that is addressed to our MAC came in by the NIC itself, and
+// not by a link on top of it: a VLAN's frames are shown to the NIC's sockets too, without
+// their tags, under the VLAN link's number, or as strays when there is no such link. But
+// under the kernel's bonding driver all frames of a NIC go by the bond's number, and those
+// to our MAC are strays because the NIC wears the bond's.
+func (p *Prober) ours(by arrival) bool {
+	if by.index == p.cfg.Index && !by.strays {
 		return true
 	}
-	now := time.Now()
-	if m := &p.master; m.index != index || now.After(m.expires) {
-		m.index, m.expires = index, now.Add(enslavedFor)
-		l, err := nic.ByIndex(p.cfg.Index)
-		m.mine = err == nil && l.Master == index
+	if now := time.Now(); now.Sub(p.linkAt) > linkFor {
+		var err error
+		if p.link, err = nic.ByIndex(p.cfg.Index); err != nil {
+			p.cfg.Log.Debug("a frame cannot be judged", "nic", p.cfg.Name, "error", err)
+		}
+		p.linkAt = now
 	}
-	return p.master.mine
+	within := by.index == p.cfg.Index || by.index == p.link.Master
+	wears := len(p.link.MAC) > 0 && !bytes.Equal(p.link.MAC, p.cfg.MAC)
+	return within && (wears || !by.strays)
 }
 
 func (p *Prober) gone() error {

@@ -90,17 +90,22 @@ func (s *probeSocket) send(frame []byte) error {
 	return unix.Sendto(s.fd, frame, unix.MSG_DONTWAIT, &unix.SockaddrLinklayer{Protocol: networkOrder(s.protocol), Ifindex: s.index})
 }
 
-// receive returns the next frame and the number of the interface that it is said to have
-// come in by; EAGAIN when there is none.
-func (s *probeSocket) receive(b []byte) (n, index int, err error) {
+// arrival is what the kernel says of a frame beside its bytes (struct sockaddr_ll).
+type arrival struct {
+	index  int  // of the link that it is shown to
+	strays bool // not PACKET_HOST: for another MAC than the link's, or of a VLAN that nobody has
+}
+
+// receive returns the next frame; EAGAIN when there is none.
+func (s *probeSocket) receive(b []byte) (n int, by arrival, err error) {
 	n, from, err := unix.Recvfrom(s.fd, b, unix.MSG_DONTWAIT)
 	if err != nil {
-		return 0, 0, err
+		return 0, by, err
 	}
 	if a, ok := from.(*unix.SockaddrLinklayer); ok {
-		index = a.Ifindex
+		by = arrival{index: a.Ifindex, strays: a.Pkttype != unix.PACKET_HOST}
 	}
-	return n, index, nil
+	return n, by, nil
 }
 
 // attached says whether the NIC still is what the socket is bound to: the kernel unbinds
@@ -116,17 +121,13 @@ func (s *probeSocket) attached() bool {
 
 func (s *probeSocket) close() { unix.Close(s.fd) }
 
-// Classic BPF, linux/filter.h. A frame whose VLAN tag the NIC has taken off is not the
-// port's own; the last instruction of a program that falls through rejects.
+// Classic BPF, linux/filter.h.
 const (
 	loadByte   = unix.BPF_LD | unix.BPF_B | unix.BPF_ABS
 	loadHalf   = unix.BPF_LD | unix.BPF_H | unix.BPF_ABS
 	loadWord   = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 	jumpEqual  = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-	andNumber  = unix.BPF_ALU | unix.BPF_AND | unix.BPF_K
 	giveBack   = unix.BPF_RET | unix.BPF_K
-	vlanID     = 0xfff
-	vlanTag    = 1<<32 - 0x1000 + 44 // SKF_AD_OFF + SKF_AD_VLAN_TAG, linux/filter.h
 	wholeFrame = 1 << 16
 )
 
@@ -134,19 +135,15 @@ const (
 type test struct {
 	load uint16
 	at   uint32
-	mask uint32 // 0 for none
 	want uint32
 }
 
-// all accepts frames for which every test holds.
+// all accepts frames for which every test holds; its last instruction rejects the others.
 func all(tests ...test) []unix.SockFilter {
 	var program []unix.SockFilter
 	var jumps []int
 	for _, t := range tests {
 		program = append(program, unix.SockFilter{Code: t.load, K: t.at})
-		if t.mask != 0 {
-			program = append(program, unix.SockFilter{Code: andNumber, K: t.mask})
-		}
 		jumps = append(jumps, len(program))
 		program = append(program, unix.SockFilter{Code: jumpEqual, K: t.want})
 	}
@@ -159,7 +156,7 @@ func all(tests ...test) []unix.SockFilter {
 
 // arpFilter lets replies through.
 func arpFilter() []unix.SockFilter {
-	return all(test{loadWord, vlanTag, vlanID, 0}, test{loadHalf, arpOperation, 0, arpOpReply})
+	return all(test{loadHalf, arpOperation, arpOpReply})
 }
 
 // ndFilter lets advertisements through, and solicitations of our address.
@@ -169,18 +166,16 @@ func ndFilter(local netip.Addr) []unix.SockFilter {
 		return uint32(a[i])<<24 | uint32(a[i+1])<<16 | uint32(a[i+2])<<8 | uint32(a[i+3])
 	}
 	solicit := all(
-		test{loadWord, vlanTag, vlanID, 0},
-		test{loadByte, ip6Next, 0, protocolICMPv6},
-		test{loadByte, icmp6Type, 0, ndSolicit},
-		test{loadWord, ndTarget, 0, word(0)},
-		test{loadWord, ndTarget + 4, 0, word(4)},
-		test{loadWord, ndTarget + 8, 0, word(8)},
-		test{loadWord, ndTarget + 12, 0, word(12)},
+		test{loadByte, ip6Next, protocolICMPv6},
+		test{loadByte, icmp6Type, ndSolicit},
+		test{loadWord, ndTarget, word(0)},
+		test{loadWord, ndTarget + 4, word(4)},
+		test{loadWord, ndTarget + 8, word(8)},
+		test{loadWord, ndTarget + 12, word(12)},
 	)
 	advertise := all(
-		test{loadWord, vlanTag, vlanID, 0},
-		test{loadByte, ip6Next, 0, protocolICMPv6},
-		test{loadByte, icmp6Type, 0, ndAdvertise},
+		test{loadByte, ip6Next, protocolICMPv6},
+		test{loadByte, icmp6Type, ndAdvertise},
 	)
 	// What the first rejects falls into the second.
 	return append(solicit[:len(solicit)-1], advertise...)
