@@ -63,8 +63,8 @@ func (ls links) attached(pl place, index int) (bool, error) {
 }
 
 // isOn asks the interface, not the link: a link knows an ifindex, which repeats across
-// network namespaces. A link loses its interface when that is deleted, and also when it
-// moves to another namespace, for good: moving back does not mend it.
+// network namespaces. A link ends with its interface; but an interface that moves to
+// another namespace takes it along, and is not ours for as long as it is there.
 func (ls links) isOn(l link.Link, pl place, index int) (bool, error) {
 	info, err := l.Info()
 	if err != nil {

@@ -166,6 +166,14 @@ func (p *path) State() (datapath.State, datapath.Turn, error) {
 		return datapath.State{Active: datapath.None}, datapath.Turn{}, errClosed
 	}
 	word := p.state.Word.Load()
+	stamp := p.state.stampOf(word)
+	for { // the time of that very turn: its place is used again by the next but one
+		again := p.state.Word.Load()
+		if again>>turnShift == word>>turnShift {
+			break
+		}
+		word, stamp = again, p.state.stampOf(again)
+	}
 	st := datapath.State{Active: activeOf(word)}
 	for s := range st.Eligible {
 		st.Eligible[s] = word&bit(eligibleShift, drivers.Side(s)) != 0
@@ -176,7 +184,7 @@ func (p *path) State() (datapath.State, datapath.Turn, error) {
 		if err != nil {
 			return st, turn, err
 		}
-		turn.At = time.Now().Add(-time.Duration(now - p.state.Turn[turn.Count&1].Load()))
+		turn.At = time.Now().Add(-time.Duration(now - stamp))
 	}
 	return st, turn, nil
 }

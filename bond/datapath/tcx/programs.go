@@ -4,6 +4,7 @@ package tcx
 //
 //	out:  stack → face_out (on the face) → out (on the active NIC) → wire
 //	                                        └ no carrier: turn, → out (on the other NIC)
+//	                    └ the active NIC is gone: turn, → out (on the other NIC)
 //	in:   wire → in (on a NIC) → the face's stack, or the NIC's own, or dropped
 //
 // They are assembled here, without a compiler. Registers: R6 the context, R8 the shared
@@ -20,6 +21,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 
 	"ft/drivers"
 )
@@ -146,12 +148,25 @@ func verdict(v int32) asm.Instructions {
 	return asm.Instructions{asm.Mov.Imm(asm.R0, v), asm.Return()}
 }
 
-// drop counts at R8+off and drops.
+// drop counts at R8+off and drops; a local sender is told, and TCP tries again sooner.
 func drop(label string, off int16) asm.Instructions {
 	return append(asm.Instructions{
 		asm.Mov.Imm(asm.R1, 1).WithSymbol(label),
 		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, off),
 	}, verdict(verdictDrop)...)
+}
+
+// swallow counts at R8+off and makes a packet vanish without telling its sender, as a bad
+// cable does. There is no verdict for that, but no interface has the index 0.
+func swallow(label string, off int16) asm.Instructions {
+	return asm.Instructions{
+		asm.Mov.Imm(asm.R1, 1).WithSymbol(label),
+		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, off),
+		asm.Mov.Imm(asm.R1, 0),
+		asm.Mov.Imm(asm.R2, 0),
+		asm.FnRedirect.Call(),
+		asm.Return(),
+	}
 }
 
 func join(parts ...asm.Instructions) (all asm.Instructions) {
@@ -161,23 +176,45 @@ func join(parts ...asm.Instructions) (all asm.Instructions) {
 	return all
 }
 
-// buildFaceOut sends what the face sends to the active port.
+// buildFaceOut sends what the face sends to the active port. A NIC that is being deleted
+// is found by no ifindex any more, long before the kernel tells anyone, and its program
+// runs no more: this one turns for it.
 func buildFaceOut(fd int) asm.Instructions {
 	return join(
 		asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)},
 		readWord(fd),
 		asm.Instructions{
-			asm.And.Imm(asm.R9, activeMask),
-			asm.JGT.Imm(asm.R9, 1, "no_port"),
-			asm.LSh.Imm(asm.R9, 2), // an ifindex has four bytes
-			asm.Add.Reg(asm.R8, asm.R9),
+			asm.Mov.Reg(asm.R7, asm.R9),
+			asm.And.Imm(asm.R7, activeMask),
+			asm.JGT.Imm(asm.R7, 1, "no_port"),
+			asm.LSh.Imm(asm.R7, 2), // an ifindex has four bytes
+			asm.Add.Reg(asm.R7, asm.R8),
+			asm.LoadMem(asm.R7, asm.R7, offIndex, asm.Word),
+
+			// The cheapest helper that looks an ifindex up. Of the MTU it may say what it will.
+			asm.StoreImm(asm.RFP, -4, 0, asm.Word),
+			asm.Mov.Reg(asm.R1, asm.R6),
+			asm.Mov.Reg(asm.R2, asm.R7),
+			asm.Mov.Reg(asm.R3, asm.RFP),
+			asm.Add.Imm(asm.R3, -4),
+			asm.Mov.Imm(asm.R4, 0),
+			asm.Mov.Imm(asm.R5, 0),
+			asm.FnCheckMtu.Call(),
+			asm.JEq.Imm(asm.R0, -int32(unix.ENODEV), "gone"),
+
 			asm.Mov.Imm(asm.R1, markFace),
 			asm.StoreMem(asm.R6, skbTCIndex, asm.R1, asm.Word),
-			asm.LoadMem(asm.R1, asm.R8, offIndex, asm.Word),
+			asm.Mov.Reg(asm.R1, asm.R7),
 			asm.Mov.Imm(asm.R2, 0),
 			asm.FnRedirect.Call(),
 			asm.Return(),
+
+			asm.Mov.Reg(asm.R1, asm.R9).WithSymbol("gone"),
+			asm.And.Imm(asm.R1, activeMask),
+			asm.JEq.Imm(asm.R1, 1, "gone_1"),
 		},
+		turnAndSend("gone_0", 0, markFace),
+		turnAndSend("gone_1", 1, markFace),
 		drop("no_port", offNoPort),
 	)
 }
@@ -185,7 +222,6 @@ func buildFaceOut(fd int) asm.Instructions {
 // buildNICOut lets the face's packets pass while the port is alive, and otherwise turns
 // to the other one, if it may.
 func buildNICOut(me drivers.Side, cc *carrierCheck, fd int) asm.Instructions {
-	other := me.Other()
 	faults := bit(darkShift, me) | bit(silentShift, me)
 	return join(
 		asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)},
@@ -209,41 +245,28 @@ func buildNICOut(me drivers.Side, cc *carrierCheck, fd int) asm.Instructions {
 		},
 		verdict(verdictNext),
 		asm.Instructions{asm.JEq.Imm(asm.R7, markHop2, "loop").WithSymbol("dead")},
-		turn(me),
-		asm.Instructions{
-			asm.Mov.Reg(asm.R1, asm.R9).WithSymbol("turned"),
-			asm.And.Imm(asm.R1, activeMask),
-			asm.JNE.Imm(asm.R1, int32(other), "nowhere"),
-			asm.Mov.Imm(asm.R1, 1),
-			asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, offsetCount(me, countDetoured)),
-			asm.Mov.Imm(asm.R1, markHop2),
-			asm.StoreMem(asm.R6, skbTCIndex, asm.R1, asm.Word),
-			asm.LoadMem(asm.R1, asm.R8, offIndex+4*int16(other), asm.Word),
-			asm.Mov.Imm(asm.R2, 0),
-			asm.FnRedirect.Call(),
-			asm.Return(),
-		},
-		drop("faulty", offsetCount(me, countFaulty)),
-		drop("nowhere", offsetCount(me, countDead)),
+		turnAndSend("turn", me, markHop2),
+		swallow("faulty", offsetCount(me, countFaulty)),
 		drop("loop", offsetCount(me, countLoop)),
 	)
 }
 
-// turn makes the other port active, if this one is and the other is eligible and not
-// dark. It leaves the word as it is then in R9, whoever has changed it. The time is
-// written before the word, at the place that only the next turn has: a turn that is seen
-// has its time already.
-func turn(me drivers.Side) asm.Instructions {
+// turnAndSend makes the other port active, if this one (me) is and the other is eligible
+// and not dark, and sends the packet by whichever is active then, whoever has made it so.
+// It does not fall through. The time of a turn is written before the word, at the place
+// that only the next turn has: a turn that is seen has its time already.
+func turnAndSend(label string, me drivers.Side, mark int32) asm.Instructions {
 	other := me.Other()
-	return asm.Instructions{
-		asm.Mov.Reg(asm.R1, asm.R9),
+	mayTurn, turned, nowhere := label+"_may_turn", label+"_turned", label+"_nowhere"
+	return join(asm.Instructions{
+		asm.Mov.Reg(asm.R1, asm.R9).WithSymbol(label),
 		asm.And.Imm(asm.R1, activeMask),
-		asm.JNE.Imm(asm.R1, int32(me), "turned"), // by somebody else, since the face chose this port
-		asm.JSet.Imm(asm.R9, int32(bit(darkShift, other)), "nowhere"),
-		asm.JSet.Imm(asm.R9, int32(bit(eligibleShift, other)), "may_turn"),
-		asm.Ja.Label("nowhere"),
+		asm.JNE.Imm(asm.R1, int32(me), turned), // by somebody else, since the face chose this port
+		asm.JSet.Imm(asm.R9, int32(bit(darkShift, other)), nowhere),
+		asm.JSet.Imm(asm.R9, int32(bit(eligibleShift, other)), mayTurn),
+		asm.Ja.Label(nowhere),
 
-		asm.Mov.Reg(asm.R7, asm.R9).WithSymbol("may_turn"),
+		asm.Mov.Reg(asm.R7, asm.R9).WithSymbol(mayTurn),
 		asm.And.Imm(asm.R7, ^int32(activeMask|bit(eligibleShift, me))), // sign-extended: the counter stays
 		asm.Or.Imm(asm.R7, int32(other)),
 		asm.LoadImm(asm.R1, 1<<turnShift, asm.DWord),
@@ -254,14 +277,24 @@ func turn(me drivers.Side) asm.Instructions {
 		asm.RSh.Imm(asm.R1, turnShift),
 		asm.And.Imm(asm.R1, 1),
 		asm.LSh.Imm(asm.R1, 3),
-		asm.Mov.Reg(asm.R2, asm.R8),
-		asm.Add.Reg(asm.R2, asm.R1),
-		asm.StoreMem(asm.R2, offTurn, asm.R0, asm.DWord),
+		asm.Add.Reg(asm.R1, asm.R8),
+		asm.StoreMem(asm.R1, offTurn, asm.R0, asm.DWord),
 
 		asm.Mov.Reg(asm.R0, asm.R9), // what is expected; R0 is then what was there
 		compareAndSwap(asm.R8, asm.R7, offWord),
 		asm.LoadMem(asm.R9, asm.R8, offWord, asm.DWord),
-	}
+
+		asm.And.Imm(asm.R9, activeMask).WithSymbol(turned),
+		asm.JNE.Imm(asm.R9, int32(other), nowhere),
+		asm.Mov.Imm(asm.R1, 1),
+		asm.AddAtomic.Mem(asm.R8, asm.R1, asm.DWord, offsetCount(me, countDetoured)),
+		asm.Mov.Imm(asm.R1, mark),
+		asm.StoreMem(asm.R6, skbTCIndex, asm.R1, asm.Word),
+		asm.LoadMem(asm.R1, asm.R8, offIndex+4*int16(other), asm.Word),
+		asm.Mov.Imm(asm.R2, 0),
+		asm.FnRedirect.Call(),
+		asm.Return(),
+	}, drop(nowhere, offsetCount(me, countDead)))
 }
 
 // compareAndSwap is R0 == *(dst+off) ? *(dst+off) = src. The operation is in the

@@ -180,6 +180,9 @@ func (sm *stateMap) change(f func(word uint64) uint64) {
 	}
 }
 
+// stampOf is when the last turn that a word counts was made.
+func (sm *stateMap) stampOf(word uint64) uint64 { return sm.Turn[word>>turnShift&1].Load() }
+
 // inherit takes over what a map of another layout says.
 func (sm *stateMap) inherit(old *header) {
 	sm.Flags, sm.Face = old.Flags, old.Face
