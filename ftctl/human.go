@@ -52,6 +52,19 @@ func scaled(v, base float64, units []string) string {
 	return fmt.Sprintf("%.0f %s", v, units[i])
 }
 
+// humanMicros writes microseconds with three digits: 230 µs, 2.95 ms, 1.2 s.
+func humanMicros(us float64) string {
+	for _, u := range []struct {
+		name string
+		us   float64
+	}{{"s", 1e6}, {"ms", 1e3}} {
+		if us >= u.us {
+			return fmt.Sprintf("%.3g %s", us/u.us, u.name)
+		}
+	}
+	return fmt.Sprintf("%.0f µs", us)
+}
+
 // humanHours writes a time between faults: 41 h, 12 min.
 func humanHours(h float64) string {
 	switch {

@@ -45,6 +45,9 @@ func (a *app) componentText(c api.Component) string {
 			stats = fresh
 			delete(c.Detail, "stats")
 		}
+		if c.Device.Kind == kindNIC {
+			stats = f.nic(stats)
+		}
 		f.tree("", stats)
 	}
 	f.tree("", c.Detail)
@@ -95,7 +98,13 @@ func (f *facts) device(d api.DeviceStatus) {
 	f.add("face", "%s", d.Face)
 	f.add("driver", "%s", strings.TrimSuffix(string(d.Driver)+", pid "+fmt.Sprint(d.Pid), ", pid 0"))
 	for _, x := range d.Sides {
-		f.add(x.ID, "%s", strings.TrimSuffix(x.State.String()+", "+x.Resource, ", "))
+		text := x.State.String()
+		for _, more := range []string{x.Resource, roleText(deviceSide{&d, &x}), x.Note} {
+			if more != "" {
+				text += ", " + more
+			}
+		}
+		f.add(x.ID, "%s", text)
 	}
 }
 
@@ -146,7 +155,7 @@ func (f *facts) mtbf(m api.MTBF) {
 // tree writes what a driver says besides, by name; maps within are joined by a dot.
 func (f *facts) tree(prefix string, m map[string]any) {
 	for _, k := range slices.Sorted(maps.Keys(m)) {
-		name := strings.ReplaceAll(prefix+k, "_", " ")
+		name := strings.ReplaceAll(strings.TrimSuffix(prefix+k, "_us"), "_", " ")
 		switch v := m[k].(type) {
 		case map[string]any:
 			f.tree(prefix+k+".", v)
@@ -171,6 +180,9 @@ func (f *facts) tree(prefix string, m map[string]any) {
 func numberText(name string, v float64) string {
 	if strings.HasSuffix(name, "_bytes") {
 		return humanSize(int64(v))
+	}
+	if strings.HasSuffix(name, "_us") {
+		return humanMicros(v)
 	}
 	if v == float64(int64(v)) {
 		return fmt.Sprintf("%d", int64(v))

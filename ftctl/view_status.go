@@ -33,8 +33,8 @@ func (a *app) statusText(st api.Status) string {
 		var faces []string
 		for _, d := range st.Devices {
 			text := d.ID + " " + a.paint(stateColours[d.State.String()], d.State.String())
-			if d.Face != "" && d.State.String() != "down" {
-				text += " " + d.Face
+			if face := faceText(d); face != "" && d.State.String() != "down" {
+				text += " " + face
 			}
 			faces = append(faces, text)
 		}
@@ -42,6 +42,21 @@ func (a *app) statusText(st api.Status) string {
 	}
 	return b.String()
 }
+
+// faceText is where applications find a face. That of a NIC is an interface, which has the
+// device's name: its first address says more.
+func faceText(d api.DeviceStatus) string {
+	if list, ok := d.Stats["addresses"].([]any); ok && d.Kind == kindNIC && len(list) > 0 {
+		return fmt.Sprint(list[0])
+	}
+	if d.Face == d.ID {
+		return ""
+	}
+	return d.Face
+}
+
+// kindNIC is the kind of device that has an active side, as in the status document.
+const kindNIC = "nic"
 
 func (a *app) writeVerdict(b *strings.Builder, s api.SystemStatus) {
 	width := max(keyWidth, utf8.RuneCountInString(s.Name)+2)
@@ -146,9 +161,7 @@ func sideText(s deviceSide) string {
 		}
 	}
 	add("%s", x.Resource)
-	if s.device.Kind == "nic" && x.State.InService() {
-		add("%s", map[bool]string{true: "active", false: "standby"}[x.Active])
-	}
+	add("%s", roleText(s))
 	add("%s", x.Note)
 	if !x.State.InService() && x.Progress == nil {
 		add("%s", x.Reason)
@@ -163,6 +176,15 @@ func sideText(s deviceSide) string {
 		add("tried again in %s", humanDuration(x.RetryAt.Sub(now())))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// roleText says which side of a NIC carries it, unless its driver's note begins with that.
+func roleText(s deviceSide) string {
+	role := map[bool]string{true: "active", false: "standby"}[s.side.Active]
+	if s.device.Kind != kindNIC || !s.side.State.InService() || strings.HasPrefix(s.side.Note, role) {
+		return ""
+	}
+	return role
 }
 
 func plural(n int, word string) string {

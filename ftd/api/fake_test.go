@@ -67,6 +67,13 @@ func newFake(t testing.TB) *fake {
 				{ID: "pci0/disk0", State: drivers.Simplex, Resource: "/dev/loop0"},
 				{ID: "pci1/disk0", State: drivers.Offline, SafeToPull: true, Resource: "/dev/loop1",
 					Progress: &Progress{What: "resync", Percent: 50, RateBytes: 7}}},
+		}, {ID: "net0", Kind: "nic", State: drivers.FaceDuplex, Face: "net0",
+			Stats: map[string]any{"failovers": 3.0, "addresses": []any{"192.0.2.10/24"}, "mac": "02:46:54:00:00:01",
+				"last_failover": map[string]any{"from": "eth1", "gap_us": 230.0},
+				"pci0":          map[string]any{"probes_sent": 99.0, "carrier": true}, "pci1": map[string]any{"probes_sent": 98.0}},
+			Sides: []SideStatus{
+				{ID: "pci0/net0", State: drivers.Duplex, Resource: "eth0", Active: true},
+				{ID: "pci1/net0", State: drivers.Duplex, Resource: "eth1"}},
 		}},
 	}}
 }

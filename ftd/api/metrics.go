@@ -15,6 +15,9 @@ var (
 	sideStates = []string{"empty", "removed", "offline", "diagnostics", "syncing", "simplex", "duplex", "shot", "broken", "dumping"}
 )
 
+// modules are the names under which a driver has the counters of one side.
+var modules = []string{"cpu0", "cpu1", "pci0", "pci1"}
+
 // getMetrics writes the Prometheus text format, version 0.0.4.
 func (s *Server) getMetrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -32,7 +35,7 @@ func metrics(st Status, v Version) []byte {
 	}
 	for _, d := range st.Devices {
 		m.state("ft_device_state", "State of a device's face, 1 for the present one.", faceStates, d.State.String(), "device", d.ID, "kind", d.Kind)
-		m.stats("ft_"+metricWord(d.Kind), d.ID, d.Stats)
+		m.stats("ft_"+metricWord(d.Kind), d.Stats, "device", d.ID)
 		for _, x := range d.Sides {
 			m.side(d, x)
 		}
@@ -95,24 +98,29 @@ func (m *exposition) state(name, help string, words []string, now string, labels
 	}
 }
 
-// stats exposes every number of a driver's stats; maps within are joined by name.
-func (m *exposition) stats(prefix, device string, stats map[string]any) {
+// stats exposes every number of a driver's stats. Maps within are joined by name, but for
+// those of the sides, which are told apart by the module that carries them.
+func (m *exposition) stats(prefix string, stats map[string]any, labels ...string) {
 	for _, k := range slices.Sorted(maps.Keys(stats)) {
 		name := prefix + "_" + metricWord(k)
 		help := "The driver's " + strings.ReplaceAll(metricWord(k), "_", " ") + "."
 		switch v := stats[k].(type) {
 		case map[string]any:
-			m.stats(name, device, v)
+			if slices.Contains(modules, k) {
+				m.stats(prefix+"_side", v, append(slices.Clone(labels), "module", k)...)
+			} else {
+				m.stats(name, v, labels...)
+			}
 		case bool:
-			m.add(name, "untyped", help, number(v), "device", device)
+			m.add(name, "untyped", help, number(v), labels...)
 		case float64:
-			m.add(name, "untyped", help, v, "device", device)
+			m.add(name, "untyped", help, v, labels...)
 		case int:
-			m.add(name, "untyped", help, float64(v), "device", device)
+			m.add(name, "untyped", help, float64(v), labels...)
 		case int64:
-			m.add(name, "untyped", help, float64(v), "device", device)
+			m.add(name, "untyped", help, float64(v), labels...)
 		case uint64:
-			m.add(name, "untyped", help, float64(v), "device", device)
+			m.add(name, "untyped", help, float64(v), labels...)
 		}
 	}
 }

@@ -239,7 +239,7 @@ func TestTheClientReadsWhatTheServerWrites(t *testing.T) {
 	for _, x := range list {
 		ids = append(ids, x.Kind+" "+x.ID+" "+x.State)
 	}
-	if d := cmp.Diff([]string{"system rack7 simplex", "module pci0 simplex", "module pci1 offline", "device disk0 simplex", "side pci0/disk0 simplex", "side pci1/disk0 offline"}, ids); d != "" {
+	if d := cmp.Diff([]string{"system rack7 simplex", "module pci0 simplex", "module pci1 offline", "device disk0 simplex", "side pci0/disk0 simplex", "side pci1/disk0 offline", "device net0 duplex", "side pci0/net0 duplex", "side pci1/net0 duplex"}, ids); d != "" {
 		t.Errorf("components (-want +got)\n%s", d)
 	}
 	for id, want := range map[string]string{
@@ -333,6 +333,9 @@ func TestMetricsAreWellFormed(t *testing.T) {
 		`ft_module_safe_to_pull{module="pci1"} 1`,
 		`ft_side_progress_ratio{module="pci1",device="disk0"} 0.5`,
 		`ft_disk_reads{device="disk0"} 12`, `ft_disk_legs_write_errors{device="disk0"} 3`,
+		`ft_nic_failovers{device="net0"} 3`, `ft_nic_last_failover_gap_us{device="net0"} 230`,
+		`ft_nic_side_probes_sent{device="net0",module="pci1"} 98`, `ft_nic_side_carrier{device="net0",module="pci0"} 1`,
+		`ft_side_active{module="pci0",device="net0"} 1`, `ft_side_active{module="pci1",device="net0"} 0`,
 	} {
 		if !strings.Contains(out, want+"\n") {
 			t.Errorf("missing: %s", want)
