@@ -53,6 +53,9 @@ func newBench(t *testing.T) *bench {
 		if err := b.p.Remove(); err != nil && err != errClosed {
 			t.Errorf("remove: %v", err)
 		}
+		if l, err := netlink.LinkByName("net0"); err == nil && t.Failed() {
+			_ = netlink.LinkDel(l) // a test that failed may have closed the path
+		}
 	})
 	if adopted {
 		t.Error("a new face counts as adopted")
