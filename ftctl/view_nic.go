@@ -79,7 +79,7 @@ func (f *facts) port(module string, port map[string]any) {
 
 // failoverText is: eth0 → eth1 in 230 µs, 2026-01-02 03:04:05: no carrier on eth0
 func failoverText(last map[string]any) string {
-	line := text(last["from"]) + " → " + text(last["to"])
+	line := portText(last["from"]) + " → " + portText(last["to"])
 	if gap, ok := last["gap_us"].(float64); ok {
 		line += " in " + humanMicros(gap)
 	}
@@ -93,6 +93,14 @@ func failoverText(last map[string]any) string {
 		line += ": " + cause
 	}
 	return line
+}
+
+// portText is the name of a port, or a word for no port.
+func portText(v any) string {
+	if name := text(v); name != "" {
+		return name
+	}
+	return "none"
 }
 
 // list writes one line for each.

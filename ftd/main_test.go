@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"ft/drivers/host"
 )
 
 func TestCommandLineMistakesAreUsage(t *testing.T) {
@@ -32,6 +34,15 @@ func TestCommandLineMistakesAreUsage(t *testing.T) {
 		if !strings.Contains(errs.String(), "ftd keeper") || out.Len() > 0 {
 			t.Errorf("ftd %q: want the usage on stderr alone, got %q and %q", args, errs.String(), out.String())
 		}
+	}
+}
+
+// A driver whose namespace is not there yet ends, so that the keeper tries again.
+func TestADriverWithoutItsNamespaceEnds(t *testing.T) {
+	var out, errs bytes.Buffer
+	code := run([]string{"driver", "bond", "net0", "--config", "/nowhere", "--netns", "ft-no-such-namespace"}, &out, &errs)
+	if code != host.ExitFailed || !strings.Contains(errs.String(), "there is no such network namespace: ft-no-such-namespace (/run/netns/ft-no-such-namespace)") {
+		t.Errorf("exit code %d, %q", code, errs.String())
 	}
 }
 

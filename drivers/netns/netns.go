@@ -83,31 +83,35 @@ func Do(spec string, f func() error) error {
 // locked. here: it was there already, and nothing has changed.
 func enterThread(spec string) (here bool, err error) {
 	path := Path(spec)
+	called := spec
+	if path != spec {
+		called += " (" + path + ")"
+	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("%w: %s (%s); `ip netns add` makes one", ErrNone, spec, path)
+		return false, fmt.Errorf("%w: %s; `ip netns add` makes one", ErrNone, called)
 	}
 	if err != nil {
-		return false, fmt.Errorf("open the network namespace %s (%s): %w", spec, path, err)
+		return false, fmt.Errorf("open the network namespace %s: %w", called, err)
 	}
 	defer unix.Close(fd)
 	var fsInfo unix.Statfs_t
 	if err := unix.Fstatfs(fd, &fsInfo); err != nil {
-		return false, fmt.Errorf("look at the network namespace %s (%s): %w", spec, path, err)
+		return false, fmt.Errorf("look at the network namespace %s: %w", called, err)
 	}
 	if fsInfo.Type != unix.NSFS_MAGIC {
 		// What is left of a name after a restart, or while it is being made.
-		return false, fmt.Errorf("%w: %s is a name without a namespace (%s is an ordinary file); `ip netns del` removes it", ErrNone, spec, path)
+		return false, fmt.Errorf("%w: %s is a name without a namespace, an ordinary file; `ip netns del` removes it", ErrNone, called)
 	}
 	if here, err := isCurrent(fd); here || err != nil {
 		return here, err
 	}
 	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-		return false, fmt.Errorf("enter the network namespace %s (%s): %w%s", spec, path, err, rights(err))
+		return false, fmt.Errorf("enter the network namespace %s: %w%s", called, err, rights(err))
 	}
 	// What guards against executing for ever: the next process will see the same.
 	if now, err := isCurrent(fd); !now {
-		return false, fmt.Errorf("enter the network namespace %s (%s): the kernel says done, and the thread is elsewhere (%v)", spec, path, err)
+		return false, fmt.Errorf("enter the network namespace %s: the kernel says done, and the thread is elsewhere (%v)", called, err)
 	}
 	return false, nil
 }

@@ -9,6 +9,8 @@ type kind struct {
 	modules    [2]string // the modules that carry side 0 and side 1
 	part       string    // what a side is made of, in a sentence
 	face       string    // what the face is, where it has no name yet
+	syncing    string    // what a side is doing that is syncing
+	kept       string    // what a person need not fear for when the driver is not started again
 	switchable bool      // one side is active, the other stands by
 	// returns: what its driver cuts a side off for may lie outside the part (a cable, the
 	// path behind it). That is no fault of the part, and the driver alone sees when it is
@@ -28,9 +30,9 @@ var nicCures = []cure{
 }
 
 var kinds = [...]kind{
-	{name: "disk", modules: [2]string{"pci0", "pci1"}, part: "device", face: "disk"},
-	{name: "nic", modules: [2]string{"pci0", "pci1"}, part: "NIC", face: "interface", switchable: true, returns: true, cures: nicCures},
-	{name: "machine", modules: [2]string{"cpu0", "cpu1"}, part: "CPU module", face: "machine"},
+	{name: "disk", modules: [2]string{"pci0", "pci1"}, part: "device", face: "disk", syncing: "being brought up to date", kept: "; the data is safe"},
+	{name: "nic", modules: [2]string{"pci0", "pci1"}, part: "NIC", face: "interface", syncing: "waiting for the up-delay", switchable: true, returns: true, cures: nicCures},
+	{name: "machine", modules: [2]string{"cpu0", "cpu1"}, part: "CPU module", face: "machine", syncing: "being brought up to date"},
 }
 
 // moduleIDs are the modules of a box, in the order in which they are shown.

@@ -132,7 +132,7 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	link, severity, what := LinkLost, Warning, "its successor takes the face over"
 	if ev.GaveUp {
 		link, severity = LinkGaveUp, Critical
-		what = "it died too often and is not started again; the data is safe"
+		what = "it died too often and is not started again" + d.kind.kept
 	}
 	if n.link == LinkStopping {
 		d.stopBack = link

@@ -30,7 +30,6 @@ func (c *Core) sanitize(p *proposal) {
 var unsaid = map[drivers.State]string{
 	drivers.Offline:     "its driver has it out of service",
 	drivers.Diagnostics: "being tested before it may come in",
-	drivers.Syncing:     "being brought up to date",
 	drivers.Dumping:     "its memory is being written out",
 	drivers.Shot:        "cut off after a fault",
 	drivers.Broken:      "its driver finds it unfit",
@@ -46,6 +45,9 @@ func (c *Core) sanitizeSide(p *proposal, s *side, n *facts) {
 		n.state, n.reason = outState(s, n)
 	} else {
 		n.draining = false
+	}
+	if n.state == drivers.Syncing {
+		n.reason = orElse(n.reason, s.dev.kind.syncing)
 	}
 	n.reason = orElse(n.reason, unsaid[n.state])
 	if n.state.InService() {

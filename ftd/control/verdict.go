@@ -65,7 +65,7 @@ func (c *Core) linkVerdict(d *device, now time.Time) (verdict, action string) {
 	case LinkStopping:
 		return fmt.Sprintf("%s is being taken down", d.name), "none"
 	case LinkGaveUp:
-		return fmt.Sprintf("%s is down: its driver process died too often and is not started again; the data is safe", d.name),
+		return fmt.Sprintf("%s is down: its driver process died too often and is not started again%s", d.name, d.kind.kept),
 			fmt.Sprintf("see journalctl -u ft-keeper, mend the cause, then: ftctl bringup %s", d.name)
 	}
 	return fmt.Sprintf("%s is down: an admin took it down", d.name), "ftctl bringup " + d.name
@@ -143,7 +143,7 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 	case drivers.Diagnostics:
 		return s.id + " is being tested before it comes in", "none: it comes in by itself"
 	case drivers.Syncing:
-		verdict, action = s.id+" is being brought up to date", "none: it comes in by itself"
+		verdict, action = s.id+" is "+s.dev.kind.syncing, "none: it comes in by itself"
 		if p := s.progress; p != nil {
 			verdict += fmt.Sprintf(": %s %.0f %%", p.What, p.Percent)
 			if p.ETASeconds >= 0 {
