@@ -55,7 +55,6 @@ const (
 	// A poller that has not looked for so long is not alive. A NIC's reset may hold the
 	// kernel's RTNL lock for seconds.
 	pollPatience = 10 * time.Second
-	pollPriority = 1 // of SCHED_FIFO: above all that is not real-time, below all that is
 	// The least interval: a look costs some microseconds.
 	pollIntervalMin = 500 * time.Microsecond
 )
@@ -191,26 +190,16 @@ func (p *Poller) run() {
 	runtime.LockOSThread()
 	defer close(p.done)
 	defer unix.Close(int(p.rounds.socket))
-	p.becomeRealTime()
+	if err := becomeRealTime(); err != nil {
+		p.log.Warn("the carrier poll may see a lost carrier late on a busy machine", "error", err)
+	} else {
+		p.realTime.Store(true)
+	}
 	for !p.stop.Load() {
 		p.adopt()
 		p.rounds.untilNews()
 		p.tell()
 	}
-}
-
-// becomeRealTime takes CAP_SYS_NICE, and a cgroup that grants real-time runtime.
-func (p *Poller) becomeRealTime() {
-	err := unix.SchedSetAttr(0, &unix.SchedAttr{
-		Policy:   unix.SCHED_FIFO,
-		Priority: pollPriority,
-		Flags:    unix.SCHED_FLAG_RESET_ON_FORK, // no other thread of ours becomes one
-	}, 0)
-	if err != nil {
-		p.log.Warn("the carrier poll runs without real-time priority, so that it may see a lost carrier late on a busy machine", "error", err)
-		return
-	}
-	p.realTime.Store(true)
 }
 
 // adopt takes over what Watch has set: the number first, so that a Watch in between is

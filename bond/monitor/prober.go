@@ -7,8 +7,9 @@ package monitor
 //   - Only an answer makes a path good: a reply or advertisement, to a probe that is
 //     outstanding, from a probed target, addressed to the MAC that probed, taken from the
 //     NIC that probed. All other traffic, however lively, leaves a dead path dead.
-//   - One goroutine owns all of it. It asks at fixed times, reads what has come before it
-//     judges, and bounds what it reads at a time.
+//   - One thread owns all of it, of the real-time class where that is permitted. It asks at
+//     fixed times and reads what has come before it judges. In a storm it lets the kernel
+//     drop what is more than it may read, rather than take a processor for itself.
 //   - A NIC that goes down and up again is probed again by the same sockets. One that
 //     vanishes is reported as a bad path at once, and nothing more is tried: when it
 //     returns it has another number, and gets another prober.
@@ -20,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,8 +58,10 @@ type ProbeStats struct {
 const (
 	probeTargetsMax  = 16
 	probeIntervalMin = time.Millisecond
-	framesATurn      = 256 // that are read before the time is looked at again
-	defendedARound   = 32  // solicitations that are answered between two rounds
+	framesATurn      = 128              // of each protocol
+	stormPause       = time.Millisecond // after a turn that was not enough
+	turnsToJudge     = 8                // that are taken at once before a path is called bad
+	defendedARound   = 32               // solicitations that are answered between two rounds
 	frameBytes       = 2048
 	linkFor          = time.Second // for which it is remembered what the NIC is like
 )
@@ -74,6 +78,7 @@ type Prober struct {
 	buf      []byte
 	next     time.Time // of the next round
 	defended int       // since the last round
+	storm    bool      // there was more to read than a turn takes
 	troubled bool      // a refused probe has been logged
 	link     nic.Link  // for ours, as it was at
 	linkAt   time.Time
@@ -192,7 +197,12 @@ func (p *Prober) closeSockets() {
 }
 
 func (p *Prober) run() {
+	// Never unlocked: the thread ends with the goroutine, and its scheduling class with it.
+	runtime.LockOSThread()
 	defer close(p.done)
+	if err := becomeRealTime(); err != nil {
+		p.cfg.Log.Warn("probes may be late on a busy machine", "nic", p.cfg.Name, "error", err)
+	}
 	for {
 		stopped, err := p.wait()
 		if stopped {
@@ -212,13 +222,14 @@ func (p *Prober) run() {
 
 // turn reads, judges and asks, in this order. An error is the end of the NIC.
 func (p *Prober) turn() error {
-	for more := true; more; {
+	turns := 1
+	if at, ok := p.path.deadline(); ok && !time.Now().Before(at) {
+		turns = turnsToJudge
+	}
+	for p.storm = true; p.storm && turns > 0; turns-- {
 		var err error
-		if more, err = p.read(); err != nil {
+		if p.storm, err = p.read(); err != nil {
 			return err
-		}
-		if more && !time.Now().Before(p.next) {
-			break // a storm: no answer may wait for its end
 		}
 	}
 	now := time.Now()
@@ -363,10 +374,13 @@ func (p *Prober) wait() (stopped bool, err error) {
 	if at, ok := p.path.deadline(); ok && at.Before(until) {
 		until = at
 	}
+	if p.storm {
+		until = time.Now().Add(stormPause)
+	}
 	timeout := unix.NsecToTimespec(max(0, int64(time.Until(until))))
 	fds := [3]unix.PollFd{{Fd: int32(p.stop), Events: unix.POLLIN}, {Fd: -1}, {Fd: -1}}
 	for i, s := range p.sockets {
-		if s != nil {
+		if s != nil && !p.storm {
 			fds[i+1] = unix.PollFd{Fd: int32(s.fd), Events: unix.POLLIN}
 		}
 	}

@@ -363,6 +363,25 @@ func TestAnswersOnTheOtherPort(t *testing.T) {
 	}
 }
 
+// A storm of strangers' answers is not read to its end before ours are looked for.
+func TestStormLeavesAGoodPathGood(t *testing.T) {
+	n := bondtest.New(t)
+	p, r := prober(t, n, 0, peer4)
+	r.waitFor(t, Good)
+	w := newWire(t, n, 0)
+	gratuitous := arpAnswer()
+	copy(gratuitous, []byte{255, 255, 255, 255, 255, 255})
+	for range 20 * framesATurn {
+		w.put(gratuitous)
+	}
+	bondtest.WaitFor(t, "the storm is seen", soon, func() bool { return p.Stats().Foreign > framesATurn })
+	answered := p.Stats().Answered
+	bondtest.WaitFor(t, "answers go on", soon, func() bool { return p.Stats().Answered >= answered+probeMiss })
+	if r.count() != 1 {
+		t.Errorf("%+v", r.seen)
+	}
+}
+
 // More answers to one probe than one: the second has not been asked for.
 func TestOneProbeOneAnswer(t *testing.T) {
 	n := bondtest.New(t)
