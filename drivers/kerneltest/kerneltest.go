@@ -40,9 +40,9 @@ type Options struct {
 	Modules  []string          // kernel modules, loaded with what they depend on
 	Programs []string          // programs of this machine (nsenter, ip …), with their libraries
 	Files    map[string]string // other files: path in the guest → path here
-	CPUs     int               // 2 when 0
+	CPUs     int               // 1 when 0; more take turns on one thread, 100 ms each unless they wait
 	Memory   int               // MiB, 512 when 0
-	Timeout  time.Duration     // of the whole guest, from its boot; 2 minutes when 0
+	Timeout  time.Duration     // of the whole guest, from its boot; 3 minutes when 0
 
 	// Binary is the program that Run runs: a static one, or one that is in Programs by its
 	// full path, with what it depends on.
@@ -161,7 +161,7 @@ func with(m, more map[string]string) map[string]string {
 
 func (o Options) timeout() time.Duration {
 	if o.Timeout <= 0 {
-		return 2 * time.Minute
+		return 3 * time.Minute
 	}
 	return o.Timeout
 }

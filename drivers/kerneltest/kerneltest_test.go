@@ -39,6 +39,7 @@ func TestKernelGuest(t *testing.T) {
 		Programs: []string{"nsenter"},
 		Files:    map[string]string{"/etc/hello": "/proc/self/comm"},
 		Env:      []string{"HELLO=1"},
+		CPUs:     2,
 	}, "ft/drivers/kerneltest")
 }
 

@@ -140,9 +140,7 @@ func TestPortsComeAndGo(t *testing.T) {
 		if a := attrs(t, r.NIC(s)); a.MasterIndex != r.Face() || !bytes.Equal(a.HardwareAddr, faceMAC) || a.MTU != 1400 {
 			t.Errorf("%s: in %d, MAC %v, MTU %d", r.NIC(s), a.MasterIndex, a.HardwareAddr, a.MTU)
 		}
-		if !r.probePasses(s) {
-			t.Errorf("probes do not pass %s", r.NIC(s))
-		}
+		r.wantProbes(s)
 	}
 	if err := r.SetPort(1, r.port(0)); err == nil || !strings.Contains(err.Error(), "other port") {
 		t.Errorf("a NIC as both ports: %v", err)
@@ -260,9 +258,7 @@ func TestAdopt(t *testing.T) {
 	for s := drivers.Side(0); s <= 1; s++ {
 		r.fault(s, datapath.FaultNone)
 		r.waitCarrier(r.NIC(s), true)
-		if !r.probePasses(s) {
-			t.Errorf("%s still has its fault", r.NIC(s))
-		}
+		r.wantProbes(s)
 	}
 	r.setState(0, both)
 	r.wantPasses(true)

@@ -1,6 +1,7 @@
 package bonding
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -97,18 +98,14 @@ func TestClosedPort(t *testing.T) {
 	needDriver(t)
 	r := newRig(t)
 	r.setState(0, [2]bool{true, false})
-	if !r.probePasses(1) {
-		t.Error("probes do not pass a closed port")
-	}
+	r.wantProbes(1)
 	r.PullCable(0)
 	bondtest.WaitFor(t, "the bonding driver to turn", 2*time.Second, func() bool { i, err := r.active(); return err == nil && i == r.Index("eth1") })
 	if st, turn := r.state(); st.Active != datapath.None || turn.Count != 0 {
 		t.Errorf("the closed port is active: %+v, %+v", st, turn)
 	}
 	r.wantPasses(false)
-	if !r.probePasses(1) {
-		t.Error("probes do not pass a closed port that the driver has turned to")
-	}
+	r.wantProbes(1)
 	// The port that should carry the face does again as soon as it can.
 	r.ReturnCable(0)
 	bondtest.WaitFor(t, "port 0 to be taken again", 2*time.Second, func() bool { st, _ := r.state(); return st.Active == 0 })
@@ -127,9 +124,7 @@ func TestNoActivePort(t *testing.T) {
 	r.wantActive(datapath.None)
 	r.wantPasses(false)
 	for s := drivers.Side(0); s <= 1; s++ {
-		if !r.probePasses(s) {
-			t.Errorf("probes do not pass %s", r.NIC(s))
-		}
+		r.wantProbes(s)
 	}
 	r.setState(1, both)
 	r.wantPasses(true)
@@ -189,16 +184,12 @@ func TestFaults(t *testing.T) {
 	if r.probePasses(0) {
 		t.Error("probes pass a silent port")
 	}
-	if !r.probePasses(1) {
-		t.Error("probes do not pass the other port")
-	}
+	r.wantProbes(1)
 	r.waitCarrier("eth0", true)
 	r.setState(1, [2]bool{false, true})
 	r.wantPasses(true)
 	r.fault(0, datapath.FaultNone)
-	if !r.probePasses(0) {
-		t.Error("probes do not pass the port whose fault has ended")
-	}
+	r.wantProbes(0)
 	r.setState(0, both)
 	r.wantPasses(true)
 
@@ -267,8 +258,12 @@ func TestChildren(t *testing.T) {
 		if !arrives(peer, in, bondtest.Frame(mac, bondtest.PeerMAC(), 0, "to the child")) {
 			t.Errorf("port %d: nothing comes to the child", s)
 		}
-		peer.Send(bondtest.Frame(faceMAC, bondtest.PeerMAC(), 7, "tagged"))
-		tagged.Next("a frame of VLAN 7", time.Second, bondtest.Says("tagged"))
+		tagged.Send(bondtest.Frame(bondtest.PeerMAC(), faceMAC, 0, "from the VLAN"))
+		peer.Next("a frame of VLAN 7", time.Second, func(f []byte) bool {
+			return bondtest.Says("from the VLAN")(f) && bytes.Equal(f[12:16], []byte{0x81, 0x00, 0x00, 0x07})
+		})
+		peer.Send(bondtest.Frame(faceMAC, bondtest.PeerMAC(), 7, "to the VLAN"))
+		tagged.Next("a frame of VLAN 7", time.Second, bondtest.Says("to the VLAN"))
 	}
 }
 

@@ -2,6 +2,7 @@ package bonding
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
@@ -111,12 +112,13 @@ func (w *wire) settle(bond int, name string) error {
 	if info, err = w.link(bond); err != nil {
 		return err
 	}
+	var errs []error
 	for _, o := range differing(info.data) {
-		have, known := o.value(info.data)
-		if !known {
-			return fmt.Errorf("%s of %s should be %d, and this kernel does not say what it is", o.name, name, o.want)
+		if have, known := o.value(info.data); known {
+			errs = append(errs, fmt.Errorf("%s of %s was set to %d and is %d", o.name, name, o.want, have))
+		} else {
+			errs = append(errs, fmt.Errorf("%s of %s should be %d, and this kernel does not say what it is", o.name, name, o.want))
 		}
-		return fmt.Errorf("%s of %s was set to %d and is %d", o.name, name, o.want, have)
 	}
-	return nil
+	return errors.Join(errs...)
 }
