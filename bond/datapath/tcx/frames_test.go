@@ -196,7 +196,8 @@ func TestNoPort(t *testing.T) {
 // the NIC, while the active port changes under it.
 func TestTCPBulk(t *testing.T) {
 	r := newRig(t)
-	const size = 64 << 20
+	face := r.wire(bondtest.Box, "net0")
+	const size = 32 << 20
 	for _, test := range []struct {
 		name, from, to string
 		sender         bondtest.Place
@@ -239,16 +240,18 @@ func TestTCPBulk(t *testing.T) {
 			}
 			sent := sha256.New()
 			block := make([]byte, 1<<20)
+			for j := range block {
+				block[j] = byte(j*7 + j>>8)
+			}
 			for i := 0; i < size/len(block); i++ {
-				for j := range block {
-					block[j] = byte(i*31 + j*7 + j>>8)
-				}
+				block[i]++
 				sent.Write(block)
 				if _, err := c.Write(block); err != nil {
 					t.Fatal(err)
 				}
 				if i%8 == 0 {
 					r.setState(r.active().Other(), both, true)
+					face.send(frame(broadcast, faceMAC, "the switch learns where the face is"))
 				}
 			}
 			if err := c.Close(); err != nil {

@@ -263,7 +263,8 @@ func (p *path) forgetLost(by attacher) {
 }
 
 // replace puts our programs in the place of another version's, each in one step: no packet
-// is lost on the way. With another layout, old is the map that the other version's
+// is lost on the way, unless TCX takes over from classifiers or the other way round (the
+// kernel deactivates an interface while a clsact qdisc comes or goes). With another layout, old is the map that the other version's
 // programs use until then. A process that ends on the way leaves the tag 0 (or the old
 // layout), and the next one does it all again.
 func (p *path) replace(a *abilities, old *ebpf.Map) error {
