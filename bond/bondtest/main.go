@@ -8,7 +8,7 @@
 // Everything is a veth, a bridge or an anonymous namespace. No namespace has a name and
 // none is held by anything but this process, so that a killed test leaves nothing behind.
 //
-// For tests only. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN.
+// For tests and the bench only. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN.
 package bondtest
 
 import (
@@ -18,7 +18,6 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
-	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -27,10 +26,20 @@ import (
 // inBox is set in the environment of a test process that is in the box already.
 const inBox = "FT_BONDTEST_BOX"
 
-// Main runs a package's tests in a fresh network namespace: call it from TestMain. The
-// test binary executes itself again there, so that all of its threads, and all processes
-// that the tests start, are inside. It does not return.
-func Main(m *testing.M) {
+// TB is what a Net needs of the test that it is for: a testing.TB, or what stands for one
+// in a program. Fatal and Fatalf do not return.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// Main runs a package's tests, a *testing.M, in a fresh network namespace: call it from
+// TestMain. The test binary executes itself again there, so that all of its threads, and
+// all processes that the tests start, are inside. It does not return.
+func Main(m interface{ Run() (code int) }) {
 	if os.Getenv(inBox) != "" {
 		if err := upLoopback(); err != nil {
 			fmt.Fprintln(os.Stderr, "bondtest:", err)

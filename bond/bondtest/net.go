@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -48,14 +47,14 @@ func (p Place) String() string { return [...]string{"box", "switch", "peer"}[p] 
 // Net is a box with two NICs, a switch and a peer. Its methods end the test when the
 // kernel refuses; they are for the test's goroutine.
 type Net struct {
-	t      testing.TB
+	t      TB
 	spaces [3]*os.File // network namespaces by Place; the box's own is nil
 	at     [3]*netlink.Handle
 }
 
 // New wires up the box that Main made: NICs up, cables in, no addresses on them. It is
 // taken down by t.Cleanup. Only one can be there at a time.
-func New(t testing.TB) *Net {
+func New(t TB) *Net {
 	t.Helper()
 	if os.Getenv(inBox) == "" {
 		t.Fatal("bondtest.New outside the box: TestMain must call bondtest.Main")
@@ -274,7 +273,7 @@ func (n *Net) command(p Place, name string, args []string) *exec.Cmd {
 }
 
 // WaitFor waits until a condition holds, looking every millisecond.
-func WaitFor(t testing.TB, what string, within time.Duration, holds func() bool) {
+func WaitFor(t TB, what string, within time.Duration, holds func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(within)
 	for !holds() {

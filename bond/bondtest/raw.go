@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,7 +15,7 @@ import (
 // Raw is a packet socket (packet(7)) on one interface. It sees what arrives there, and
 // not what leaves; a VLAN tag that the kernel has taken out of a frame is put back.
 type Raw struct {
-	t    testing.TB
+	t    TB
 	fd   int
 	name string
 }

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +61,7 @@ func (r StreamResult) String() string {
 
 // Stream is a stream that runs.
 type Stream struct {
-	t        testing.TB
+	t        TB
 	out, in  *net.UDPConn
 	interval time.Duration
 	stop     chan struct{}
@@ -110,7 +109,7 @@ func (n *Net) Stream(d Direction, rate int) *Stream {
 }
 
 // StartStream runs a stream over any two sockets, which it closes at its end.
-func StartStream(t testing.TB, out, in *net.UDPConn, rate int) (*Stream, error) {
+func StartStream(t TB, out, in *net.UDPConn, rate int) (*Stream, error) {
 	s := &Stream{t: t, out: out, in: in, interval: time.Second / time.Duration(rate),
 		stop: make(chan struct{}), seen: map[uint64]int{}}
 	if err := prepareReceiver(in); err != nil {
