@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"ft/ftd/testbox/network"
 )
 
 // disk is one mirror of the box; its legs are files in the box's directory.
@@ -31,15 +34,31 @@ func disks(dir string) []disk {
 	return ds
 }
 
+// nicName is the box's network interface.
+const nicName = "net0"
+
+// nicConfig is the table of the NIC, in the namespace that its ports are in.
+func nicConfig(netns string) string {
+	quoted := make([]string, len(network.BoxAddresses))
+	for i, a := range network.BoxAddresses {
+		quoted[i] = strconv.Quote(a.String())
+	}
+	return fmt.Sprintf("\n[[nic]]\nname = %q\npci0 = %q\npci1 = %q\nnetns = %q\naddresses = [%s]\nprobe = [%q]\n",
+		nicName, network.NICs[0], network.NICs[1], netns, strings.Join(quoted, ", "), network.PeerAddresses[0].Addr())
+}
+
 // writeConfig makes the ft.toml of the box. The loop devices are others at each
-// start, so it is written anew each time.
-func writeConfig(path string, ds []disk) error {
+// start, so it is written anew each time. Without a network there is no NIC.
+func writeConfig(path string, ds []disk, net network.Names) error {
 	var b strings.Builder
 	b.WriteString("# The test box's own: written anew at each start of `ftd --testbox`.\n\n" +
 		"[system]\nname = \"" + boxName + "\"\nbringup = \"auto\"\ndrills = true\n")
 	for _, d := range ds {
 		fmt.Fprintf(&b, "\n[[disk]]\nname = %q\npci0 = %q # %s\npci1 = %q # %s\n",
 			d.name, d.node[0], filepath.Base(d.legs[0]), d.node[1], filepath.Base(d.legs[1]))
+	}
+	if net.Box != "" {
+		b.WriteString(nicConfig(net.Box))
 	}
 	return replaceFile(path, []byte(b.String()))
 }
@@ -52,6 +71,7 @@ type record struct {
 	DevDir     string   `json:"dev_dir"`
 	Faces      []string `json:"faces"`                // names of the links in DevDir
 	Namespaces []string `json:"namespaces,omitempty"` // network namespaces by name
+	NICs       []string `json:"nics,omitempty"`       // faces that may have eBPF programs pinned
 }
 
 const recordName = "testbox.json"

@@ -9,6 +9,7 @@ import (
 
 	"ft/drivers"
 	"ft/ftd/api"
+	"ft/ftd/testbox/network"
 )
 
 const (
@@ -129,8 +130,23 @@ The box is %s. In another terminal, try:
   %[2]s inject pci0/disk0 hang        # a leg that answers no more; ends with: inject pci0/disk0 clear
   %[2]s inject disk0 crash            # kill -9 of the mirror process, under load if you like
   %[2]s bringdown pci0/disk0; %[2]s bringup pci0/disk0
-
+%[6]s
 The legs are %[4]s and %[5]s; they stay for the next start.
 Ctrl-C ends the box (unmount first).
-`, st.System.State, ftctl, face, b.disks[0].legs[0], b.disks[0].legs[1])
+`, st.System.State, ftctl, face, b.disks[0].legs[0], b.disks[0].legs[1], b.networkHint(ftctl))
+}
+
+// networkHint is the part about net0. The stream of datagrams is 5000 a second.
+func (b *box) networkHint(ftctl string) string {
+	if b.net.Box == "" {
+		return ""
+	}
+	return fmt.Sprintf(`
+  sudo ip netns exec %[2]s ping %[5]s    # net0, from the other end of its network
+  sudo ip -n %[3]s link set %[6]s down     # pull the cable of eth0; up puts it back
+  %[1]s inject pci0/net0 cable-pull          # the same as a drill; ends with: cable-return
+  %[1]s switch net0                          # the standby NIC becomes the active one
+  sudo ip netns exec %[4]s iperf3 -s -1 -D; sudo ip netns exec %[2]s iperf3 -u -l 100 -b 4M -t 30 -c %[5]s
+                                                   # a stream that shows what is lost meanwhile
+`, ftctl, b.net.Peer, b.net.Switch, b.net.Box, network.BoxAddresses[0].Addr(), network.Ports[0])
 }

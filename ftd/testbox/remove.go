@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ft/bond"
+	"ft/bond/datapath/tcx"
 	"ft/drivers"
 	"ft/drivers/keeper"
 	"ft/ftd/testbox/network"
@@ -132,14 +134,18 @@ func (b *box) remove(r record, ours bool) error {
 	return nil
 }
 
-// removeNetwork removes the namespaces that carry the box's mark. The driver that lived
-// in one is gone by now.
+// removeNetwork removes the namespaces that carry the box's mark, and what was pinned for
+// the faces in them. The driver that lived in one is gone by now.
 func (b *box) removeNetwork(r record) error {
 	users, err := network.Remove(b.Dir, r.Namespaces...)
 	for _, u := range users {
 		b.say("left     %s (pid %d) is in the network namespace %s, which has nothing in it any more and goes with it", u.Command, u.Pid, u.Namespace)
 	}
-	if err != nil {
+	errs := []error{err}
+	for _, name := range r.NICs {
+		errs = append(errs, tcx.Unpin(bond.Key(r.RunDir, name)))
+	}
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove the box's network: %w", err)
 	}
 	return nil
@@ -211,7 +217,7 @@ func removeLink(link string) error {
 // directory, and the directory itself when nothing else is in it.
 func removeRunFiles(runDir string) error {
 	var errs []error
-	for _, name := range []string{"ftd.sock", "ftd.lock", "ftd.json", "drivers", "log"} {
+	for _, name := range []string{"ftd.sock", "ftd.lock", "ftd.json", "drivers", "bond", "log"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(runDir, name)))
 	}
 	keepers, err := filepath.Glob(filepath.Join(runDir, "keeper*"))

@@ -2,8 +2,8 @@
 // devices, a network in namespaces (package network), and the same keeper and ftd that a
 // real box runs, with drills allowed.
 //
-// What it makes outside its directory (processes, loop devices, network namespaces, the
-// links in /dev/ft, the files of the run directory) goes with it, also what an earlier one left behind
+// What it makes outside its directory (processes, loop devices, network namespaces, pinned
+// eBPF programs, the links in /dev/ft, the files of the run directory) goes with it, also what an earlier one left behind
 // that was killed. It touches nothing that it cannot prove to be its own: processes
 // by a mark in their environment, loop devices by their files, network namespaces by a
 // mark in them, links by its record. What lies
@@ -218,7 +218,7 @@ func (b *box) build() error {
 		}
 	}
 	config := filepath.Join(b.Dir, "ft.toml")
-	if err := writeConfig(config, b.disks); err != nil {
+	if err := writeConfig(config, b.disks, b.net); err != nil {
 		return err
 	}
 	if err := b.startKeeper(b.runDir); err != nil {
@@ -233,19 +233,25 @@ func (b *box) build() error {
 
 // record is what this box is about to make.
 func (b *box) record() record {
-	r := record{RunDir: b.runDir, DevDir: b.DevDir, Namespaces: []string{b.net.Box, b.net.Switch, b.net.Peer}}
+	r := record{RunDir: b.runDir, DevDir: b.DevDir}
+	if b.net.Box != "" {
+		r.Namespaces, r.NICs = []string{b.net.Box, b.net.Switch, b.net.Peer}, []string{nicName}
+	}
 	for _, d := range b.disks {
 		r.Faces = append(r.Faces, d.name)
 	}
 	return r
 }
 
-// makeNetwork makes the network, where the kernel can.
+// makeNetwork makes the network, where the kernel can. Where it cannot the box has no
+// network, and no NIC.
 func (b *box) makeNetwork() error {
 	err := network.Make(b.net, b.Dir)
 	if errors.Is(err, network.ErrUnsupported) {
-		b.say("network  none, and no net0: %v", err)
-		return b.removeNetwork(b.record())
+		b.say("network  none, and no %s: %v", nicName, err)
+		r := b.record()
+		b.net = network.Names{}
+		return b.removeNetwork(r)
 	}
 	if err != nil {
 		return fmt.Errorf("make the box's network: %w", err)
