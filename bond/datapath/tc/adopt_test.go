@@ -129,6 +129,20 @@ func TestSuccessorEndsAPlannedSwitch(t *testing.T) {
 	b.openPorts(1)
 }
 
+// Nobody is there to end it any more.
+func TestCloseEndsAPlannedSwitch(t *testing.T) {
+	b := newBench(t)
+	b.activate(1, true)
+	b.must(b.p.Close())
+	nodes, _, err := b.kernel().nodes(b.Index(b.NIC(0)), ingress)
+	b.must(err)
+	if nodes[nodeLate] != nil || nodes[nodeIn] != nil {
+		t.Errorf("the port that was active is still open: %v", nodes)
+	}
+	b.reopen()
+	b.state(b.p, 1)
+}
+
 func (b *bench) kernel() kernel {
 	b.t.Helper()
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -202,6 +216,11 @@ func TestHalfPreparedNIC(t *testing.T) {
 	b.reopen()
 	b.port(1)
 	b.activate(1, false)
+	list, err := b.p.k.filters(index, ingress)
+	b.must(err)
+	if len(list) != 4 { // own, nodeNIC, nodeIn, drop
+		t.Errorf("%d filters, of which some are the dead process's: %v", len(list), list)
+	}
 	s := b.Stream(bondtest.FromPeer, 1000)
 	s.WaitArrived(20, patience)
 }

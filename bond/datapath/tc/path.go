@@ -47,6 +47,7 @@ const (
 	prioOwn          // the face's own frames, sent back by a switch
 	prioWays         // the nodes
 	prioDrop
+	prioTry // only while Open finds out what works
 )
 
 // Numbers of the nodes at a NIC's ingress, and of the one at the face's egress.
@@ -129,19 +130,23 @@ func (p *path) prepareFace() (err error) {
 		return unsupported(err)
 	}
 	var found bool
-	if p.dropper, found, err = p.k.dropperOf(face, egress, prioDrop); err != nil || found {
+	if p.dropper, found, err = p.k.dropperOf(face, egress, prioDrop); err != nil {
 		return err
+	}
+	if found { // and with it perhaps what a process that was killed was trying
+		return p.k.removePriority(face, egress, prioTry)
 	}
 	if p.dropper, err = p.k.tryDroppers(face, egress, prioDrop); err != nil {
 		return err
 	}
-	// Whether u32 and mirred are there is better known now than at the first switch. The
-	// face has no carrier yet, so that nothing takes this way.
-	try := node{index: face, hook: egress, number: nodeOut, to: p.pair.Peer}
-	if err := p.k.add(try); err != nil {
-		return unsupported(err)
+	// Whether u32 and mirred are there is better known now than at the first switch.
+	// Nothing comes to a filter behind the one that drops.
+	try := u32(face, egress, prioTry, 0, nil)
+	try.Actions = []netlink.Action{netlink.NewMirredAction(p.pair.Peer)}
+	if err := p.k.FilterAdd(try); err != nil {
+		return unsupported(fmt.Errorf("add a u32 filter with the action mirred: %w", err))
 	}
-	return p.k.removePriority(face, egress, prioWays)
+	return p.k.removePriority(face, egress, prioTry)
 }
 
 // unsupported tells what a kernel or a process cannot do from what went wrong.

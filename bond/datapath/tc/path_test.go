@@ -1,6 +1,8 @@
 package tc
 
 import (
+	"bytes"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -44,7 +46,10 @@ func newBench(t *testing.T) *bench {
 			t.Fatal(err)
 		}
 	}
-	opened, adopted, err := Open(spec())
+	var warnings bytes.Buffer
+	quiet := spec()
+	quiet.Log = slog.New(slog.NewTextHandler(&warnings, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	opened, adopted, err := Open(quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,6 +57,9 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(func() {
 		if err := b.p.Remove(); err != nil && err != errClosed {
 			t.Errorf("remove: %v", err)
+		}
+		if warnings.Len() > 0 {
+			t.Errorf("warnings:\n%s", warnings.String())
 		}
 		if l, err := netlink.LinkByName("net0"); err == nil && t.Failed() {
 			_ = netlink.LinkDel(l) // a test that failed may have closed the path

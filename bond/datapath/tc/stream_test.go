@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,7 +73,7 @@ func TestPlannedSwitchLeavesTheOldPortHalfOpen(t *testing.T) {
 	face, old := b.Raw(bondtest.Box, "net0"), b.Raw(bondtest.Switch, b.Port(0))
 	b.activate(1, true)
 	late := bondtest.Frame(faceMAC, bondtest.PeerMAC(), 0, "late")
-	all := bondtest.Frame(bondtest.Broadcast, bondtest.PeerMAC(), 0, "all")
+	all := bondtest.Frame(net.HardwareAddr{0x01, 0, 0x5e, 1, 2, 3}, bondtest.PeerMAC(), 0, "all")
 	if b.whileHalfOpen(0, func() {
 		tap := b.Raw(bondtest.Box, b.NIC(0))
 		old.Send(all)
@@ -81,7 +82,7 @@ func TestPlannedSwitchLeavesTheOldPortHalfOpen(t *testing.T) {
 	}) {
 		face.Next("a frame that was on its way", patience, func(f []byte) bool {
 			if bondtest.Same(all)(f) {
-				t.Error("a frame to all came in by the old port")
+				t.Error("a group's frame came in by the old port")
 			}
 			return bondtest.Same(late)(f)
 		})
@@ -211,4 +212,27 @@ func TestMulticast(t *testing.T) {
 		}
 	}
 	b.activate(datapath.None, false)
+}
+
+func TestCounters(t *testing.T) {
+	b := newBench(t)
+	s := b.Stream(bondtest.ToPeer, 1000)
+	s.WaitArrived(20, patience)
+	r := s.Stop()
+	// The first frames of all are ARP's, which both sides send.
+	got := b.p.Counters()
+	if got["sent_since_switch"] < uint64(r.Sent) || got["port0_received_since_switch"] == 0 || got["switches"] != 1 {
+		t.Errorf("after %v: %v", r, got)
+	}
+	if b.p.dropper == byGact && got["port1_dropped_own"] == 0 {
+		t.Errorf("no frame of the face's own was dropped on the standby: %v", got)
+	}
+	b.must(b.p.Close())
+	if got := b.p.Counters(); got != nil {
+		t.Errorf("a closed path counts: %v", got)
+	}
+	b.reopen()
+	if d := b.p.Describe(); d.Kind != datapath.TC || !strings.Contains(d.Variant, b.p.dropper.String()) {
+		t.Errorf("description: %+v", d)
+	}
 }
