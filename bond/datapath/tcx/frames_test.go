@@ -161,7 +161,7 @@ func TestGrace(t *testing.T) {
 		marker := fmt.Sprintf("in grace %d", try)
 		now, _ := monotonic()
 		cable.send(frame(faceMAC, bondtest.PeerMAC(), marker), frame(broadcast, bondtest.PeerMAC(), marker))
-		if then, _ := monotonic(); then-now > uint64(ageOfGrace/2) && try < 100 {
+		if then, _ := monotonic(); then-now > uint64(graceTime/2) && try < 100 {
 			continue
 		}
 		if all := face.receive(marker, 3); len(all) != 1 || all[0].frame[0] == 0xff {

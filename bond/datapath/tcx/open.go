@@ -62,7 +62,7 @@ func probe() (*abilities, error) {
 		return nil, err
 	}
 	if a.tcx = haveTCX(a.programs[faceOut.name]) && !limited.noTCX; !a.tcx {
-		a.missing = append(a.missing, "TCX links (Linux 6.6): the programs are attached as classifiers of a clsact qdisc, which costs nothing but that other tools can remove them")
+		a.missing = append(a.missing, "TCX links (Linux 6.6): the programs are attached as classifiers of a clsact qdisc, which other tools can remove, and the kernel drops what a NIC sends at the moment at which it is taken in or out")
 	}
 	if a.tag, err = tagOf(a.carrier, limited.salt); err != nil {
 		a.close()
@@ -188,16 +188,25 @@ func (p *path) adopt(a *abilities) (bool, error) {
 		return false, nil
 	}
 	pinned, err := ebpf.LoadPinnedMap(pinPath(p.spec.Key, statePin), nil)
-	if err != nil {
-		return false, nil // never pinned, or nothing that we know
-	}
-	old, err := readHeader(pinned)
-	if err != nil || int(old.Face) != p.pair.Face {
-		pinned.Close()
+	if errors.Is(err, os.ErrNotExist) || isForeign(err) {
 		return false, nil
 	}
-	if on, err := p.attacherBy(old.Flags, nil).attached(faceOut, p.pair.Face); err != nil || !on {
+	if err != nil { // it may be there and well: nothing is torn down for a lack of memory
+		return false, fmt.Errorf("open the pinned state: %w", err)
+	}
+	old, err := readHeader(pinned)
+	if err == nil && int(old.Face) != p.pair.Face {
+		err = errForeign
+	}
+	on := false
+	if err == nil {
+		on, err = p.attacherBy(old.Flags, nil).attached(faceOut, p.pair.Face)
+	}
+	if err != nil || !on {
 		pinned.Close()
+		if isForeign(err) {
+			err = nil
+		}
 		return false, err
 	}
 	sameLayout := old.Layout == a.state.Layout

@@ -213,6 +213,7 @@ func TestStalePins(t *testing.T) {
 		"the state is no longer": func(r *rig) { os.Remove(pinPath(r.spec.Key, statePin)) },
 		"the state is not a map": func(r *rig) { p := pinPath(r.spec.Key, statePin); os.Remove(p); r.programs[faceOut.name].Pin(p) },
 		"the state is not ours":  func(r *rig) { r.state.Magic++ },
+		"a link is no link":      func(r *rig) { p := pinPath(r.spec.Key, faceOut.name); os.Remove(p); r.programs[faceOut.name].Pin(p) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)

@@ -145,7 +145,7 @@ func (p *path) SetState(st datapath.State, planned bool) error {
 		if err != nil {
 			return err
 		}
-		grace = now + uint64(ageOfGrace)
+		grace = now + uint64(graceTime)
 	}
 	for {
 		old := p.state.Word.Load()

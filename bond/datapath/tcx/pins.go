@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"sort"
+	"syscall"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -113,9 +114,17 @@ func Unpin(key string) error {
 	return errors.Join(errs...)
 }
 
+var errForeign = errors.New("the pinned map is no state of a bond's path")
+
+// isForeign says that what is pinned in a place is not what belongs there: the kernel had
+// nothing against opening it.
+func isForeign(err error) bool {
+	var errno syscall.Errno
+	return err != nil && !errors.As(err, &errno)
+}
+
 // readHeader copies the header out of a pinned map, of whatever layout.
 func readHeader(m *ebpf.Map) (*header, error) {
-	errForeign := errors.New("the pinned map is no state of a bond's path")
 	if m.Type() != ebpf.Array || m.KeySize() != 4 || m.ValueSize() < headerSize {
 		return nil, errForeign
 	}

@@ -81,10 +81,10 @@ type header struct {
 	_     uint32
 	Grace atomic.Uint64    // CLOCK_MONOTONIC in ns: until then unicast may come in by the standby port
 	Turn  [2]atomic.Uint64 // CLOCK_MONOTONIC in ns of the last turns, by the counter's lowest bit
-	// MACs as two loads from a packet give them: see loadDestination, loadSource.
+	// MACs as the programs load them from a packet: see source and destination.
 	FaceMAC atomic.Uint64
 	OwnMAC  [2]atomic.Uint64
-	_       [4]uint64
+	_       [4]uint64 // the header has room
 }
 
 const (
@@ -98,13 +98,13 @@ const (
 	flagClsactMade = 1 << 1 // and << 1 + side: of that NIC
 	headerSize     = 128
 	countersSize   = 64
-	ageOfGrace     = 20 * time.Millisecond
+	graceTime      = 20 * time.Millisecond
 )
 
 // counter is a place in a side's counters.
 type counter int
 
-// Counters of one side, or, from countNoPort on, of the face.
+// Counters of one side.
 const (
 	countStandby  counter = iota // in: came by the port that is not active
 	countOwn                     // in: the face's own frame, reflected by a switch
