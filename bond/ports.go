@@ -241,8 +241,7 @@ func (d *driver) linkSeen(l nic.Link, gone bool) {
 		}
 		switch {
 		case gone:
-			d.step(Gone{Side: side, Why: l.Name + " has vanished", At: time.Now()})
-			d.do(func() { d.lostNIC(side, l.Index) })
+			d.nicGone(side, time.Now())
 		case !nic.Matches(d.cfg.Sides[s].Resource.Path, l):
 			d.step(Gone{Side: side, Why: fmt.Sprintf("%s has got another name: %s", d.cfg.Sides[s].Resource.Path, l.Name), At: time.Now()})
 			d.do(func() { d.lostNIC(side, l.Index) })

@@ -94,9 +94,7 @@ func (d *driver) carrierSeen(s drivers.Side, c monitor.Carrier) {
 	}
 	d.catchTurn()
 	if c.Gone {
-		_ = d.stepLocked(Gone{Side: s, Why: p.link.Name + " has vanished", At: c.At})
-		index := p.link.Index
-		d.do(func() { d.lostNIC(s, index) })
+		d.nicGoneLocked(s, c.At)
 		return
 	}
 	if p.carrier && !c.Up {
@@ -106,10 +104,32 @@ func (d *driver) carrierSeen(s drivers.Side, c monitor.Carrier) {
 	_ = d.stepLocked(CarrierSeen{Side: s, Up: c.Up && p.fault != datapath.FaultDark, At: c.At})
 }
 
+// nicGone acts on a NIC that has vanished, and lets go of it later.
+func (d *driver) nicGone(s drivers.Side, at time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.stopped {
+		d.nicGoneLocked(s, at)
+	}
+}
+
+func (d *driver) nicGoneLocked(s drivers.Side, at time.Time) {
+	l := d.ports[s].link
+	if l.Index == 0 {
+		return // that is known already
+	}
+	d.catchTurn()
+	_ = d.stepLocked(Gone{Side: s, Why: l.Name + " has vanished", At: at})
+	d.do(func() { d.lostNIC(s, l.Index) })
+}
+
 // pathSeen is called on the thread of a prober.
 func (d *driver) pathSeen(s drivers.Side, v monitor.Verdict, why string, at time.Time) {
 	path := PathUnknown
 	switch v {
+	case monitor.Gone:
+		d.nicGone(s, at)
+		return
 	case monitor.Good:
 		path = PathGood
 	case monitor.Bad:
@@ -176,7 +196,7 @@ func (d *driver) reportSwitch(s Switch, done time.Time) {
 	case s.Kernel:
 		reason += "; the kernel turned at once"
 	default:
-		reason += fmt.Sprintf("; %s from cause to switch", gap.Round(10*time.Microsecond))
+		reason += fmt.Sprintf("; %s from cause to switch", gap.Round(time.Microsecond))
 	}
 	d.noteLocked(datapath.None, reason, map[string]any{"cause": s.Cause, "from_port": from, "to_port": to, "gap_us": gap.Microseconds(), "by": by})
 }

@@ -15,13 +15,14 @@ const (
 	Unknown Verdict = iota
 	Good            // a target answers
 	Bad             // none does
+	Gone            // the NIC itself has vanished: its prober's last word
 )
 
 func (v Verdict) String() string {
-	if v > Bad {
+	if v > Gone {
 		return fmt.Sprintf("verdict(%d)", uint8(v))
 	}
-	return [...]string{"unknown", "good", "bad"}[v]
+	return [...]string{"unknown", "good", "bad", "gone"}[v]
 }
 
 // An answer that comes later than this, and than the time after which a path is bad, is no

@@ -11,7 +11,7 @@ package monitor
 //     fixed times and reads what has come before it judges. In a storm it lets the kernel
 //     drop what is more than it may read, rather than take a processor for itself.
 //   - A NIC that goes down and up again is probed again by the same sockets. One that
-//     vanishes is reported as a bad path at once, and nothing more is tried: when it
+//     vanishes is reported as gone at once, and nothing more is tried: when it
 //     returns it has another number, and gets another prober.
 
 import (
@@ -212,8 +212,8 @@ func (p *Prober) run() {
 			err = p.turn()
 		}
 		if err != nil {
-			p.path.verdict = Bad
-			p.on(p.cfg.Side, Bad, err.Error(), time.Now())
+			p.path.verdict = Gone
+			p.on(p.cfg.Side, Gone, err.Error(), time.Now())
 			p.rest()
 			return
 		}

@@ -206,7 +206,7 @@ func TestProberOfVanishedNIC(t *testing.T) {
 	r.waitFor(t, Good)
 	before := time.Now()
 	n.DeleteNIC(0)
-	bad := r.waitFor(t, Bad)
+	bad := r.waitFor(t, Gone)
 	if !strings.Contains(bad.why, "gone") || !strings.Contains(bad.why, n.NIC(0)) {
 		t.Errorf("%q does not say that the NIC is gone", bad.why)
 	}

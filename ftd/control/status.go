@@ -57,7 +57,7 @@ func (c *Core) sideView(s *side, now time.Time) SideView {
 	note := c.pullNote(s)
 	v := SideView{
 		ID: s.id, State: s.state, Resource: s.resource.Path, Identity: s.identity, Reason: s.reason, Since: s.since,
-		SafeToPull: note == "", PullNote: note, Active: s.active, Target: s.target.Direction, TargetBy: s.target.By,
+		SafeToPull: note == "", PullNote: note, Active: s.active && s.state.InService(), Target: s.target.Direction, TargetBy: s.target.By,
 		Draining: s.draining, Note: s.note, MTBF: c.mtbfView(s, now),
 	}
 	if s.hold.kind == holdRetry && !s.target.out() {
