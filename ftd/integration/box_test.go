@@ -51,6 +51,7 @@ func build(m *testing.M) int {
 		return 1
 	}
 	binDir = dir
+	removeLeftNICBoxes()
 	return m.Run()
 }
 
