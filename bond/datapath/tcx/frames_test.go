@@ -15,8 +15,21 @@ import (
 	"ft/drivers"
 )
 
-func TestGroupFramesComeOnce(t *testing.T) {
+func TestFrames(t *testing.T) {
 	r := newRig(t)
+	for name, test := range map[string]func(*testing.T){
+		"group frames come once": r.groupFramesComeOnce,
+		"VLAN tags pass":         r.vlanTagsPass,
+		"own frames are dropped": r.ownFramesAreDropped,
+		"what the NIC gets":      r.whatTheNICGets,
+		"a NIC sends by itself":  r.nicSendsByItself,
+	} {
+		r.setState(0, both, false)
+		t.Run(name, test)
+	}
+}
+
+func (r *rig) groupFramesComeOnce(t *testing.T) {
 	face, peer := r.wire(bondtest.Box, "net0"), r.wire(bondtest.Peer, bondtest.PeerNIC)
 	for _, to := range []net.HardwareAddr{broadcast, {0x01, 0x00, 0x5e, 0, 0, 0xfb}, {0x33, 0x33, 0, 0, 0, 0x01}} {
 		const n = 20
@@ -32,8 +45,7 @@ func TestGroupFramesComeOnce(t *testing.T) {
 	}
 }
 
-func TestVLANTagsPass(t *testing.T) {
-	r := newRig(t)
+func (r *rig) vlanTagsPass(t *testing.T) {
 	face, peer := r.wire(bondtest.Box, "net0"), r.wire(bondtest.Peer, bondtest.PeerNIC)
 	for _, active := range []drivers.Side{0, 1} {
 		r.setState(active, both, false)
@@ -51,8 +63,7 @@ func TestVLANTagsPass(t *testing.T) {
 	}
 }
 
-func TestOwnFramesAreDropped(t *testing.T) {
-	r := newRig(t)
+func (r *rig) ownFramesAreDropped(t *testing.T) {
 	face := r.wire(bondtest.Box, "net0")
 	for s := drivers.Side(0); s <= 1; s++ {
 		cable := r.wire(bondtest.Switch, r.Port(s))
@@ -67,8 +78,7 @@ func TestOwnFramesAreDropped(t *testing.T) {
 }
 
 // Answers to probes, and what neighbours on a cable say to each other, are the NIC's.
-func TestWhatTheNICGets(t *testing.T) {
-	r := newRig(t)
+func (r *rig) whatTheNICGets(t *testing.T) {
 	face := r.wire(bondtest.Box, "net0")
 	for s := drivers.Side(0); s <= 1; s++ {
 		nic, cable := r.wire(bondtest.Box, r.NIC(s)), r.wire(bondtest.Switch, r.Port(s))
@@ -92,8 +102,7 @@ func TestWhatTheNICGets(t *testing.T) {
 
 // A NIC sends by itself: probes, announcements, LLDP. They stay on that NIC, and an
 // injected fault stops them too.
-func TestNICSendsByItself(t *testing.T) {
-	r := newRig(t)
+func (r *rig) nicSendsByItself(t *testing.T) {
 	for s := drivers.Side(0); s <= 1; s++ {
 		nic, cable := r.wire(bondtest.Box, r.NIC(s)), r.wire(bondtest.Switch, r.Port(s))
 		for _, f := range []datapath.Fault{datapath.FaultSilent, datapath.FaultDark, datapath.FaultNone} {
@@ -109,20 +118,18 @@ func TestNICSendsByItself(t *testing.T) {
 
 func TestSilentPortKeepsQuietAndIsNotLeft(t *testing.T) {
 	r := newRig(t)
-	s, back := r.Stream(bondtest.ToPeer, 5000), r.Stream(bondtest.FromPeer, 5000)
-	s.WaitArrived(100, 5*time.Second)
-	back.WaitArrived(100, 5*time.Second)
+	w := r.ways()
 	r.fault(0, datapath.FaultSilent)
-	at := r.count("port0_dropped_fault")
-	bondtest.WaitFor(t, "packets are dropped both ways", 5*time.Second, func() bool { return r.count("port0_dropped_fault") > at+200 })
+	if out, in := w.out(20), w.in(20); out != 0 || in != 0 || r.count("port0_dropped_fault") < 40 {
+		t.Errorf("%d frames left and %d came by a silent port; %v", out, in, r.Counters())
+	}
 	if st, turn := r.now(); st.Active != 0 || turn.Count != 0 {
 		t.Errorf("the kernel left a silent port: %+v, %+v", st, turn)
 	}
 	r.setState(1, both, false)
-	s.WaitArrived(100, 5*time.Second)
-	back.WaitArrived(100, 5*time.Second)
-	s.Stop()
-	back.Stop()
+	if out, in := w.out(20), w.in(20); out != 20 || in != 20 {
+		t.Errorf("%d frames left and %d came by the other port", out, in)
+	}
 }
 
 func TestPlannedSwitchLosesNothing(t *testing.T) {
@@ -183,13 +190,15 @@ func TestGrace(t *testing.T) {
 
 func TestNoPort(t *testing.T) {
 	r := newRig(t)
-	s := r.Stream(bondtest.ToPeer, 5000)
-	s.WaitArrived(100, 5*time.Second)
+	w := r.ways()
 	r.setState(datapath.None, [2]bool{}, false)
-	bondtest.WaitFor(t, "packets are dropped", 5*time.Second, func() bool { return r.count("dropped_no_port") > 100 })
+	if out, in := w.out(20), w.in(20); out != 0 || in != 0 || r.count("dropped_no_port") < 20 {
+		t.Errorf("%d frames left and %d came without a port; %v", out, in, r.Counters())
+	}
 	r.setState(0, both, false)
-	s.WaitArrived(100, 5*time.Second)
-	s.Stop()
+	if out, in := w.out(20), w.in(20); out != 20 || in != 20 {
+		t.Errorf("%d frames left and %d came by the port that is active again", out, in)
+	}
 }
 
 // Bulk in both directions over both families, in large segments with checksums left to

@@ -217,6 +217,42 @@ func (w *wire) send(frames ...[]byte) {
 	}
 }
 
+// ways are the face and the peer, which send each other frames.
+type ways struct {
+	r          *rig
+	face, peer *wire
+	sent       int
+}
+
+func (r *rig) ways() *ways {
+	return &ways{r: r, face: r.wire(bondtest.Box, "net0"), peer: r.wire(bondtest.Peer, bondtest.PeerNIC)}
+}
+
+// out sends n frames from the face and says how many came. What a program drops, the
+// sender is told.
+func (w *ways) out(n int) int {
+	w.r.t.Helper()
+	w.sent++
+	marker := fmt.Sprintf("out %d.", w.sent)
+	for range n {
+		if _, err := unix.Write(w.face.fd, frame(bondtest.PeerMAC(), faceMAC, marker)); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			w.r.t.Fatalf("send a frame: %v", err)
+		}
+	}
+	return len(w.peer.receive(marker, n))
+}
+
+// in sends n frames to the face.
+func (w *ways) in(n int) int {
+	w.r.t.Helper()
+	w.sent++
+	marker := fmt.Sprintf("in %d.", w.sent)
+	for range n {
+		w.peer.send(frame(faceMAC, bondtest.PeerMAC(), marker))
+	}
+	return len(w.face.receive(marker, n))
+}
+
 // got is a frame that came, with its VLAN tag (0 for none).
 type got struct {
 	frame []byte

@@ -53,47 +53,51 @@ func TestKernelTurnsBackOnlyWhenToldTo(t *testing.T) {
 
 func TestBothDark(t *testing.T) {
 	r := newRig(t)
-	s := r.Stream(bondtest.ToPeer, 5000)
-	s.WaitArrived(100, 5*time.Second)
+	w := r.ways()
 	r.fault(1, datapath.FaultDark)
 	r.fault(0, datapath.FaultDark)
-	bondtest.WaitFor(t, "packets are dropped", 5*time.Second, func() bool { return r.count("port0_dropped_no_carrier") > 100 })
+	if n := w.out(20); n != 0 || r.count("port0_dropped_no_carrier") < 20 {
+		t.Errorf("%d frames left, %v", n, r.Counters())
+	}
 	if st, turn := r.now(); st.Active != 0 || turn.Count != 0 {
 		t.Errorf("turned to a dark port: %+v, %+v", st, turn)
 	}
 	r.fault(1, datapath.FaultNone)
-	s.WaitArrived(100, 5*time.Second)
+	if n := w.out(20); n != 20 {
+		t.Errorf("%d of 20 frames left when the other port was well", n)
+	}
 	if st, turn := r.now(); st.Active != 1 || turn.Count != 1 {
 		t.Errorf("the other port is well: %+v, %+v", st, turn)
 	}
-	s.Stop()
 }
 
 func TestBothCablesOut(t *testing.T) {
 	r := newRig(t)
-	s := r.Stream(bondtest.ToPeer, 5000)
-	s.WaitArrived(100, 5*time.Second)
+	w := r.ways()
 	r.PullCable(1)
 	r.PullCable(0)
-	bondtest.WaitFor(t, "packets are dropped", 5*time.Second, func() bool { return r.count("port1_dropped_no_carrier") > 100 })
-	// One packet was turned over to a port that is dead too; the others ended there.
-	if st, turn := r.now(); st.Active != 1 || turn.Count != 1 || r.count("port1_dropped_both_dead") == 0 {
+	if n := w.out(20); n != 0 || r.count("port1_dropped_no_carrier") < 19 {
+		t.Errorf("%d frames left, %v", n, r.Counters())
+	}
+	// One frame was turned over to a port that is dead too; the others ended there.
+	if st, turn := r.now(); st.Active != 1 || turn.Count != 1 || r.count("port1_dropped_both_dead") != 1 {
 		t.Errorf("ping-pong: %+v, %+v, %v", st, turn, r.Counters())
 	}
-	s.Stop()
 }
 
 func TestNeverTurnsToAPortThatIsNotEligible(t *testing.T) {
 	r := newRig(t)
+	w := r.ways()
 	r.setState(0, [2]bool{true, false}, false)
-	s := r.Stream(bondtest.ToPeer, 5000)
-	s.WaitArrived(100, 5*time.Second)
 	r.PullCable(0)
-	bondtest.WaitFor(t, "packets are dropped", 5*time.Second, func() bool { return r.count("port0_dropped_no_carrier") > 100 })
+	if n := w.out(20); n != 0 || r.count("port0_dropped_no_carrier") < 20 {
+		t.Errorf("%d frames left, %v", n, r.Counters())
+	}
 	if st, turn := r.now(); st.Active != 0 || turn.Count != 0 {
 		t.Errorf("turned to a port that is not eligible: %+v, %+v", st, turn)
 	}
 	r.setState(1, both, false)
-	s.WaitArrived(100, 5*time.Second)
-	s.Stop()
+	if n := w.out(20); n != 20 {
+		t.Errorf("%d of 20 frames left by the port that was ordered", n)
+	}
 }
