@@ -21,8 +21,9 @@ const (
 
 // interactive is what the box tells the person who started it.
 type interactive struct {
-	mu   sync.Mutex // guards Out: children report from goroutines of their own
-	told told
+	mu    sync.Mutex // guards Out: children report from goroutines of their own
+	told  told
+	began time.Time // of this box
 }
 
 // told is what was last said, so that only changes are.
@@ -43,7 +44,7 @@ func (b *box) say(format string, args ...any) {
 func (b *box) follow() error {
 	client := api.NewClient(b.Socket)
 	defer client.Close()
-	began, hinted := time.Now(), false
+	hinted := false
 	tick := time.NewTicker(startPoll)
 	defer tick.Stop()
 	for {
@@ -58,7 +59,7 @@ func (b *box) follow() error {
 			continue // starting, or being started again: children.go says so
 		}
 		b.tell(client, st)
-		if !hinted && (st.System.State == drivers.FaceDuplex || time.Since(began) > hintPatience) {
+		if !hinted && (st.System.State == drivers.FaceDuplex || time.Since(b.began) > hintPatience) {
 			hinted = true
 			b.hint(st)
 			tick.Reset(statusPoll)
@@ -103,7 +104,8 @@ func (b *box) tellEvents(client *api.Client, modules []api.ModuleStatus) {
 	_ = client.Events(ctx, api.EventsQuery{Since: &since}, func(item api.StreamItem) error {
 		if ev := item.Event; ev != nil && ev.Seq > b.told.seq {
 			b.told.seq = ev.Seq
-			if ev.From != ev.To && !sums[ev.ID] {
+			// The log goes on where an earlier box of this directory ended.
+			if ev.From != ev.To && !sums[ev.ID] && !ev.Time.Before(b.began) {
 				b.say("%s %-10s %s -> %s  %s", ev.Time.Local().Format("15:04:05"), ev.ID, ev.From, ev.To, ev.Reason)
 			}
 		}

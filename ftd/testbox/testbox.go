@@ -128,7 +128,7 @@ func within(o Options, f func(*box) error) error {
 }
 
 func newBox(o Options) (*box, error) {
-	b := &box{Options: o, signals: make(chan os.Signal, 4)}
+	b := &box{Options: o, signals: make(chan os.Signal, 4), interactive: interactive{began: time.Now()}}
 	var err error
 	if b.Socket, err = filepath.Abs(o.Socket); err != nil {
 		return nil, err
