@@ -21,8 +21,8 @@ import (
 //     for the up-delay and its path has answered. (With no other port it serves at once.)
 //  4. A path is dead only if the other port's path is good: a target that answers on no
 //     port is dead itself, and says nothing about paths. A port is left for a dead path
-//     only when the other's has just answered: a target that dies is missed on one port
-//     first.
+//     only when the other's has just answered, and has done so for a while: a target that
+//     dies is missed on one port first, and one that is back is heard on one port first.
 //  5. A port that loses its carrier more often than FlapMax in FlapWindow is held back
 //     until it has been quiet for FlapHold. Nobody turns to it meanwhile, unless the
 //     other port is gone.
@@ -54,6 +54,7 @@ type port struct {
 	path      Path
 	pathWhy   string
 	heardAt   time.Time // the last answer to a probe
+	goodSince time.Time // when the path became good
 	quality   int       // speed and duplex mode, higher is better
 	wanted    bool      // it comes in by itself as soon as it can
 	takenOut  bool
@@ -305,6 +306,9 @@ func (c *Core) carrierSeen(p *port, ev CarrierSeen) {
 func (c *Core) pathSeen(p *port, ev PathSeen) {
 	if p.path == PathBad && ev.Path == PathGood {
 		p.upAt = ev.At.Add(c.opt.UpDelay) // as after a carrier that was away
+	}
+	if p.path != PathGood && ev.Path == PathGood {
+		p.goodSince = ev.At
 	}
 	p.path, p.pathWhy = ev.Path, ev.Why
 	switch ev.Path {

@@ -79,7 +79,7 @@ func (c *Core) advance(p *port) bool {
 			c.serve(p)
 		}
 	case drivers.Simplex, drivers.Duplex:
-		if c.pathDead(p) && c.ports[p.side.Other()].state.InService() && c.fresh(p.side.Other()) {
+		if c.pathDead(p) && c.ports[p.side.Other()].state.InService() && c.proven(p.side.Other()) {
 			c.fail(p, p.pathDead())
 		}
 	}
@@ -157,9 +157,11 @@ func (c *Core) pathDead(p *port) bool {
 	return p.path == PathBad && other.path == PathGood && other.present && other.carrier && !other.takenOut
 }
 
-// fresh says that a port's probes have been answered just now.
-func (c *Core) fresh(s drivers.Side) bool {
-	return c.now.Sub(c.ports[s].heardAt) <= c.opt.ProbeInterval*3/2
+// proven says that a port's probes have been answered just now, and not for the first time
+// since the path was dead: the other port's have had their turn as well.
+func (c *Core) proven(s drivers.Side) bool {
+	p, turn := &c.ports[s], c.opt.ProbeInterval*3/2
+	return p.path == PathGood && c.now.Sub(p.heardAt) <= turn && c.now.Sub(p.goodSince) >= turn
 }
 
 // serve puts a port in service.
@@ -222,7 +224,7 @@ func (c *Core) choose() {
 	if bestRank < rankInService {
 		for _, s := range [2]drivers.Side{c.opt.Primary, c.opt.Primary.Other()} {
 			r := c.rank(&c.ports[s])
-			if bestRank == rankDoubtful && c.ports[s].path != PathGood {
+			if bestRank == rankDoubtful && !c.proven(s) {
 				continue // not known to be better
 			}
 			if r > bestRank {
