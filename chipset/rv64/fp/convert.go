@@ -96,17 +96,14 @@ func (n number) integer(rm Rounding) (magnitude uint64, inexact Flags, fits bool
 	case n.exp == 63:
 		return n.sig, 0, true
 	}
-	// Half of the significand, so that also a shift by all its bits keeps the remainder in
-	// one word: q is the integer part, rem the fraction in units of 2^-63 of it. Everything
-	// under 1/4 is as good as the sticky bit that it leaves.
-	q, rem := n.sig>>min(63-n.exp, 63), uint64(0)
+	// rem is the fraction in units of 2^-64. Of a number under 1/2 it only matters that it is
+	// not zero.
+	q, rem := uint64(0), uint64(1)
 	switch {
 	case n.exp >= 0:
-		rem = n.sig << (n.exp + 1)
+		q, rem = n.sig>>(63-n.exp), n.sig<<(n.exp+1)
 	case n.exp == -1:
-		q, rem = 0, n.sig
-	default:
-		q, rem = 0, 1
+		rem = n.sig
 	}
 	if roundsAway(rm, n.neg, q, rem, 1<<63) {
 		q++
@@ -125,8 +122,7 @@ func U32toF64(v uint32) uint64 { return math.Float64bits(float64(v)) }
 
 // I64toF64 is fcvt.d.l.
 func I64toF64(v int64, rm Rounding) (uint64, Flags) {
-	neg, magnitude := split(v)
-	return binary64.fromInteger(neg, magnitude, rm)
+	return binary64.fromSigned(v, rm)
 }
 
 // U64toF64 is fcvt.d.lu.
@@ -142,8 +138,7 @@ func U32toF32(v uint32, rm Rounding) (uint32, Flags) { return U64toF32(uint64(v)
 
 // I64toF32 is fcvt.s.l.
 func I64toF32(v int64, rm Rounding) (uint32, Flags) {
-	neg, magnitude := split(v)
-	r, flags := binary32.fromInteger(neg, magnitude, rm)
+	r, flags := binary32.fromSigned(v, rm)
 	return uint32(r), flags
 }
 
@@ -153,12 +148,11 @@ func U64toF32(v uint64, rm Rounding) (uint32, Flags) {
 	return uint32(r), flags
 }
 
-// split gives sign and magnitude; the smallest integer's magnitude is 2^63.
-func split(v int64) (neg bool, magnitude uint64) {
+func (f *format) fromSigned(v int64, rm Rounding) (uint64, Flags) {
 	if v < 0 {
-		return true, -uint64(v)
+		return f.fromInteger(true, -uint64(v), rm)
 	}
-	return false, uint64(v)
+	return f.fromInteger(false, uint64(v), rm)
 }
 
 func (f *format) fromInteger(neg bool, magnitude uint64, rm Rounding) (uint64, Flags) {
