@@ -14,7 +14,7 @@ export CGO_ENABLED = 0
 LDFLAGS  = -X ft/ftd/api.stamped=$(VERSION)
 BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all build run clean-box test bench sim lint race clean needs-run needs-test
+.PHONY: all build run clean-box test bench bench-guest sim lint race clean needs-run needs-test
 
 all: build
 
@@ -44,6 +44,11 @@ test-kernels: needs-test
 # The rows of the table of what must be reached that this kernel can run, as ratios.
 bench: needs-test
 	$(GO) run -buildvcs=false ./mirror/bench
+	$(GO) run -buildvcs=false ./bond/bench
+
+# The bond's failovers beside the kernel's own bonding, in a guest that has it.
+bench-guest: needs-test
+	$(GO) run -buildvcs=false ./bond/bench -guest
 
 # More seeds than the tests run: make sim SEEDS=10000 SEED0=1
 sim:

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"testing"
 	"time"
 
 	"ft/drivers/kerneltest/plan"
@@ -28,7 +27,7 @@ const cmdline = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off no
 
 // boot runs commands in a guest. ended is called after each; lines sees what they say. It
 // returns after the last one, and ends the test when that does not come.
-func boot(t testing.TB, o Options, commands []plan.Command, ended func(int, plan.Result), lines ...func(string)) {
+func boot(t TB, o Options, commands []plan.Command, ended func(int, plan.Result), lines ...func(string)) {
 	t.Helper()
 	need(t)
 	kernel, err := find(o.Kernel, t.Logf)
@@ -97,7 +96,7 @@ func boot(t testing.TB, o Options, commands []plan.Command, ended func(int, plan
 }
 
 // pack writes the initramfs.
-func pack(t testing.TB, initrd string, kernel image, o Options, commands []plan.Command) error {
+func pack(t TB, initrd string, kernel image, o Options, commands []plan.Command) error {
 	modules, err := kernel.load(o.Modules)
 	if err != nil {
 		return err

@@ -28,7 +28,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"testing"
 	"time"
 
 	"ft/drivers/kerneltest/plan"
@@ -51,6 +50,19 @@ type Options struct {
 	Env    []string // beside PATH, HOME and TMPDIR
 }
 
+// TB is what a guest needs of the test that it is for: a testing.TB, or what stands for one
+// in a program. Fatal, Fatalf, Skip and Skipf do not return.
+type TB interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Logf(format string, args ...any)
+	Skip(args ...any)
+	Skipf(format string, args ...any)
+	TempDir() string
+}
+
 // inGuest is set in the environment of all programs in a guest.
 const inGuest = "FT_KERNELTEST_GUEST"
 
@@ -60,7 +72,7 @@ func InGuest() bool { return os.Getenv(inGuest) != "" }
 
 // Run boots a guest, runs the program in it and returns its exit status, 128 + the signal
 // when one killed it. A guest that does not come so far ends the test.
-func Run(t testing.TB, o Options) (status int) {
+func Run(t TB, o Options) (status int) {
 	t.Helper()
 	if o.Binary == "" {
 		t.Fatal("kerneltest: Options.Binary is the program to be run")
@@ -76,7 +88,7 @@ func Run(t testing.TB, o Options) (status int) {
 // RunTests runs the tests of packages in one guest, one package after another, and fails
 // the test when one of them fails, or when one has passed no test at all. Options.Binary
 // is not used; Options.Args are for the test binaries (-test.run=…).
-func RunTests(t testing.TB, o Options, packages ...string) {
+func RunTests(t TB, o Options, packages ...string) {
 	t.Helper()
 	if InGuest() {
 		t.Skip("this is the guest: its tests are run by the host's TestKernel…")
@@ -111,14 +123,14 @@ func RunTests(t testing.TB, o Options, packages ...string) {
 
 // Build compiles the tests of a package into a static binary that is removed with the
 // test, and tells the package's directory.
-func Build(t testing.TB, pkg string) (binary, source string) {
+func Build(t TB, pkg string) (binary, source string) {
 	t.Helper()
 	binary = filepath.Join(t.TempDir(), "tests")
 	goTool(t, "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", binary, pkg)
 	return binary, strings.TrimSpace(goTool(t, "list", "-f", "{{.Dir}}", pkg))
 }
 
-func goTool(t testing.TB, args ...string) (out string) {
+func goTool(t TB, args ...string) (out string) {
 	t.Helper()
 	var said strings.Builder
 	cmd := exec.Command("go", append([]string{args[0], "-buildvcs=false"}, args[1:]...)...)
@@ -169,7 +181,7 @@ func (o Options) timeout() time.Duration {
 const emulator = "qemu-system-x86_64"
 
 // need ends the test where a guest cannot run.
-func need(t testing.TB) {
+func need(t TB) {
 	t.Helper()
 	if runtime.GOARCH != "amd64" {
 		missing(t, fmt.Sprintf("the guests are amd64 machines, this is %s", runtime.GOARCH))
@@ -182,7 +194,7 @@ func need(t testing.TB) {
 }
 
 // missing ends a test that cannot have its guest: see the package's comment.
-func missing(t testing.TB, what string) {
+func missing(t TB, what string) {
 	t.Helper()
 	switch word := os.Getenv("FT_KERNELTEST"); {
 	case word == "require", word == "" && os.Getenv("CI") == "true":
