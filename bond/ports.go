@@ -76,7 +76,7 @@ func (d *driver) bind(s drivers.Side, l nic.Link) error {
 		return fmt.Errorf("announcements through %s: %w", l.Name, err)
 	}
 	d.step(Seen{Side: s, Name: l.Name, Carrier: l.Carrier, Quality: quality(l.Name)})
-	d.poller.Watch(s, l.Name)
+	d.watchCarrier(s, l.Name)
 	if len(d.opt.Probe) == 0 {
 		return nil
 	}
@@ -116,6 +116,17 @@ func quality(name string) int {
 		q++
 	}
 	return q
+}
+
+// watchCarrier has the poll look at a port in the best way that the data path knows.
+func (d *driver) watchCarrier(s drivers.Side, name string) {
+	if p, ok := d.path.(datapath.Looker); ok {
+		if look, ok := p.Look(s); ok {
+			d.poller.WatchDirect(s, name, look)
+			return
+		}
+	}
+	d.poller.Watch(s, name)
 }
 
 // unwatch ends what looks at a port. Under changeMu, not under mu: it waits for threads

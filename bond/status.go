@@ -3,6 +3,7 @@ package bond
 import (
 	"os"
 
+	"ft/bond/monitor"
 	"ft/drivers"
 )
 
@@ -87,6 +88,9 @@ func (d *driver) stats() map[string]any {
 	}
 	a := d.announce.Stats()
 	m["announcements"], m["announce_frames"], m["announce_errors"] = a.Announcements, a.Frames, a.Errors
+	poll := d.poller.Stats()
+	m["carrier_poll"], m["carrier_poll_late"], m["carrier_poll_missed"] = pollWay(poll), poll.Late, poll.Missed
+	m["carrier_poll_slowest_us"] = poll.SlowMax.Microseconds()
 	for name, n := range d.path.Counters() {
 		m[name] = n
 	}
@@ -114,4 +118,10 @@ func (d *driver) stats() map[string]any {
 		m[[2]string{"pci0", "pci1"}[i]] = side
 	}
 	return m
+}
+
+// pollWay says how the carriers are looked at: the worse of the two ways, as the poll looks at
+// both from one thread.
+func pollWay(st monitor.PollerStats) string {
+	return max(st.Ways[0], st.Ways[1]).String()
 }

@@ -118,6 +118,27 @@ type Path interface {
 	Remove() error
 }
 
+// Looker is a Path that lets the kernel be asked for a NIC's carrier without its RTNL lock,
+// which ETHTOOL_GLINK takes: whoever deletes an interface holds that for tens of
+// milliseconds, and just then it matters.
+type Looker interface {
+	// Look makes ready to ask for the carrier of a side's NIC, as it is since SetPort. ok is
+	// false where there is no NIC, or this kernel cannot be asked so.
+	Look(s drivers.Side) (look CarrierLook, ok bool)
+}
+
+// CarrierLook is one system call, ready to be made again and again, by one thread in the
+// network namespace of the path. When it succeeds Answer is 1 for a carrier and 0 for none;
+// ENODEV says that the NIC is gone from the namespace, and any other error says nothing
+// about it. It holds until the path is closed or removed, or has another NIC on that side:
+// an ifindex that is free may be given to another interface.
+type CarrierLook struct {
+	Call   uintptr // its number
+	Args   [3]uintptr
+	Answer *uint32
+	Held   any // what Args point to
+}
+
 // Open finds the path of a face that an earlier process made, or makes it. adopted says
 // which. A face of that name that is nobody's of ours is an error and is left alone.
 type Open func(Spec) (p Path, adopted bool, err error)

@@ -2,14 +2,18 @@ package monitor
 
 // The kernel tells of a lost carrier when it likes: linkwatch lets through one burst of
 // reports a second, so that a pulled cable can be 700 ms old when netlink speaks of it.
-// The poller asks instead: ETHTOOL_GLINK, which is what `ethtool` shows as "Link detected".
+// The poller asks instead, in the best of the ways that there are (Way).
 //
 // Invariants:
 //   - One thread, of the real-time class where that is permitted, wakes at fixed times
 //     (absolute, so that it does not drift), looks at each NIC and sleeps again. Between
 //     two changes it allocates nothing, takes no lock of ours, and needs no processor of
 //     the Go runtime (rounds.go).
-//   - The kernel's RTNL lock, which the look takes, may make it wait. Others do not.
+//   - Nothing but ETHTOOL_GLINK makes it wait: that takes the kernel's RTNL lock, which
+//     whoever deletes a NIC, or makes one, holds for tens of milliseconds. So it is asked
+//     only where the data path knows of no other way, or the kernel refuses that one.
+//   - A NIC that the data path's way finds gone stays gone until the next Watch: it is known
+//     there by its ifindex, which may be somebody else's by then.
 //   - The owner's function is called on the first look at a NIC and when what is seen
 //     changes, on this thread.
 //
@@ -29,15 +33,29 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ft/bond/datapath"
 	"ft/drivers"
 )
 
 // Carrier is what a look at a NIC found.
 type Carrier struct {
 	Up   bool
-	Gone bool // no interface of that name is there, or its device has been taken from it
+	Gone bool // no such interface is there, or its device has been taken from it
 	At   time.Time
 }
+
+// Way is how a NIC is asked for its carrier.
+type Way uint32
+
+// Ways, from none to the worst.
+const (
+	ByNothing Way = iota // it is not watched
+	ByProgram            // the data path's, without a lock
+	ByEthtool            // ETHTOOL_GLINK: what `ethtool` shows as "Link detected"
+	ByFlags              // IFF_RUNNING, as late as netlink, for a driver that knows no ethtool
+)
+
+func (w Way) String() string { return [...]string{"none", "bpf", "ethtool", "flags"}[w] }
 
 // PollerStats counts the work of a poller.
 type PollerStats struct {
@@ -45,10 +63,11 @@ type PollerStats struct {
 	Late     uint64        // rounds that began later than half an interval after their time
 	Missed   uint64        // rounds that did not take place, a look or a wake-up having taken so long
 	LateMax  time.Duration // the latest of them
-	SlowMax  time.Duration // the longest look, waiting for the kernel's lock included
+	SlowMax  time.Duration // the longest look at both, waiting for the kernel's lock included
 	Unknown  uint64        // looks that told nothing
 	RealTime bool          // the thread is SCHED_FIFO
 	Interval time.Duration // between two rounds
+	Ways     [2]Way
 }
 
 const (
@@ -75,18 +94,25 @@ type Poller struct {
 	unknown  atomic.Uint64
 }
 
-// look is one watched NIC. All of it is the thread's own after Watch.
+// look is one watched NIC. All of it is the thread's own after Watch, but way, which others
+// read.
 type look struct {
-	glink ethtoolRequest
-	flags flagsRequest
-	value ethtoolValue // what glink points to
-	errno unix.Errno   // of the last look
+	way    Way
+	direct datapath.CarrierLook
+	glink  ethtoolRequest
+	flags  flagsRequest
+	value  ethtoolValue // what glink points to
+
+	errno   unix.Errno // of the last look
+	data    uint32     // that it found
+	refused unix.Errno // why it is not looked at directly any more
 
 	toldErrno unix.Errno // of the last one that was news
 	toldData  uint32
 	told      bool
 	last      Carrier
 	failed    bool // and has been logged
+	over      bool // gone, and not to be looked at again
 }
 
 // notLookedAt is an errno that no look gives.
@@ -141,23 +167,46 @@ func (p *Poller) prepare(interval time.Duration) error {
 func (p *Poller) Watch(s drivers.Side, name string) {
 	var l *look
 	if name != "" {
-		l = &look{value: ethtoolValue{cmd: unix.ETHTOOL_GLINK}, toldErrno: notLookedAt}
-		copy(l.glink.name[:unix.IFNAMSIZ-1], name)
-		l.flags.name = l.glink.name
-		l.glink.data = unsafe.Pointer(&l.value)
+		l = newLook(name)
 	}
+	p.watch(s, l)
+}
+
+// WatchDirect is Watch by the data path's way, and by name where the kernel refuses that.
+// The owner must have stopped it, or closed the poller, before the way holds no more.
+func (p *Poller) WatchDirect(s drivers.Side, name string, direct datapath.CarrierLook) {
+	l := newLook(name)
+	l.way, l.direct = ByProgram, direct
+	p.watch(s, l)
+}
+
+func (p *Poller) watch(s drivers.Side, l *look) {
 	p.watched[s].Store(l)
 	atomic.AddUint32(&p.rounds.wanted, 1)
+}
+
+func newLook(name string) *look {
+	l := &look{way: ByEthtool, value: ethtoolValue{cmd: unix.ETHTOOL_GLINK}, toldErrno: notLookedAt}
+	copy(l.glink.name[:unix.IFNAMSIZ-1], name)
+	l.flags.name = l.glink.name
+	l.glink.data = unsafe.Pointer(&l.value)
+	return l
 }
 
 // Stats may be called from any goroutine.
 func (p *Poller) Stats() PollerStats {
 	r := &p.rounds
-	return PollerStats{
+	st := PollerStats{
 		Polls: atomic.LoadUint64(&r.polls), Late: atomic.LoadUint64(&r.late), Missed: atomic.LoadUint64(&r.missed),
 		LateMax: time.Duration(atomic.LoadInt64(&r.lateMaxNs)), SlowMax: time.Duration(atomic.LoadInt64(&r.slowMaxNs)),
 		Unknown: p.unknown.Load(), RealTime: p.realTime.Load(), Interval: time.Duration(r.intervalNs),
 	}
+	for s := range p.watched {
+		if l := p.watched[s].Load(); l != nil {
+			st.Ways[s] = Way(atomic.LoadUint32((*uint32)(&l.way)))
+		}
+	}
+	return st
 }
 
 // Alive returns an error when nobody looks any more, or the kernel does not answer.
@@ -219,9 +268,20 @@ func (p *Poller) tell() {
 		if l == nil {
 			continue
 		}
-		l.toldErrno, l.toldData = l.errno, l.value.data
-		up, gone, err := l.value.data != 0, l.errno == unix.ENODEV, l.errno
+		l.toldErrno, l.toldData = l.errno, l.data
+		up, gone, err := l.data != 0, l.errno == unix.ENODEV, l.errno
+		if l.refused != 0 {
+			p.log.Warn("the kernel refuses to say without its RTNL lock whether a NIC has a carrier: a loss may be seen late while links are deleted or made",
+				"nic", l.name(), "error", l.refused)
+			l.refused = 0
+		}
+		if l.way == ByFlags {
+			l.setWay(ByEthtool)
+		}
 		if err != 0 && !gone {
+			if l.way == ByEthtool {
+				l.setWay(ByFlags)
+			}
 			up, gone, err = l.askFlags(p.rounds.socket)
 			p.rounds.askAlways = true
 		}
@@ -229,6 +289,7 @@ func (p *Poller) tell() {
 			p.failed(l, err)
 			continue
 		}
+		l.over = gone && l.way == ByProgram
 		now := Carrier{Up: up && !gone, Gone: gone, At: at}
 		if l.told && l.last.Up == now.Up && l.last.Gone == now.Gone {
 			continue
@@ -243,9 +304,14 @@ func (p *Poller) failed(l *look, err unix.Errno) {
 	p.unknown.Add(1)
 	if !l.failed {
 		l.failed = true
-		p.log.Warn("the carrier poll cannot look at a NIC; its carrier is known from netlink alone", "nic", unix.ByteSliceToString(l.glink.name[:]), "error", err)
+		p.log.Warn("the carrier poll cannot look at a NIC; its carrier is known from netlink alone", "nic", l.name(), "error", err)
 	}
 }
+
+func (l *look) name() string { return unix.ByteSliceToString(l.glink.name[:]) }
+
+//go:nosplit
+func (l *look) setWay(w Way) { atomic.StoreUint32((*uint32)(&l.way), uint32(w)) }
 
 // askFlags is for a driver without ETHTOOL_GLINK: IFF_RUNNING is as late as netlink.
 func (l *look) askFlags(socket uintptr) (up, gone bool, err unix.Errno) {

@@ -56,9 +56,9 @@ func (r *rounds) untilNews() {
 
 		news := r.askAlways
 		for _, l := range r.looks {
-			if l != nil {
-				l.errno = systemCall(unix.SYS_IOCTL, r.socket, unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&l.glink)))
-				news = news || l.errno != l.toldErrno || l.errno == 0 && l.value.data != l.toldData
+			if l != nil && !l.over {
+				l.ask(r.socket)
+				news = news || l.errno != l.toldErrno || l.errno == 0 && l.data != l.toldData || l.refused != 0
 			}
 		}
 
@@ -78,4 +78,27 @@ func (r *rounds) untilNews() {
 		}
 	}
 	exitsyscall()
+}
+
+// ask looks once, as untilNews may.
+//
+//go:nosplit
+//go:norace
+func (l *look) ask(socket uintptr) {
+	if l.way == ByProgram {
+		l.errno = systemCall(l.direct.Call, l.direct.Args[0], l.direct.Args[1], l.direct.Args[2])
+		switch l.errno {
+		case 0:
+			l.data = *l.direct.Answer
+			return
+		case unix.ENODEV:
+			return
+		case unix.ENOMEM, unix.EINTR: // another time: a round of its own, the other way
+		default:
+			l.refused = l.errno
+			l.setWay(ByEthtool)
+		}
+	}
+	l.errno = systemCall(unix.SYS_IOCTL, socket, unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&l.glink)))
+	l.data = l.value.data
 }

@@ -119,7 +119,7 @@ func Open(spec datapath.Spec) (datapath.Path, bool, error) {
 		can.close()
 		return nil, false, fmt.Errorf("eBPF path: %w", err)
 	}
-	p := &path{spec: spec, pair: face, description: can.describe()}
+	p := &path{spec: spec, pair: face, description: can.describe(), carrier: can.carrier}
 	adopted, err := p.adopt(can)
 	if err == nil && !adopted {
 		err = p.build(can)

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cilium/ebpf"
+
 	"ft/bond/datapath"
 	"ft/bond/datapath/pair"
 	"ft/drivers"
@@ -31,10 +33,12 @@ type path struct {
 	pair        pair.Pair
 	description datapath.Description
 	attacher    attacher
+	carrier     *carrierCheck // nil: this kernel has none
 
 	// slow is held by what attaches and detaches. Never taken while mapped is held.
 	slow     sync.Mutex
 	programs programs
+	looking  *ebpf.Program // for Look; nil until the first one
 
 	// mapped is held for reading by all who use state, and for writing by who ends it:
 	// the calls that a failover makes wait for nothing else.
@@ -245,8 +249,8 @@ func (p *path) letGo() error {
 	if p.state == nil {
 		return nil
 	}
-	err := errors.Join(p.programs.close(), p.state.close())
-	p.state = nil
+	err := errors.Join(p.programs.close(), p.looking.Close(), p.state.close())
+	p.state, p.looking = nil, nil
 	return err
 }
 
