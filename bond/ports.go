@@ -256,10 +256,32 @@ func (d *driver) linkSeen(l nic.Link, gone bool) {
 		case !nic.Matches(d.cfg.Sides[s].Resource.Path, l):
 			d.step(Gone{Side: side, Why: fmt.Sprintf("%s has got another name: %s", d.cfg.Sides[s].Resource.Path, l.Name), At: time.Now()})
 			d.do(func() { d.lostNIC(side, l.Index) })
+		case !l.Carrier:
+			d.hintedDown(side, l)
 		}
 		return
 	}
 	d.do(func() { d.linkChanged(l, gone) })
+}
+
+// hintedDown looks at a NIC of which the kernel says that its carrier is lost: the event may
+// be old, but when it is not it comes before the poll.
+func (d *driver) hintedDown(s drivers.Side, l nic.Link) {
+	d.mu.Lock()
+	known := !d.ports[s].carrier
+	d.mu.Unlock()
+	if known {
+		return
+	}
+	if now, err := nic.ByIndex(l.Index); err != nil || now.Carrier {
+		return // the poll, or the next event, says what it is
+	}
+	d.carrierSeen(s, monitor.Carrier{At: time.Now()})
+	d.do(func() { // the poll has not seen it go: it must not miss that it comes back
+		if d.boundIndex(s) == l.Index {
+			d.watchCarrier(s, l.Name)
+		}
+	})
 }
 
 // lostNIC lets go of a NIC that is gone, and looks whether there is another already.
