@@ -145,10 +145,10 @@ func (b *box) networkHint(ftctl string) string {
 	}
 	return fmt.Sprintf(`
   sudo ip netns exec %[2]s ping %[5]s    # net0, from the other end of its network
-  sudo ip -n %[3]s link set %[6]s down     # pull the cable of eth0; up puts it back
-  %[1]s inject pci0/net0 cable-pull          # the same as a drill; ends with: cable-return
-  %[1]s switch net0                          # the standby NIC becomes the active one
-  sudo ip netns exec %[4]s iperf3 -s -1 -D; sudo ip netns exec %[2]s iperf3 -u -l 100 -b 4M -t 30 -c %[5]s
-                                                   # a stream that shows what is lost meanwhile
+  sudo ip -n %[3]s link set %[6]s down    # pull the cable of eth0; up puts it back
+  %[1]s inject pci0/net0 cable-pull    # the same as a drill; ends with: cable-return
+  %[1]s switch net0    # the standby NIC becomes the active one
+  sudo ip netns exec %[4]s iperf3 -s -1 -D    # a stream that shows what is lost meanwhile:
+  sudo ip netns exec %[2]s iperf3 -u -l 100 -b 4M -t 30 -c %[5]s
 `, ftctl, b.net.Peer, b.net.Switch, b.net.Box, network.BoxAddresses[0].Addr(), network.Ports[0])
 }
