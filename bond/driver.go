@@ -76,6 +76,7 @@ type driver struct {
 	stir    chan struct{} // closed and made anew with every step
 	timer   *time.Timer
 	turns   uint64 // of the kernel, that the core knows of
+	bound   uint64 // bindings so far
 	events  chan drivers.Event
 	seq     uint64
 	dropped uint64
@@ -87,6 +88,7 @@ type driver struct {
 // bound is a port that is on the data path.
 type bound struct {
 	link    nic.Link // Index 0: there is none
+	binding uint64   // tells this NIC from one before it with the same ifindex
 	prober  *monitor.Prober
 	carrier bool // as the poll sees it, without injected faults
 	fault   datapath.Fault

@@ -69,7 +69,8 @@ func (d *driver) bind(s drivers.Side, l nic.Link) error {
 		l = now // up, and with the MTU of the face
 	}
 	d.mu.Lock()
-	d.ports[s] = bound{link: l, notes: notes, carrier: l.Carrier}
+	d.bound++
+	d.ports[s] = bound{link: l, binding: d.bound, notes: notes, carrier: l.Carrier}
 	d.mu.Unlock()
 	d.syncFilters()
 	if err := d.announce.SetPort(s, l.Index); err != nil {
@@ -255,7 +256,7 @@ func (d *driver) linkSeen(l nic.Link, gone bool) {
 			d.nicGone(side, time.Now())
 		case !nic.Matches(d.cfg.Sides[s].Resource.Path, l):
 			d.step(Gone{Side: side, Why: fmt.Sprintf("%s has got another name: %s", d.cfg.Sides[s].Resource.Path, l.Name), At: time.Now()})
-			d.do(func() { d.lostNIC(side, l.Index) })
+			d.letGo(side)
 		case !l.Carrier:
 			d.hintedDown(side, l)
 		}
@@ -284,15 +285,27 @@ func (d *driver) hintedDown(s drivers.Side, l nic.Link) {
 	})
 }
 
-// lostNIC lets go of a NIC that is gone, and looks whether there is another already.
-func (d *driver) lostNIC(s drivers.Side, index int) {
-	if d.boundIndex(s) != index {
-		return
-	}
-	d.release(s)
-	if !d.cfg.Sides[s].Out {
-		d.tryBind(s)
-	}
+// letGo has a port's NIC let go of that is of no use any more, if it is still bound then.
+func (d *driver) letGo(s drivers.Side) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.letGoLocked(s)
+}
+
+func (d *driver) letGoLocked(s drivers.Side) {
+	binding := d.ports[s].binding
+	d.do(func() {
+		d.mu.Lock()
+		same := d.ports[s].binding == binding && d.ports[s].link.Index != 0
+		d.mu.Unlock()
+		if !same {
+			return // there is another already, perhaps under the same ifindex
+		}
+		d.release(s)
+		if !d.cfg.Sides[s].Out {
+			d.tryBind(s)
+		}
+	})
 }
 
 // linkChanged looks at what has happened to other links. On the maintenance goroutine.
@@ -344,6 +357,9 @@ func (d *driver) followMTU(mtu int) {
 	d.mu.Unlock()
 	set := func(mtu int) error {
 		var errs []error
+		if d.path.Describe().Kind == datapath.Bonding {
+			return nil // the kernel's driver has done it, or has refused
+		}
 		for s, l := range links {
 			if l.Index != 0 {
 				errs = append(errs, d.book.SetMTU(drivers.Side(s), l, mtu))

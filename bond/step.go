@@ -120,7 +120,7 @@ func (d *driver) nicGoneLocked(s drivers.Side, at time.Time) {
 	}
 	d.catchTurn()
 	_ = d.stepLocked(Gone{Side: s, Why: l.Name + " has vanished", At: at})
-	d.do(func() { d.lostNIC(s, l.Index) })
+	d.letGoLocked(s)
 }
 
 // pathSeen is called on the thread of a prober.
