@@ -105,6 +105,7 @@ func TestCells(t *testing.T) {
 	theirs := outcomes{{lost: 300, gap: 60 * ms}, {lost: 500, gap: 100 * ms}, {lost: 100, gap: 20 * ms}}
 	ours := outcomes{{lost: 7, gap: 1500 * time.Microsecond, rate: rate}, {lost: 9, gap: 2 * ms, rate: rate}, {lost: 0, rate: rate}}
 	nothing := outcomes{{rate: rate}, {rate: rate}}
+	both := []subject{&anchor{}, &still{}}
 	for _, c := range []struct{ got, want string }{
 		{theirs.String(), "60.0 (100)  300 (500)"},
 		{ours.String(), "1.5 (2.0)  7 (9)"},
@@ -113,8 +114,10 @@ func TestCells(t *testing.T) {
 		{fewer(theirs, nothing), "> 300 x"},
 		{fewer(nothing, nothing), "none"},
 		{fewer(nil, ours), "-"},
-		{strings.Join(remarks([]outcomes{nil, ours}, []string{"a", "b"}), ";"), ""},
-		{strings.Join(remarks([]outcomes{{{twice: 2, rate: 4000}}, ours}, []string{"a", "b"}), ";"), "a: 2 CAME TWICE;a: only 4.0 kHz"},
+		{strings.Join(remarks([][]outcomes{{nil, ours}}, both), ";"), ""},
+		{strings.Join(remarks([][]outcomes{{{{twice: 2, rate: 4000}}, ours}}, both), ";"), "2 DATAGRAMS CAME TWICE on the path kernel bonding;a sender managed only 4.0 kHz"},
+		{strings.Join(strings.Fields(row("pull", linkDrops, both, []outcomes{theirs, ours})), " "), "pull 60.0 (100) 300 (500) 1.5 (2.0) 7 (9) 42.9 x 10 x fewer none"},
+		{strings.Join(strings.Fields(row("pull", untold, both[1:], []outcomes{nil})), " "), "pull - - - -"},
 	} {
 		if c.got != c.want {
 			t.Errorf("%q, want %q", c.got, c.want)

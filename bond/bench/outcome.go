@@ -77,22 +77,23 @@ func fewer(theirs, ours outcomes) string {
 	return fmt.Sprintf("%.1f x", float64(a)/float64(b))
 }
 
-// remarks are what no reader of a row should miss.
-func remarks(of []outcomes, names []string) (all []string) {
-	for i, o := range of {
-		twice, slow := 0, 0.0
-		for _, x := range o {
-			twice += x.twice
-			if slow == 0 || x.rate < slow {
-				slow = x.rate
+// remarks are what no reader of a scenario's rows should miss.
+func remarks(rows [][]outcomes, subjects []subject) (all []string) {
+	slowest := float64(rate)
+	for _, row := range rows {
+		for i, o := range row {
+			twice := 0
+			for _, x := range o {
+				twice += x.twice
+				slowest = min(slowest, x.rate)
+			}
+			if twice > 0 {
+				all = append(all, fmt.Sprintf("%d DATAGRAMS CAME TWICE on the path %s", twice, subjects[i].name()))
 			}
 		}
-		if twice > 0 {
-			all = append(all, fmt.Sprintf("%s: %d CAME TWICE", names[i], twice))
-		}
-		if len(o) > 0 && slow < 0.9*rate {
-			all = append(all, fmt.Sprintf("%s: only %.1f kHz", names[i], slow/1000))
-		}
+	}
+	if slowest < 0.9*rate {
+		all = append(all, fmt.Sprintf("a sender managed only %.1f kHz", slowest/1000))
 	}
 	return all
 }

@@ -44,6 +44,7 @@ type StreamResult struct {
 	SendErrors int // of these: refused
 	Received   int // different ones
 	Lost       int
+	LostFirst  int // of these: before the first that arrived
 	Duplicated int // arrivals of what had arrived before
 	Reordered  int // arrivals after a later one
 	// LongestGap is the longest time by the sender's clock between two datagrams that
@@ -268,6 +269,9 @@ func (s *Stream) Stop() StreamResult {
 			continue
 		}
 		r.Duplicated += times - 1
+		if before < 0 {
+			r.LostFirst = i
+		}
 		if before >= 0 && before < i-1 {
 			r.LongestGap = max(r.LongestGap, time.Duration(s.sent[i]-s.sent[before]))
 		}
