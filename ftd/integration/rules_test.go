@@ -314,7 +314,7 @@ func TestReload(t *testing.T) {
 	b.configure("no_leg = \"wait\"\n")
 	b.reload("other settings")
 	b.configure("\n[[disk]]\nname = \"disk1\"\npci0 = \"" + legFile(t, legBytes) + "\"\npci1 = \"" + legFile(t, legBytes) + "\"\n")
-	b.reload("new disks")
+	b.reload("new devices")
 	b.wait("disk1", "duplex")
 	b.wait("disk0", "duplex")
 	b.configure("")
