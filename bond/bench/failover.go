@@ -1,10 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"ft/bond"
 	"ft/bond/bondtest"
@@ -126,7 +131,7 @@ func row(name string, goal [2]string, subjects []subject, of []outcomes) string 
 			less = append(less, fewer(of[0], o))
 		}
 	}
-	if _, anchors := subjects[0].(*anchor); !anchors {
+	if _, anchors := subjects[0].(*anchor); !anchors || of[0] == nil {
 		less = []string{"-"}
 	}
 	return line + fmt.Sprintf(" %*s %10s %5s", lessWidth(subjects), strings.Join(less, ", "), goal[0], goal[1])
@@ -152,6 +157,7 @@ func (b *bench) endure(s subject, sc scenario) []outcomes {
 	if probes == 0 {
 		probes = bond.DefaultProbeInterval
 	}
+	b.forgetFace()
 	s.up(probes)
 	all := make([]outcomes, len(sc.ways))
 	for range b.rounds {
@@ -161,6 +167,20 @@ func (b *bench) endure(s subject, sc scenario) []outcomes {
 	}
 	s.down()
 	return all
+}
+
+// forgetFace has the peer ask anew for the face: each one has a MAC of its own, and a peer
+// may send to the last one's for half a minute.
+func (b *bench) forgetFace() {
+	b.net.InPeer(func() {
+		nic, err := netlink.LinkByName(bondtest.PeerNIC)
+		if err == nil {
+			err = netlink.NeighDel(&netlink.Neigh{LinkIndex: nic.Attrs().Index, Family: unix.AF_INET, IP: net.ParseIP(bondtest.BoxIP4)})
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			b.p.Errorf("have the peer forget the face: %v", err)
+		}
+	})
 }
 
 // fail has the active port fail once, under a stream.

@@ -18,6 +18,7 @@ const guestMax = 20 * time.Minute
 // printed here.
 func (b *bench) inGuest() (code int) {
 	p := &program{}
+	in := &inProgram{program: p}
 	p.guarded(func() error {
 		exe, err := os.Executable()
 		if err != nil {
@@ -27,7 +28,7 @@ func (b *bench) inGuest() (code int) {
 			return err
 		}
 		fmt.Print("In a guest: an emulated machine with Debian's kernel, which has bonding.\n\n")
-		code = kerneltest.Run(inProgram{p}, kerneltest.Options{
+		code = kerneltest.Run(in, kerneltest.Options{
 			Modules: []string{"bonding", "veth", "bridge", "sch_ingress", "cls_u32", "act_gact"},
 			Binary:  exe,
 			Args:    []string{"-rounds", strconv.Itoa(b.rounds), "-seconds", strconv.Itoa(b.seconds), "-only", b.only},
@@ -37,7 +38,10 @@ func (b *bench) inGuest() (code int) {
 	})
 	p.clean()
 	if p.failed {
-		return 1
+		code = 1
+	}
+	if code != 0 {
+		fmt.Fprintf(os.Stderr, "The guest's console and what was done with it:\n%s", in.rest.String())
 	}
 	return code
 }
@@ -58,22 +62,24 @@ func static(exe string) error {
 }
 
 // inProgram has a guest run for a program. What cannot be had fails.
-type inProgram struct{ *program }
+type inProgram struct {
+	*program
+	rest strings.Builder // what is not the table
+}
 
-func (p inProgram) Skip(args ...any)                 { p.Fatal(args...) }
-func (p inProgram) Skipf(format string, args ...any) { p.Fatalf(format, args...) }
+func (p *inProgram) Skip(args ...any)                 { p.Fatal(args...) }
+func (p *inProgram) Skipf(format string, args ...any) { p.Fatalf(format, args...) }
 
-// Logf passes on what the program in the guest says; what the guest's kernel says is for
-// those who look for a fault.
-func (p inProgram) Logf(format string, args ...any) {
+// Logf passes on what the program in the guest says.
+func (p *inProgram) Logf(format string, args ...any) {
 	if text, said := strings.CutPrefix(fmt.Sprintf(format, args...), "guest: "); said {
 		fmt.Println(text)
 	} else {
-		fmt.Fprintln(os.Stderr, text)
+		fmt.Fprintln(&p.rest, text)
 	}
 }
 
-func (p inProgram) TempDir() string {
+func (p *inProgram) TempDir() string {
 	dir, err := os.MkdirTemp("", "ft-bench-guest-")
 	p.must(err, "make a directory for the guest")
 	p.Cleanup(func() {
