@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -228,6 +229,34 @@ func TestProcessIsSeen(t *testing.T) {
 	}
 	if all, own, err := residentKiB(os.Getpid()); err != nil || own <= 0 || all < own {
 		t.Errorf("%d KiB, %d of its own (%v)", all, own, err)
+	}
+}
+
+// A directory goes with its program, and if that was killed with the next one.
+func TestDirectoriesGo(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	left := filepath.Join(os.TempDir(), prefix+"1", "sub")
+	if err := os.MkdirAll(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p, q := &program{}, &program{}
+	first, second := p.TempDir(), q.TempDir()
+	here := func() string {
+		names, err := filepath.Glob(filepath.Join(os.TempDir(), "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(names, " ")
+	}
+	for _, dir := range []string{first, second} {
+		if !strings.Contains(here(), dir) {
+			t.Errorf("%s is not there while it is in use: %s", dir, here())
+		}
+	}
+	p.clean()
+	q.clean()
+	if here() != "" {
+		t.Errorf("left: %s", here())
 	}
 }
 

@@ -78,14 +78,3 @@ func (p *inProgram) Logf(format string, args ...any) {
 		fmt.Fprintln(&p.rest, text)
 	}
 }
-
-func (p *inProgram) TempDir() string {
-	dir, err := os.MkdirTemp("", "ft-bench-guest-")
-	p.must(err, "make a directory for the guest")
-	p.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			p.Errorf("remove %s: %v", dir, err)
-		}
-	})
-	return dir
-}

@@ -32,7 +32,7 @@ func main() {
 	var b bench
 	flag.IntVar(&b.rounds, "rounds", 3, "how often each failover, and each pair of rates, is measured, in turn")
 	flag.IntVar(&b.seconds, "seconds", 2, "length of a round of a rate, anchor and face together; the driver's idle cost is taken over twice that")
-	flag.StringVar(&b.only, "only", "", "only rows whose name contains this")
+	flag.StringVar(&b.only, "only", "", "only rows whose name contains this; rates are \"tcx, packets to the peer\", \"tc, TCP from the peer\", \"tcx, idle\"")
 	guest := flag.Bool("guest", false, "run the failovers in a guest whose kernel has bonding, beside it")
 	driver := flag.String("driver", "", "be the face's driver process, with this configuration")
 	flag.Parse()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 
@@ -56,15 +57,7 @@ func (p *program) Run() (code int) {
 		if err := ownPins(); err != nil {
 			return err
 		}
-		dir, err := os.MkdirTemp("", "ft-bench-")
-		if err != nil {
-			return err
-		}
-		p.Cleanup(func() {
-			if err := os.RemoveAll(dir); err != nil {
-				p.Errorf("remove %s: %v", dir, err)
-			}
-		})
+		dir := p.TempDir()
 		go func() {
 			select {
 			case <-signals:
@@ -94,6 +87,45 @@ func (p *program) clean() {
 		p.cleanups = p.cleanups[:last]
 		p.guarded(func() error { f(); return nil })
 	}
+}
+
+// prefix is that of the names of all our directories.
+const prefix = "ft-bond-bench-"
+
+// TempDir makes a directory that is removed with the program. While it is locked it is in
+// use: what a bench that was killed has left is removed by the next one.
+func (p *program) TempDir() string {
+	left, err := filepath.Glob(filepath.Join(os.TempDir(), prefix+"*"))
+	p.must(err, "look for what an earlier bench has left")
+	for _, dir := range left {
+		if f, err := lock(dir); err == nil {
+			p.must(os.RemoveAll(dir), "remove what an earlier bench has left")
+			f.Close()
+		}
+	}
+	dir, err := os.MkdirTemp("", prefix)
+	p.must(err, "make a directory")
+	f, err := lock(dir)
+	p.must(err, "make a directory")
+	p.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			p.Errorf("remove %s: %v", dir, err)
+		}
+		f.Close()
+	})
+	return dir
+}
+
+func lock(dir string) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
 }
 
 // guarded runs f and reports how it failed, if it did.
