@@ -71,7 +71,6 @@ type driver struct {
 	faceMTU int
 	started bool
 	stopped bool
-	why     string // why the face is down, when that is not the ports' fault
 	notes   []string
 	stir    chan struct{} // closed and made anew with every step
 	timer   *time.Timer

@@ -45,7 +45,7 @@ func checkName(s string) error {
 	switch {
 	case s == "":
 		return fmt.Errorf("a NIC without a name: write a name (eth0), a MAC (52:54:00:12:34:56) or a PCI address (0000:03:00.0)")
-	case s == "." || s == ".." || strings.ContainsAny(s, "/:\x00 \t\n\v\f\r\xa0"):
+	case s == "." || s == ".." || strings.ContainsAny(s, "/:\x00 \t\n\v\f\r") || strings.IndexByte(s, 0xa0) >= 0: // the kernel's isspace
 		return fmt.Errorf("%q cannot be the name of a NIC: the kernel takes no spaces, slashes or colons in it", s)
 	case len(s) >= altNameSize:
 		return fmt.Errorf("the name %.20q… has %d bytes: the kernel takes at most %d", s, len(s), altNameSize-1)

@@ -77,7 +77,6 @@ type partBook struct {
 	forgivenD   int
 	broken      bool
 	brokenAt    time.Time
-	brokenReal  bool
 }
 
 func newRuleBook(b *simBox) *ruleBook {

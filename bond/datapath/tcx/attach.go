@@ -151,8 +151,6 @@ const (
 	classifierHandle   = 1
 )
 
-func (cs classifiers) filterName(pl place) string { return filterName(cs.key, pl) }
-
 func filterName(key string, pl place) string { return "ft " + key + " " + pl.name }
 
 func parent(pl place) uint32 {
