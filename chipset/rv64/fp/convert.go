@@ -11,46 +11,80 @@ import (
 
 // F64toI32 is fcvt.w.d; the hart sign-extends the result.
 func F64toI32(a uint64, rm Rounding) (int32, Flags) {
+	x := math.Float64frombits(a)
+	if r := integral(x, rm); r >= math.MinInt32 && r <= math.MaxInt32 {
+		return int32(r), raised(r != x)
+	}
 	v, flags := binary64.toSigned(a, rm, math.MaxInt32)
 	return int32(v), flags
 }
 
 // F64toU32 is fcvt.wu.d; the hart sign-extends the result all the same.
 func F64toU32(a uint64, rm Rounding) (uint32, Flags) {
+	x := math.Float64frombits(a)
+	if r := integral(x, rm); r >= 0 && r <= math.MaxUint32 {
+		return uint32(int64(r)), raised(r != x)
+	}
 	v, flags := binary64.toUnsigned(a, rm, math.MaxUint32)
 	return uint32(v), flags
 }
 
 // F64toI64 is fcvt.l.d.
 func F64toI64(a uint64, rm Rounding) (int64, Flags) {
+	x := math.Float64frombits(a)
+	if r := integral(x, rm); r >= -0x1p63 && r < 0x1p63 {
+		return int64(r), raised(r != x)
+	}
 	return binary64.toSigned(a, rm, math.MaxInt64)
 }
 
 // F64toU64 is fcvt.lu.d.
 func F64toU64(a uint64, rm Rounding) (uint64, Flags) {
+	x := math.Float64frombits(a)
+	if r := integral(x, rm); r >= 0 && r < 0x1p63 {
+		return uint64(int64(r)), raised(r != x)
+	}
 	return binary64.toUnsigned(a, rm, math.MaxUint64)
 }
 
+// The conversions from binary32 go through binary64, which holds every binary32 number; a
+// NaN of either kind becomes the same integer with the same flags.
+
 // F32toI32 is fcvt.w.s.
-func F32toI32(a uint32, rm Rounding) (int32, Flags) {
-	v, flags := binary32.toSigned(uint64(a), rm, math.MaxInt32)
-	return int32(v), flags
-}
+func F32toI32(a uint32, rm Rounding) (int32, Flags) { return F64toI32(widen(a), rm) }
 
 // F32toU32 is fcvt.wu.s; the hart sign-extends the result all the same.
-func F32toU32(a uint32, rm Rounding) (uint32, Flags) {
-	v, flags := binary32.toUnsigned(uint64(a), rm, math.MaxUint32)
-	return uint32(v), flags
-}
+func F32toU32(a uint32, rm Rounding) (uint32, Flags) { return F64toU32(widen(a), rm) }
 
 // F32toI64 is fcvt.l.s.
-func F32toI64(a uint32, rm Rounding) (int64, Flags) {
-	return binary32.toSigned(uint64(a), rm, math.MaxInt64)
-}
+func F32toI64(a uint32, rm Rounding) (int64, Flags) { return F64toI64(widen(a), rm) }
 
 // F32toU64 is fcvt.lu.s.
-func F32toU64(a uint32, rm Rounding) (uint64, Flags) {
-	return binary32.toUnsigned(uint64(a), rm, math.MaxUint64)
+func F32toU64(a uint32, rm Rounding) (uint64, Flags) { return F64toU64(widen(a), rm) }
+
+func widen(a uint32) uint64 { return math.Float64bits(float64(math.Float32frombits(a))) }
+
+func raised(inexact bool) Flags {
+	if inexact {
+		return NX
+	}
+	return 0
+}
+
+// integral rounds a number to an integer, by functions that are exact by definition.
+func integral(x float64, rm Rounding) float64 {
+	switch rm {
+	case RTZ:
+		return math.Trunc(x)
+	case RDN:
+		return math.Floor(x)
+	case RUP:
+		return math.Ceil(x)
+	case RMM:
+		return math.Round(x)
+	default:
+		return math.RoundToEven(x)
+	}
 }
 
 func (f *format) toSigned(a uint64, rm Rounding, largest int64) (int64, Flags) {
@@ -122,28 +156,40 @@ func U32toF64(v uint32) uint64 { return math.Float64bits(float64(v)) }
 
 // I64toF64 is fcvt.d.l.
 func I64toF64(v int64, rm Rounding) (uint64, Flags) {
+	if -1<<53 <= v && v <= 1<<53 {
+		return math.Float64bits(float64(v)), 0
+	}
 	return binary64.fromSigned(v, rm)
 }
 
 // U64toF64 is fcvt.d.lu.
 func U64toF64(v uint64, rm Rounding) (uint64, Flags) {
+	if v <= 1<<53 {
+		return math.Float64bits(float64(int64(v))), 0
+	}
 	return binary64.fromInteger(false, v, rm)
 }
 
 // I32toF32 is fcvt.s.w.
-func I32toF32(v int32, rm Rounding) (uint32, Flags) { return I64toF32(int64(v), rm) }
+func I32toF32(v int32, rm Rounding) (uint32, Flags) { return F64toF32(I32toF64(v), rm) }
 
 // U32toF32 is fcvt.s.wu.
-func U32toF32(v uint32, rm Rounding) (uint32, Flags) { return U64toF32(uint64(v), rm) }
+func U32toF32(v uint32, rm Rounding) (uint32, Flags) { return F64toF32(U32toF64(v), rm) }
 
 // I64toF32 is fcvt.s.l.
 func I64toF32(v int64, rm Rounding) (uint32, Flags) {
+	if -1<<53 <= v && v <= 1<<53 {
+		return F64toF32(math.Float64bits(float64(v)), rm)
+	}
 	r, flags := binary32.fromSigned(v, rm)
 	return uint32(r), flags
 }
 
 // U64toF32 is fcvt.s.lu.
 func U64toF32(v uint64, rm Rounding) (uint32, Flags) {
+	if v <= 1<<53 {
+		return F64toF32(math.Float64bits(float64(int64(v))), rm)
+	}
 	r, flags := binary32.fromInteger(false, v, rm)
 	return uint32(r), flags
 }
@@ -168,13 +214,29 @@ func F32toF64(a uint32) (uint64, Flags) {
 	if isNaN32(a) {
 		return NaN64, signalled32(a, a)
 	}
-	return math.Float64bits(float64(math.Float32frombits(a))), 0
+	return widen(a), 0
 }
 
 // F64toF32 is fcvt.s.d.
 func F64toF32(a uint64, rm Rounding) (uint32, Flags) {
-	r, flags := narrow(a, rm)
-	return uint32(r), flags
+	x := math.Float64frombits(a)
+	f := float32(x)
+	r := math.Float32bits(f)
+	if r<<1-safeLow32 < safeSpan32 {
+		n := float64(f)
+		switch {
+		case n == x:
+			return r, 0
+		case rm == RNE:
+			return r, NX
+		case rm != RMM:
+			return beside32(r, x > n, rm), NX
+		}
+	} else if x == 0 {
+		return r, 0
+	}
+	v, flags := narrow(a, rm)
+	return uint32(v), flags
 }
 
 func narrow(a uint64, rm Rounding) (uint64, Flags) {

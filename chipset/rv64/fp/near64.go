@@ -135,6 +135,8 @@ func FMA64(a, b, c uint64, rm Rounding) (uint64, Flags) {
 		case rm != RMM:
 			return beside64(r, e > 0, rm), NX
 		}
+	} else if u == 0 && (x == 0 || y == 0) && c<<1-1 < inf64<<1-1 {
+		return c, 0 // a true zero was added to a number
 	}
 	return binary64.fma(a, b, c, rm)
 }
