@@ -26,7 +26,7 @@ func TestFailoverIsNotNoticed(t *testing.T) {
 			r.wait("the other port active", func(drivers.Status) bool { return r.active() == from.Other() })
 			in.WaitArrived(500, 5*time.Second)
 			r.net.ReturnCable(from)
-			r.wait("duplex again", func(st drivers.Status) bool { return st.State == drivers.FaceDuplex })
+			r.wait("duplex again", duplex)
 		}
 		for _, s := range []*bondtest.Stream{out, in} {
 			res := s.Stop()
@@ -74,7 +74,7 @@ func TestNICVanishesAndReturns(t *testing.T) {
 			t.Errorf("attaching a NIC that is gone: %v", err)
 		}
 		r.net.MakeNIC(0)
-		r.wait("duplex again", func(st drivers.Status) bool { return st.State == drivers.FaceDuplex })
+		r.wait("duplex again", duplex)
 		if err := r.drv.Switch(context.Background()); err != nil {
 			t.Fatal(err)
 		}
@@ -90,16 +90,14 @@ func TestSilentPathIsLeft(t *testing.T) {
 			o.ProbeInterval = 20 * time.Millisecond
 		})
 		r.attach(1)
-		r.wait("both paths good", func(st drivers.Status) bool {
-			return strings.HasSuffix(st.Sides[0].Note, "path good") && strings.HasSuffix(st.Sides[1].Note, "path good")
-		})
+		r.pathsGood()
 		r.net.SilencePath(0)
 		st := r.wait("the other port", func(st drivers.Status) bool { return st.Sides[1].Active })
 		if st.Sides[0].State != drivers.Shot || !strings.Contains(st.Sides[0].Reason, "path behind eth0 is dead") {
 			t.Errorf("side 0 is %v: %s", st.Sides[0].State, st.Sides[0].Reason)
 		}
 		r.net.SilencePath(1) // now it is the target that is dead, for all that can be known
-		r.wait("both in service", func(st drivers.Status) bool { return st.State == drivers.FaceDuplex })
+		r.wait("both in service", duplex)
 		r.net.RestorePath(0)
 		r.wait("the path that answers", func(st drivers.Status) bool { return st.Sides[0].Active })
 	})
@@ -172,14 +170,11 @@ func TestDrills(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		duplex := func(st drivers.Status) bool { return st.State == drivers.FaceDuplex }
 		inject(0, "cable-pull")
 		r.wait("the other port", func(st drivers.Status) bool { return st.Sides[1].Active && st.Sides[0].State == drivers.Shot })
 		inject(0, "cable-return")
 		r.wait("duplex", duplex)
-		r.wait("both paths good", func(st drivers.Status) bool {
-			return strings.Contains(st.Sides[0].Note, "path good") && strings.Contains(st.Sides[1].Note, "path good")
-		})
+		r.pathsGood()
 		inject(1, "silent-path")
 		r.wait("the other port", func(st drivers.Status) bool { return st.Sides[0].Active && st.Sides[1].State == drivers.Shot })
 		inject(1, "clear")

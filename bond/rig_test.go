@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,16 +60,28 @@ func hasBonding(t *testing.T) bool {
 
 // rig is a driver on a real network, without a process around it.
 type rig struct {
-	t      *testing.T
-	net    *bondtest.Net
-	cfg    drivers.Config
-	drv    drivers.Driver
-	events chan drivers.Event
+	t    *testing.T
+	kind string
+	net  *bondtest.Net
+	cfg  drivers.Config
+	drv  drivers.Driver
+	seen []drivers.Event
+	// gaveUp takes the driver's last word; nil for a test in which it has none.
+	gaveUp func(error)
 }
 
+// newRig starts a driver on a new network.
 func newRig(t *testing.T, kind string, change func(*Options)) *rig {
 	t.Helper()
-	r := &rig{t: t, net: bondtest.New(t)}
+	r := readyRig(t, kind, change)
+	r.start()
+	return r
+}
+
+// readyRig has everything but the driver, which is removed with the test.
+func readyRig(t *testing.T, kind string, change func(*Options)) *rig {
+	t.Helper()
+	r := &rig{t: t, kind: kind, net: bondtest.New(t)}
 	opt := Options{Addresses: []netip.Prefix{netip.MustParsePrefix(bondtest.BoxIP4 + "/24"), netip.MustParsePrefix(bondtest.BoxIP6 + "/64")},
 		Datapath: kind, UpDelay: 50 * time.Millisecond}
 	if change != nil {
@@ -82,8 +95,10 @@ func newRig(t *testing.T, kind string, change func(*Options)) *rig {
 	for s := range r.cfg.Sides {
 		r.cfg.Sides[s].Resource.Path = r.net.NIC(drivers.Side(s))
 	}
-	r.start()
 	t.Cleanup(func() {
+		if r.drv == nil {
+			return
+		}
 		if err := r.drv.Stop(context.Background(), drivers.RemoveForce); err != nil {
 			t.Errorf("stop: %v", err)
 		}
@@ -97,7 +112,13 @@ func (r *rig) start() {
 		Log: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)), Predecessor: -1,
 		Store:   func(string, ...int) error { return nil },
 		Unstore: func(string) {}, Text: func(string) {},
-		Fatal: func(err error) { r.t.Errorf("the driver gives up: %v", err) },
+		Fatal: func(err error) {
+			if r.gaveUp == nil {
+				r.t.Errorf("the driver gives up: %v", err)
+				return
+			}
+			r.gaveUp(err)
+		},
 	}
 	drv, err := New(r.cfg, env)
 	if err != nil {
@@ -155,4 +176,61 @@ func link(t *testing.T, name string) nic.Link {
 		t.Fatal(err)
 	}
 	return l
+}
+
+func duplex(st drivers.Status) bool { return st.State == drivers.FaceDuplex }
+
+// carries waits until a side is the active one.
+func (r *rig) carries(s drivers.Side) {
+	r.t.Helper()
+	r.wait("side "+string('0'+rune(s))+" active", func(st drivers.Status) bool { return st.Sides[s].Active })
+}
+
+// pathsGood waits until probes have been answered through both ports.
+func (r *rig) pathsGood() {
+	r.t.Helper()
+	r.wait("both paths good", func(st drivers.Status) bool {
+		return strings.Contains(st.Sides[0].Note, "path good") && strings.Contains(st.Sides[1].Note, "path good")
+	})
+}
+
+// connects checks that the face is reached, and reaches, the peer. It takes its time: the
+// switch opens a port to which the cable has come back when its own event of that comes, up
+// to a second later (net/core/link_watch.c).
+func (r *rig) connects(when string) {
+	r.t.Helper()
+	for _, d := range []bondtest.Direction{bondtest.FromPeer, bondtest.ToPeer} {
+		s := r.net.Stream(d, 500)
+		bondtest.WaitFor(r.t, "a stream "+d.String()+", "+when, 5*time.Second, func() bool { return s.Arrived() >= 10 })
+		s.Stop()
+	}
+}
+
+// setUp is what an admin does to a NIC: ip link set NAME up, or down.
+func (r *rig) setUp(s drivers.Side, up bool) {
+	r.t.Helper()
+	if err := nic.SetUp(r.net.Index(r.net.NIC(s)), up); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) toTheOther() {
+	r.t.Helper()
+	to := r.active().Other()
+	if err := r.drv.Switch(context.Background()); err != nil {
+		r.t.Fatal(err)
+	}
+	r.carries(to)
+}
+
+// events are those that the driver has sent until now, from its start.
+func (r *rig) events() []drivers.Event {
+	for {
+		select {
+		case ev := <-r.drv.Events():
+			r.seen = append(r.seen, ev)
+		default:
+			return r.seen
+		}
+	}
 }
