@@ -118,6 +118,9 @@ func (r *Raw) receive() ([]byte, error) {
 	b := make([]byte, 1<<16)
 	oob := make([]byte, 128)
 	n, oobn, _, _, err := unix.Recvmsg(r.fd, b, oob, 0)
+	if err == unix.ENETDOWN { // said once, when the interface goes down: it may come up again
+		n, oobn, _, _, err = unix.Recvmsg(r.fd, b, oob, 0)
+	}
 	if err != nil {
 		return nil, err
 	}
