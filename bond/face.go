@@ -53,7 +53,7 @@ func (d *driver) openFace() error {
 	}
 	spec := datapath.Spec{Key: Key(d.cfg.RunDir, d.cfg.Name), Face: d.cfg.Name, MTU: d.opt.MTU, Log: d.env.Log}
 	// An admin may have given the face another MAC. It keeps that through our deaths.
-	if l, err := nic.ByName(d.cfg.Name); err == nil && len(l.MAC) > 0 {
+	if l, err := nic.ByName(d.cfg.Name); err == nil && len(l.MAC) > 0 && !bonding.MadeUpMAC(l.Index) {
 		d.mac = l.MAC
 	}
 	spec.MAC = d.mac

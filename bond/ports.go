@@ -312,7 +312,7 @@ func (d *driver) letGoLocked(s drivers.Side) {
 func (d *driver) linkChanged(l nic.Link, gone bool) {
 	switch {
 	case l.Index == d.path.Face():
-		d.faceChanged(l, gone)
+		d.faceChanged(gone)
 		return
 	case l.Parent == d.path.Face():
 		d.announce.Refresh()
@@ -333,16 +333,31 @@ func (d *driver) linkChanged(l nic.Link, gone bool) {
 	}
 }
 
-// faceChanged follows what an admin does to the face.
-func (d *driver) faceChanged(l nic.Link, gone bool) {
-	if gone {
+// faceChanged follows what an admin does to the face. What counts is how it is now: the
+// word of it may be old, and of what we did ourselves since.
+func (d *driver) faceChanged(gone bool) {
+	l, err := nic.ByIndex(d.path.Face())
+	if gone || errors.Is(err, nic.ErrNone) {
 		d.env.Fatal(fmt.Errorf("%s was deleted by somebody: it is made again", d.cfg.Name))
+		return
+	}
+	if err != nil {
+		d.env.Log.Warn("a change of the face", "err", err)
 		return
 	}
 	if l.MTU != d.faceMTU {
 		d.followMTU(l.MTU)
 	}
 	if len(l.MAC) > 0 && !slices.Equal(l.MAC, d.mac) {
+		if k, ok := d.path.(datapath.MACKeeper); ok {
+			kept, err := k.KeepMAC()
+			if kept {
+				return // and another event says so
+			}
+			if err != nil {
+				d.env.Log.Warn("the kernel may have given the face another MAC", "mac", l.MAC, "err", err)
+			}
+		}
 		d.env.Fatal(fmt.Errorf("%s has got the MAC %s: its data path is made anew with it", d.cfg.Name, l.MAC))
 		return
 	}

@@ -139,6 +139,12 @@ type CarrierLook struct {
 	Held   any // what Args point to
 }
 
+// MACKeeper is a Path whose face the kernel gives another MAC at times, which no admin has.
+type MACKeeper interface {
+	// KeepMAC puts the face's MAC back if that was the kernel's doing, and says so.
+	KeepMAC() (kept bool, err error)
+}
+
 // Open finds the path of a face that an earlier process made, or makes it. adopted says
 // which. A face of that name that is nobody's of ours is an error and is left alone.
 type Open func(Spec) (p Path, adopted bool, err error)

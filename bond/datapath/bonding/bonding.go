@@ -9,6 +9,7 @@
 //   - It takes any port whose carrier is good. Ports that are neither active nor eligible
 //     are therefore closed by filters of ours (gate.go): the kernel may turn to one, and
 //     State then says that no port carries the face.
+//   - It makes up a MAC for a bond that loses its last port: we put the face's back (keepMAC).
 //   - A port that was active is deaf from the moment of the switch, also a planned one.
 //   - The face's carrier is the driver's affair: it is there while a port has one.
 //   - It says which port is active, not how often it has turned: turns are counted where
@@ -88,7 +89,7 @@ func Open(spec datapath.Spec) (datapath.Path, bool, error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	if adopted {
-		if err := p.adopt(); err != nil {
+		if err := p.adopt(spec.MAC); err != nil {
 			w.close()
 			return nil, false, fmt.Errorf("take over the ports of %s: %w", spec.Face, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/vishvananda/netlink/nl"
@@ -48,6 +49,9 @@ func (p *path) SetPort(s drivers.Side, to *datapath.Port) error {
 		}
 	}
 	if nic.master == 0 {
+		if _, err := p.keepMAC(); err != nil { // ports that have vanished were not let go of
+			return err
+		}
 		if err := p.enslave(nic); err != nil {
 			return err
 		}
@@ -73,10 +77,16 @@ func (p *path) place(s drivers.Side) place {
 }
 
 // adopt finds the ports that a predecessor has put into the bond, with their gates.
-func (p *path) adopt() error {
+func (p *path) adopt(mac net.HardwareAddr) error {
 	slaves, err := p.wire.slaves(p.face.index)
 	if err != nil {
 		return err
+	}
+	if len(slaves) == 0 && len(mac) > 0 {
+		p.face.mac = mac
+		if _, err := p.keepMAC(); err != nil {
+			return err
+		}
 	}
 	for _, nic := range slaves {
 		s, g, err := gateOf(nic.index, nic.own(), p.face.mac)
@@ -176,7 +186,44 @@ func (p *path) forget(s drivers.Side) error {
 		return fmt.Errorf("take %s out of %s: %w", n.Name, p.face.name, err)
 	}
 	p.ports[s] = nil
-	return nil
+	_, err = p.keepMAC()
+	return err
+}
+
+// KeepMAC puts the face's MAC back if the bond has no ports: the driver gives it one of
+// chance when the last one goes, and would give it the next port's (__bond_release_one,
+// bond_enslave). With ports the MAC is what somebody has set, and is left alone.
+func (p *path) KeepMAC() (kept bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keepMAC()
+}
+
+func (p *path) keepMAC() (kept bool, err error) {
+	slaves, err := p.wire.slaves(p.face.index)
+	if err != nil || len(slaves) > 0 {
+		return false, err
+	}
+	if err := p.wire.set(p.face.index, unix.IFLA_ADDRESS, p.face.mac); err != nil && !gone(err) {
+		return false, fmt.Errorf("give %s its MAC %v back: %w", p.face.name, p.face.mac, err)
+	}
+	return true, nil
+}
+
+// MadeUpMAC says whether an interface is a bond without ports: its MAC may be one that the
+// bonding driver has made up, and says nothing.
+func MadeUpMAC(index int) bool {
+	w, err := dial()
+	if err != nil {
+		return false
+	}
+	defer w.close()
+	face, err := w.link(index)
+	if err != nil || face.kind != kind {
+		return false
+	}
+	slaves, err := w.slaves(index)
+	return err == nil && len(slaves) == 0
 }
 
 // takeOut gives a NIC up. What is ours on it goes while the bond still tells whose it is.
