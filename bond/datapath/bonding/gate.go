@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -157,6 +158,36 @@ func (pl place) remove(r rule) error {
 	return nil
 }
 
+// renew makes a rule anew whose MAC is no longer the face's. Until the new filter is there
+// the old one stays.
+func (pl place) renew(r rule) error {
+	list, err := netlink.FilterList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: pl.nic}}, uint32(r.at))
+	if err != nil {
+		return fmt.Errorf("list the filters of interface %d: %w", pl.nic, err)
+	}
+	keys, _ := r.make(pl.own, pl.face)
+	var old []netlink.Filter
+	for _, f := range list {
+		u, ok := f.(*netlink.U32)
+		if !ok || u.Priority != pl.prio(r) || u.Handle&0xfff == 0 { // u32's table itself
+			continue
+		}
+		if u.Sel != nil && slices.Equal(u.Sel.Keys, keys) {
+			return nil
+		}
+		old = append(old, f)
+	}
+	if err := pl.add(r); err != nil {
+		return err
+	}
+	for _, f := range old {
+		if err := netlink.FilterDel(f); err != nil && !errors.Is(err, unix.ENOENT) && !gone(err) {
+			return fmt.Errorf("take the old filter %d off interface %d: %w", pl.prio(r), pl.nic, err)
+		}
+	}
+	return nil
+}
+
 // dropGate takes all that is ours off a NIC, whatever of it is there.
 func dropGate(nic int) error {
 	var errs []error
@@ -234,7 +265,10 @@ func gateOf(nic int, own, face net.HardwareAddr) (drivers.Side, gate, error) {
 		}
 		for _, r := range rules {
 			var err error
-			if have := has(r.at, r.prio); r.in[g] && !have {
+			have := has(r.at, r.prio)
+			if have && r.prio == prioReflected {
+				err = pl.renew(r)
+			} else if r.in[g] && !have {
 				err = pl.add(r)
 			} else if have && !r.in[g] {
 				err = pl.remove(r)

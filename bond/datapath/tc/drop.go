@@ -50,6 +50,27 @@ func (k kernel) drop(d dropper, index int, h hook, priority uint16, from net.Har
 	return nil
 }
 
+// dropAnew replaces the filter that drop has put onto a hook at a priority by one for
+// another MAC address. Until the new one is there the old one stays.
+func (k kernel) dropAnew(d dropper, index int, h hook, priority uint16, from net.HardwareAddr) error {
+	before, err := k.filters(index, h)
+	if err != nil {
+		return err
+	}
+	if err := k.drop(d, index, h, priority, from); err != nil {
+		return err
+	}
+	for _, f := range before {
+		if f.Attrs().Priority != priority || f.Type() == "u32" && f.Attrs().Handle&0xfff == 0 { // u32's table itself
+			continue
+		}
+		if err := gone(k.FilterDel(f)); err != nil {
+			return fmt.Errorf("remove the filter %x of priority %d at %s of interface %d: %w", f.Attrs().Handle, priority, h, index, err)
+		}
+	}
+	return nil
+}
+
 // dropProgram answers with a verdict of linux/pkt_cls.h. Offsets count from the frame's beginning.
 func dropProgram(from net.HardwareAddr) []unix.SockFilter {
 	const (

@@ -221,7 +221,12 @@ func (p *path) adoptPort(index int) error {
 		port.fault = datapath.FaultSilent
 	}
 	p.ports[s] = port
-	return nil
+	// The face may have got another MAC since.
+	face, err := p.k.LinkByIndex(p.pair.Face)
+	if err != nil {
+		return fmt.Errorf("look at the face: %w", err)
+	}
+	return gone(p.k.dropAnew(p.dropper, index, ingress, prioOwn, face.Attrs().HardwareAddr))
 }
 
 // State asks the kernel. It never turns by itself.
