@@ -123,9 +123,9 @@ func (b *Book) turnAll(rec *record, index int, w Want) (notes []string, err erro
 				todo = append(todo, k)
 			}
 		}
-		// The bonding driver takes only NICs that are down, and leaves them down.
-		if w.Enslaved && l.Master == 0 && l.Up {
-			rec.plan(knobUp, on, off)
+		// The bonding driver takes only NICs that are down, sets them up, and leaves them down.
+		if w.Enslaved && l.Master == 0 {
+			rec.plan(knobUp, flag(l.Up), flag(!l.Up))
 		}
 		if err := b.save(); err != nil {
 			return notes, err
