@@ -24,6 +24,13 @@ func TestAnnounceCount(t *testing.T) {
 		bondtest.WaitFor(t, "the end of the test for duplicates", 10*time.Second, func() bool { return !tentative(t, r.net.Index("net0")) })
 		wires := [2]*wire{r.listen(0), r.listen(1)}
 		clock := r.net.Stream(bondtest.FromPeer, 1000)
+		room := func() { clock.WaitSent(int(5*delay/time.Millisecond), 10*time.Second) } // for one too many
+		for s := range wires {                                                           // until the announcer knows it, too
+			to := wires[1-s]
+			r.toTheOther()
+			bondtest.WaitFor(t, "the first announcements", 10*time.Second, func() bool { n := to.count(); return n.arp >= count && n.na > 0 })
+			room()
+		}
 		for round, fail := range []func(){
 			func() { r.net.PullCable(0) },
 			func() {
@@ -39,7 +46,7 @@ func TestAnnounceCount(t *testing.T) {
 				n := wires[1].count()
 				return n.arp >= before[1].arp+count && n.na >= before[1].na+count
 			})
-			clock.WaitSent(int(5*delay/time.Millisecond), 5*time.Second) // room for one too many
+			room()
 			if n := wires[1].count(); n.arp != before[1].arp+count || n.na != before[1].na+count {
 				t.Errorf("round %d: %+v announcements through the new port, after %+v; want %d of each", round, n, before[1], count)
 			}
