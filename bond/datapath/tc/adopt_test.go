@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -82,11 +83,14 @@ func TestSuccessorKnowsTheState(t *testing.T) {
 		b.port(0)
 		b.port(1)
 		b.must(b.p.SetState(want, false))
-		if after := b.everything(); after != before {
+		// The filter against own frames is made anew: the face may have got another MAC.
+		if after := b.everything(); renewed.ReplaceAllString(after, "$1") != renewed.ReplaceAllString(before, "$1") {
 			t.Errorf("adoption has changed the filters from\n%s\nto\n%s", before, after)
 		}
 	}
 }
+
+var renewed = regexp.MustCompile(fmt.Sprintf(`Handle: 0:\d+(, Parent: ffff:fff2, Priority: %d,)`, prioOwn))
 
 // everything is all filters of the path, in words.
 func (b *bench) everything() string {
