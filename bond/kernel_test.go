@@ -18,7 +18,7 @@ func TestKernelBonding(t *testing.T) {
 			kerneltest.RunTests(t, kerneltest.Options{
 				Modules: guestModules,
 				// Tests of the core have no paths, and nothing of a kernel.
-				Args: []string{"-test.run=./^" + kind + "$", "-test.skip=^TestKernelBonding|^TestCore|^TestDamping|^TestTranscripts"},
+				Args: []string{"-test.run=./^" + kind + "$", "-test.skip=^TestKernelBonding|^TestCore|^TestDamping|^TestTranscripts|^TestFewerLosses"},
 			}, "ft/bond")
 		})
 	}

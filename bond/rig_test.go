@@ -206,6 +206,22 @@ func (r *rig) connects(when string) {
 	}
 }
 
+// switchReady waits until the switch forwards through both ports: what the switch loses is
+// nobody else's loss.
+func switchReady(t *testing.T, n *bondtest.Net) {
+	t.Helper()
+	for s := range drivers.Side(2) {
+		ready := false
+		bondtest.WaitFor(t, "the switch to forward through "+n.Port(s), 10*time.Second, func() bool {
+			n.InSwitch(func() {
+				l, err := netlink.LinkByName(n.Port(s))
+				ready = err == nil && l.Attrs().OperState == netlink.OperUp
+			})
+			return ready
+		})
+	}
+}
+
 // setUp is what an admin does to a NIC: ip link set NAME up, or down.
 func (r *rig) setUp(s drivers.Side, up bool) {
 	r.t.Helper()
