@@ -3,6 +3,7 @@ package bond
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"strings"
@@ -229,5 +230,22 @@ func TestMTUFollowsTheFace(t *testing.T) {
 		r.net.DeleteNIC(1)
 		r.net.MakeNIC(1)
 		bondtest.WaitFor(t, "an MTU of 4000 on the NIC that came back", 5*time.Second, func() bool { return link(t, "eth1").MTU == 4000 })
+		r.wait("duplex again", duplex)
+		// Less than IPv6 takes, and more again: the kernel gives the NICs fresh settings of
+		// IPv6 then, by which they would speak it themselves (addrconf_notify).
+		for _, mtu := range []int{1000, 1500} {
+			if err := nic.SetMTU(link(t, "net0").Index, mtu); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"eth0", "eth1"} {
+				bondtest.WaitFor(t, fmt.Sprintf("an MTU of %d on %s", mtu, name), 5*time.Second, func() bool { return link(t, name).MTU == mtu })
+			}
+		}
+		for _, name := range []string{"eth0", "eth1"} {
+			bondtest.WaitFor(t, "no IPv6 of its own on "+name, 5*time.Second, func() bool {
+				text, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + name + "/disable_ipv6")
+				return err == nil && strings.TrimSpace(string(text)) == "1"
+			})
+		}
 	})
 }

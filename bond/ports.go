@@ -49,12 +49,12 @@ func (d *driver) seeOut(s drivers.Side) {
 
 // bind makes a NIC ready and puts the data path onto it. Under changeMu.
 func (d *driver) bind(s drivers.Side, l nic.Link) error {
-	desc := d.path.Describe()
-	enslaved := desc.Kind == datapath.Bonding
+	want := d.wanted(d.faceMTU)
+	enslaved := want.Enslaved
 	if err := d.fit(s, l, enslaved); err != nil {
 		return err
 	}
-	notes, err := d.book.Prepare(s, l, nic.Want{FaceMAC: d.mac, MTU: d.faceMTU, Enslaved: enslaved})
+	notes, err := d.book.Prepare(s, l, want)
 	if err != nil {
 		return err
 	}
@@ -90,6 +90,11 @@ func (d *driver) bind(s drivers.Side, l nic.Link) error {
 	d.ports[s].prober = p
 	d.mu.Unlock()
 	return nil
+}
+
+// wanted is what a NIC is to be like, for a face with that MTU.
+func (d *driver) wanted(mtu int) nic.Want {
+	return nic.Want{FaceMAC: d.mac, MTU: mtu, Enslaved: d.path.Describe().Kind == datapath.Bonding}
 }
 
 // fit refuses a NIC that cannot carry the face, or carries something else.
@@ -372,12 +377,14 @@ func (d *driver) followMTU(mtu int) {
 	d.mu.Unlock()
 	set := func(mtu int) error {
 		var errs []error
-		if d.path.Describe().Kind == datapath.Bonding {
-			return nil // the kernel's driver has done it, or has refused
-		}
 		for s, l := range links {
-			if l.Index != 0 {
-				errs = append(errs, d.book.SetMTU(drivers.Side(s), l, mtu))
+			if l.Index == 0 {
+				continue
+			}
+			// Not the MTU alone: with one that is too small for IPv6 the kernel forgets that the
+			// NIC is to speak none. (Where its bonding driver has the NIC, that has set the MTU.)
+			if _, err := d.book.Prepare(drivers.Side(s), l, d.wanted(mtu)); err != nil && !errors.Is(err, nic.ErrNone) {
+				errs = append(errs, err)
 			}
 		}
 		return errors.Join(errs...)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"slices"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -157,27 +156,6 @@ func (b *Book) turnAll(rec *record, index int, w Want) (notes []string, err erro
 
 func mtuRefused(l Link, mtu int) error {
 	return unfit("%s cannot take an MTU of %d, which the bond's face has (it has %d now): set mtu for the bond to what it can take, or put another NIC in", l.Name, mtu, l.MTU)
-}
-
-// SetMTU gives a NIC that is prepared the MTU that its face has got since. Where it cannot
-// take that, it keeps its own and the error is a *drivers.Refused.
-func (b *Book) SetMTU(s drivers.Side, l Link, mtu int) (err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if l, err = ByIndex(l.Index); err != nil {
-		return err
-	}
-	if !s.Valid() || !b.sides[s].is(l, b.netns) {
-		return fmt.Errorf("set the MTU of %s: it has not been prepared", l.Name)
-	}
-	if err := refuse(l, Want{MTU: mtu}); err != nil {
-		return err
-	}
-	err = b.turn(b.sides[s], l, knobMTU, strconv.Itoa(mtu))
-	if errors.Is(err, unix.EINVAL) {
-		return mtuRefused(l, mtu)
-	}
-	return err
 }
 
 // turn turns one knob, and writes it down before.

@@ -337,19 +337,24 @@ func TestTheMTUFollowsTheFace(t *testing.T) {
 	run(t, "ip link set eth0 mtu 1600")
 	path := filepath.Join(t.TempDir(), "nics")
 	b := open(t, path)
-	if err := b.SetMTU(0, named(t, "eth0"), 1450); err == nil || named(t, "eth0").MTU != 1600 {
-		t.Errorf("the MTU of a NIC that is not prepared was set: %v", err)
+	set := func(mtu int) error {
+		w := want()
+		w.MTU = mtu
+		_, err := b.Prepare(0, named(t, "eth0"), w)
+		return err
 	}
-	prepare(t, b, 0, "eth0", want())
-	if err := b.SetMTU(0, named(t, "eth0"), 1450); err != nil || named(t, "eth0").MTU != 1450 {
-		t.Errorf("MTU %d, %v", named(t, "eth0").MTU, err)
+	// An MTU below what IPv6 needs, in between, does not make the NIC speak.
+	for _, mtu := range []int{1500, 1000, 1450} {
+		if err := set(mtu); err != nil || named(t, "eth0").MTU != mtu {
+			t.Errorf("MTU %d instead of %d, %v", named(t, "eth0").MTU, mtu, err)
+		}
 	}
-	refusedWith(t, b.SetMTU(0, named(t, "eth0"), 70000), "eth0", "65535", "70000")
-	refusedWith(t, b.SetMTU(0, named(t, "eth0"), 10), "eth0", "10", "1450")
+	if now := run(t, "sysctl -n net.ipv6.conf.eth0.disable_ipv6"); now != "1\n" {
+		t.Errorf("disable_ipv6 is %q", now)
+	}
 	// What it cannot be given leaves it as it is, in service.
-	if _, err := b.Prepare(0, named(t, "eth0"), Want{FaceMAC: faceMAC, MTU: 10}); err == nil {
-		t.Error("an MTU of 10 was taken")
-	}
+	refusedWith(t, set(70000), "eth0", "65535", "70000")
+	refusedWith(t, set(10), "eth0", "10", "1450")
 	if l := named(t, "eth0"); l.MTU != 1450 || !l.Up || len(entries(t, "eth0")) != 1 {
 		t.Errorf("after an MTU that was refused: %+v, filter %q", l, entries(t, "eth0"))
 	}
