@@ -21,6 +21,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"ft/drivers/kerneltest"
 )
 
 // inBox is set in the environment of a test process that is in the box already.
@@ -61,7 +63,7 @@ func enterBox() (code int, err error) {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inBox+"=1")
+	cmd.Env = append(os.Environ(), inBox+"=1", fmt.Sprintf("%s=/proc/%d/ns/net", kerneltest.Network, os.Getpid()))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 
 	// `go test` asks a test that takes too long for its stacks with SIGQUIT; they are the
