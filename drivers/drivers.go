@@ -149,9 +149,16 @@ type SideStatus struct {
 	Since    time.Time `json:"since"`
 	Active   bool      `json:"active"`
 	Draining bool      `json:"draining"` // I/O from before it was cut off is still under way
+	// OutBy: by whose word it is out, where the driver alone knows (OutByGuest). It then
+	// stays out until a person wants it in.
+	OutBy    string    `json:"out_by,omitempty"`
 	Note     string    `json:"note,omitempty"`
 	Progress *Progress `json:"progress,omitempty"`
 }
+
+// OutByGuest: the machine was powered off from within. The event that reports the side
+// offline says so as well, as its Detail "out_by".
+const OutByGuest = "guest"
 
 // Status is a device as its driver sees it.
 type Status struct {
