@@ -1,0 +1,142 @@
+package chipset
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"ft/chipset/firmware"
+)
+
+// This file is what ftd and the driver of a machine agree on: the options, and how the
+// words of the driver contract apply to a machine.
+//
+//   - Sides are CPU modules. A side with an empty Resource.Path is not configured.
+//   - Attach starts a machine that is off on that side; Detach of its last side with
+//     drivers.RiskLastSide powers it off, when the I/O under way has ended and the disk is
+//     flushed. drivers.Config's SideConfig.Out says that it is to stay off at Start.
+//   - A guest that powers itself off is a side that goes offline with drivers.OutByGuest. It
+//     stays off until a person has it started.
+//   - A guest whose kernel has panicked and does not reset the machine is a face that is down
+//     over a side in service: the CPU module is well.
+//   - Command "machine" with "action": "reset" starts a machine that is on from the beginning.
+//   - Stop, in any mode but HandOver, powers it off.
+
+// Kind is the name under which the driver is registered.
+const Kind = "machine"
+
+// Options are the machine's part of a drivers.Config.
+type Options struct {
+	Kernel      string `json:"kernel"`           // file: a raw Image, an ELF, or one of them in gzip
+	Initrd      string `json:"initrd,omitempty"` // file, "" for none
+	Cmdline     string `json:"cmdline,omitempty"`
+	MemoryBytes int64  `json:"memory_bytes"`
+
+	Disk       string `json:"disk,omitempty"`        // block device or file, "" for none
+	DiskSerial string `json:"disk_serial,omitempty"` // what the guest reads as its serial number, up to DiskSerialMax bytes
+
+	// At most one of Link and TAP is set. The driver process lives in Netns already.
+	Link  string `json:"link,omitempty"`  // an interface, which gets a macvtap of the machine's own
+	TAP   string `json:"tap,omitempty"`   // a TAP or macvtap that is there and stays
+	Netns string `json:"netns,omitempty"` // for people
+	MAC   string `json:"mac,omitempty"`   // that the guest sees; set whenever there is a NIC
+
+	ConsoleLogBytes int64 `json:"console_log_bytes,omitempty"` // of the console's past; 0 for DefaultConsoleLogBytes
+
+	Engine      Engine        `json:"engine,omitempty"`
+	Compare     Compare       `json:"compare,omitempty"`
+	BlackoutMax time.Duration `json:"blackout_max_ns,omitempty"` // the longest stop of a re-integration
+}
+
+// Engine is what executes a hart's instructions.
+type Engine string
+
+// Engines. All of them retire the same steps with the same fingerprint.
+const (
+	EngineAuto      Engine = "auto" // the fastest one that there is on this host
+	EngineInterpret Engine = "interpret"
+)
+
+// Compare is how much of what a hart does goes into its fingerprint.
+type Compare string
+
+// What is compared.
+const (
+	CompareStep  Compare = "step"  // every retired step
+	CompareStore Compare = "store" // stores and control flow
+	CompareOff   Compare = "off"   // nothing: for measuring
+)
+
+// Limits and defaults of the options.
+const (
+	// MemoryMin is what Linux needs to unpack a small initrd and start a shell.
+	MemoryMin = 64 << 20
+	// MemoryMax: far below what Sv39 lets a kernel map of RAM (124 GiB,
+	// Documentation/arch/riscv/vm-layout.rst).
+	MemoryMax = 64 << 30
+	// MemoryAlign is the page size by which kernels map RAM (a second-level leaf of Sv39).
+	MemoryAlign = 2 << 20
+	// DiskSerialMax is VIRTIO_BLK_ID_BYTES (linux/virtio_blk.h).
+	DiskSerialMax = 20
+
+	DefaultMemoryBytes     = 256 << 20
+	DefaultConsoleLogBytes = 256 << 10
+	ConsoleLogBytesMax     = 64 << 20
+	DefaultBlackoutMax     = 20 * time.Millisecond
+)
+
+// ConsolePath is the socket of a machine's console: raw bytes both ways, first the end of
+// its past. The driver makes it, for its own user alone (0600); ftd decides who may watch
+// and who may type.
+func ConsolePath(runDir, name string) string {
+	return filepath.Join(runDir, "console", name+".sock")
+}
+
+func (o Options) withDefaults() Options {
+	if o.MemoryBytes == 0 {
+		o.MemoryBytes = DefaultMemoryBytes
+	}
+	if o.ConsoleLogBytes <= 0 {
+		o.ConsoleLogBytes = DefaultConsoleLogBytes
+	}
+	if o.BlackoutMax <= 0 {
+		o.BlackoutMax = DefaultBlackoutMax
+	}
+	if o.Engine == "" {
+		o.Engine = EngineAuto
+	}
+	if o.Compare == "" {
+		o.Compare = CompareStep
+	}
+	return o
+}
+
+// check refuses options that mean nothing; ftd has checked them before, with line numbers.
+func (o Options) check() error {
+	switch {
+	case o.Kernel == "":
+		return errors.New("no kernel is named")
+	case o.MemoryBytes < MemoryMin || o.MemoryBytes > MemoryMax || o.MemoryBytes%MemoryAlign != 0:
+		return fmt.Errorf("memory is %d bytes: it must be %d MiB to %d GiB, in steps of %d MiB", o.MemoryBytes, MemoryMin>>20, MemoryMax>>30, MemoryAlign>>20)
+	case len(o.Cmdline) > firmware.BootargsMax:
+		return fmt.Errorf("the command line has %d bytes: the kernel keeps %d", len(o.Cmdline), firmware.BootargsMax)
+	case len(o.DiskSerial) > DiskSerialMax:
+		return fmt.Errorf("the disk's serial number has %d bytes: a guest reads %d", len(o.DiskSerial), DiskSerialMax)
+	case o.Link != "" && o.TAP != "":
+		return fmt.Errorf("both a link (%s) and a TAP (%s) are named for the one NIC", o.Link, o.TAP)
+	case o.ConsoleLogBytes > ConsoleLogBytesMax:
+		return fmt.Errorf("a console log of %d bytes: %d is the most", o.ConsoleLogBytes, ConsoleLogBytesMax)
+	case o.Engine != EngineAuto && o.Engine != EngineInterpret:
+		return fmt.Errorf("there is no engine %q (auto, interpret)", o.Engine)
+	case o.Compare != CompareStep && o.Compare != CompareStore && o.Compare != CompareOff:
+		return fmt.Errorf("there is no compare %q (step, store, off)", o.Compare)
+	}
+	if o.Link != "" || o.TAP != "" {
+		if mac, err := net.ParseMAC(o.MAC); err != nil || len(mac) != 6 || mac[0]&1 != 0 {
+			return fmt.Errorf("%q is no MAC that a NIC can have", o.MAC)
+		}
+	}
+	return nil
+}
