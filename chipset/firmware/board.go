@@ -14,6 +14,8 @@ import "fmt"
 const (
 	RTCBase    = 0x0010_1000
 	RTCSize    = 0x1000
+	CLINTBase  = 0x0200_0000
+	CLINTSize  = 0x1_0000
 	PLICBase   = 0x0c00_0000
 	PLICSize   = 0x60_0000
 	UARTBase   = 0x1000_0000
@@ -57,6 +59,10 @@ type Board struct {
 	Extensions []string // of the hart, as riscv,isa-extensions has them: "i", "m", …, "zicsr"
 	MMU        string   // "riscv,sv39"; "" for a hart without one
 	Virtio     int      // slots, up to VirtioSlots
+
+	// Bare is the board of programs that start in M mode: it has a CLINT and the host-target
+	// interface, as Spike has, in place of the clock.
+	Bare bool
 
 	Bootargs    string
 	InitrdStart uint64

@@ -30,6 +30,19 @@ type elfHeader struct {
 	shentsize, shnum    uint16
 }
 
+// ReadELF takes an executable apart for a guest with memory ram; name is for the errors. It
+// is ReadKernel for programs that are nothing but ELF.
+func ReadELF(name string, file []byte, ram RAM) (*Kernel, error) {
+	if !bytes.HasPrefix(file, []byte(elfMagic)) {
+		return nil, fmt.Errorf("%s is no ELF; give a static riscv64 executable", name)
+	}
+	k, err := readELF(file, ram)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return k, nil
+}
+
 func readELF(file []byte, ram RAM) (*Kernel, error) {
 	h, err := readELFHeader(file)
 	if err != nil {

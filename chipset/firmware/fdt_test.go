@@ -183,6 +183,31 @@ func TestTreeDescribesTheBoard(t *testing.T) {
 	}
 }
 
+// The board of bare-metal programs has what M mode wants, and no clock.
+func TestTreeOfABareBoard(t *testing.T) {
+	b := testBoard()
+	b.Bare = true
+	blob, err := b.DeviceTree()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := parseFDT(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"htif/compatible":                       "ucb,htif0\x00",
+		"soc/clint@2000000/compatible":          "sifive,clint0\x00riscv,clint0\x00",
+		"soc/clint@2000000/reg":                 "\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00",
+		"soc/clint@2000000/interrupts-extended": "\x00\x00\x00\x02\x00\x00\x00\x03\x00\x00\x00\x02\x00\x00\x00\x07",
+		"soc/rtc@101000/compatible":             "",
+	} {
+		if got := root.get(path); got != want {
+			t.Errorf("%s is %q, want %q", path, got, want)
+		}
+	}
+}
+
 // TestDTCReadsTheTree: the reference tool finds nothing to complain about.
 func TestDTCReadsTheTree(t *testing.T) {
 	if _, err := exec.LookPath("dtc"); err != nil {
@@ -193,7 +218,7 @@ func TestDTCReadsTheTree(t *testing.T) {
 		if full {
 			b.InitrdStart, b.InitrdEnd = 0x8800_0000, 0x8812_3456
 		} else {
-			b.Virtio, b.RNGSeed, b.Bootargs = 0, nil, ""
+			b.Virtio, b.RNGSeed, b.Bootargs, b.Bare = 0, nil, "", true
 		}
 		blob, err := b.DeviceTree()
 		if err != nil {

@@ -15,8 +15,10 @@ const (
 	plicHandle = 3
 )
 
-// Causes of the hart's external interrupts (privileged specification, mcause).
+// Causes of the hart's interrupts (privileged specification, mcause).
 const (
+	causeMachineSoftware    = 3
+	causeMachineTimer       = 7
 	causeSupervisorExternal = 9
 	causeMachineExternal    = 11
 )
@@ -36,6 +38,9 @@ func (b *Board) DeviceTree() ([]byte, error) {
 	b.memory(root.child("memory@%x", b.Memory.Base))
 	b.cpus(root.child("cpus"))
 	b.soc(root.child("soc"))
+	if b.Bare {
+		root.child("htif").strings("compatible", "ucb,htif0")
+	}
 	return flatten(root), nil
 }
 
@@ -111,7 +116,14 @@ func (b *Board) soc(n *node) {
 
 	uart := n.device("serial", "ns16550a", UARTBase, UARTSize, UARTIRQ)
 	uart.cells("clock-frequency", UARTClockHz)
-	n.device("rtc", "google,goldfish-rtc", RTCBase, RTCSize, RTCIRQ)
+	if b.Bare {
+		clint := n.child("clint@%x", uint64(CLINTBase))
+		clint.strings("compatible", "sifive,clint0", "riscv,clint0")
+		clint.wide("reg", CLINTBase, CLINTSize)
+		clint.cells("interrupts-extended", intcHandle, causeMachineSoftware, intcHandle, causeMachineTimer)
+	} else {
+		n.device("rtc", "google,goldfish-rtc", RTCBase, RTCSize, RTCIRQ)
+	}
 	for i := range b.Virtio {
 		slot := n.device("virtio_mmio", "virtio,mmio", VirtioBase+uint64(i)*VirtioSize, VirtioSize, VirtioIRQ+uint32(i))
 		slot.flag("dma-coherent")
