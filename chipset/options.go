@@ -16,16 +16,17 @@ import (
 //   - Sides are CPU modules. A side with an empty Resource.Path is not configured.
 //   - Attach starts a machine that is off on that side; Detach of its last side with
 //     drivers.RiskLastSide powers it off, when the I/O under way has ended and the disk is
-//     flushed. drivers.Config's SideConfig.Out says that it is to stay off at Start.
+//     flushed. SideConfig.Out says that it is to stay off at Start: the core keeps the word of
+//     whoever stopped it.
+//   - A machine that cannot be started is a side that stays offline. Attach refuses it with
+//     drivers.RuleUnfit when a person has to mend something (the kernel is none); any other
+//     error is tried again by ftd, at growing intervals (the disk is not there yet).
 //   - A guest that powers itself off is a side that goes offline with drivers.OutByGuest. It
-//     stays off until a person has it started.
+//     stays off, over restarts too, until a person has it started.
 //   - A guest whose kernel has panicked and does not reset the machine is a face that is down
-//     over a side in service: the CPU module is well.
+//     over a side in service, with the reason: the CPU module is well, and the machine serves
+//     nobody.
 //   - Command "machine" with "action": "reset" starts a machine that is on from the beginning.
-//   - Stop, in any mode but HandOver, powers it off.
-
-// Kind is the name under which the driver is registered.
-const Kind = "machine"
 
 // Options are the machine's part of a drivers.Config.
 type Options struct {
