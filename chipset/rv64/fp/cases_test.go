@@ -308,6 +308,32 @@ func (s *shape) triple(r *rand.Rand) (a, b, c uint64) {
 	return a, b, c
 }
 
+// border is three operands whose product, or the quotient of the first two, lies where the
+// fast ways end: near the smallest normal numbers, the limits of near64.go, and overflow. The
+// third is anywhere up to two precisions away from the product, or tiny.
+func (s *shape) border(r *rand.Rand) (a, b, c uint64) {
+	f, top := s.f, 2*s.f.bias+1
+	ends := []int{0, 1, 2, int(f.precision), top - 3, top - 2, top - 1}
+	if f == &binary64 {
+		ends = append(ends, errorLow64>>53, termLimit64>>53, 2*int(f.precision))
+	}
+	at := func(e int) uint64 {
+		sign := r.Uint64() & (1 << (f.width - 1))
+		return sign | uint64(min(max(e, 0), top-1))<<(f.precision-1) | s.random(r)&f.fractionMask()
+	}
+	target := pick(r, ends) + r.IntN(5) - 2
+	x := r.IntN(top)
+	y := target - x + f.bias
+	if r.IntN(2) == 0 { // for a quotient
+		y = x - target + f.bias
+	}
+	z := target + r.IntN(4*int(f.precision)) - 2*int(f.precision)
+	if r.IntN(4) == 0 {
+		z = r.IntN(3)
+	}
+	return at(x), at(y), at(z)
+}
+
 // integer is a random integer with few, many or all bits.
 func integer(r *rand.Rand, kind operand) uint64 {
 	v := pick(r, shape64.many)<<r.IntN(13) + pick(r, shape64.many)
@@ -331,13 +357,18 @@ func integer(r *rand.Rand, kind operand) uint64 {
 
 // operands is one random case for op.
 func (op *operation) operands(r *rand.Rand) (a, b, c uint64) {
+	s := shape64
 	switch op.takes {
 	case f32:
-		return shape32.triple(r)
+		s = shape32
 	case f64:
-		return shape64.triple(r)
+	default:
+		return integer(r, op.takes), 0, 0
 	}
-	return integer(r, op.takes), 0, 0
+	if r.IntN(4) == 0 {
+		return s.border(r)
+	}
+	return s.triple(r)
 }
 
 // systematic calls f with TestFloat's level 1 for op; one operand gets level 2.
