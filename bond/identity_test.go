@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"ft/bond/bondtest"
+	"ft/bond/datapath"
 	"ft/bond/nic"
 	"ft/drivers"
 )
@@ -121,7 +122,7 @@ func TestNICsChangeWithNobodyThere(t *testing.T) {
 
 // Where the kernel turns by itself it does so with no process of ours there, and a
 // successor goes on from where it has turned to.
-func TestKernelTurnsWithNobodyThere(t *testing.T) {
+func TestTurnsWithNobodyThere(t *testing.T) {
 	onEachPath(t, func(t *testing.T, kind string) {
 		r := newRig(t, kind, nil)
 		r.attach(1)
@@ -204,6 +205,49 @@ func (r *rig) noReflection(mac net.HardwareAddr) {
 			r.t.Errorf("the face hears itself with the MAC %v", mac)
 		}
 		return bondtest.Says("another's")(f)
+	})
+}
+
+// A face that something stands on is not removed, unless by force.
+func TestFaceInUseStays(t *testing.T) {
+	onEachPath(t, func(t *testing.T, kind string) {
+		r := newRig(t, kind, nil)
+		r.attach(1)
+		r.macvlan("child", "02:00:00:12:34:56")
+		var refused *drivers.Refused
+		if err := r.drv.Stop(context.Background(), drivers.Remove); !errors.As(err, &refused) || refused.Code != drivers.RuleBusy {
+			t.Fatalf("removing a face in use: %v", err)
+		}
+		r.connects("with the face in use")
+		r.toTheOther()
+		r.connects("through the other port")
+	})
+}
+
+// Somebody takes a NIC out of the kernel's bond by hand: it does not count as a port that
+// it no longer is, and is put back.
+func TestNICTakenOutOfTheBond(t *testing.T) {
+	if !hasBonding(t) {
+		t.Skip("this kernel has no bonding driver: TestKernelBonding runs this in a guest")
+	}
+	t.Run(datapath.Bonding, func(t *testing.T) {
+		r := newRig(t, datapath.Bonding, nil)
+		r.attach(1)
+		for s := range drivers.Side(2) {
+			l, err := netlink.LinkByName(r.net.NIC(s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := netlink.LinkSetNoMaster(l); err != nil {
+				t.Fatal(err)
+			}
+			bondtest.WaitFor(t, "the NIC in the bond again", 5*time.Second, func() bool { return link(t, r.net.NIC(s)).Master == link(t, "net0").Index })
+			r.wait("duplex", duplex)
+			if r.active() != s {
+				r.toTheOther()
+			}
+			r.connects("through the NIC that was taken out")
+		}
 	})
 }
 

@@ -144,11 +144,17 @@ func TestMissing(t *testing.T) {
 	for _, c := range []struct {
 		ci, word string
 		skipped  bool
-	}{{"", "", true}, {"true", "", false}, {"", "require", false}, {"true", "skip", true}} {
+		says     string
+	}{
+		{"", "", true, "is missing"},
+		{"true", "", false, "is missing"},
+		{"", "require", false, "is missing"},
+		{"true", "skip", true, "make test-kernels"},
+	} {
 		t.Setenv("CI", c.ci)
 		t.Setenv("FT_KERNELTEST", c.word)
 		r := record(t, func(r testing.TB) { need(r) })
-		if r.skipped != c.skipped || r.failed == c.skipped || !strings.Contains(r.said, "is missing") {
+		if r.skipped != c.skipped || r.failed == c.skipped || !strings.Contains(r.said, c.says) {
 			t.Errorf("CI=%q FT_KERNELTEST=%q: skipped %v, failed %v: %s", c.ci, c.word, r.skipped, r.failed, r.said)
 		}
 	}
@@ -183,6 +189,11 @@ type recorder struct {
 
 func (r *recorder) Fatalf(format string, args ...any) {
 	r.said, r.failed = fmt.Sprintf(format, args...), true
+	runtime.Goexit()
+}
+
+func (r *recorder) Skip(args ...any) {
+	r.said, r.skipped = fmt.Sprint(args...), true
 	runtime.Goexit()
 }
 

@@ -9,7 +9,7 @@ import (
 	"ft/drivers"
 )
 
-func TestKernelTurnsWithoutAProcess(t *testing.T) {
+func TestTurnsWithoutAProcess(t *testing.T) {
 	r := newRig(t)
 	s := r.Stream(bondtest.ToPeer, 5000)
 	s.WaitArrived(500, 5*time.Second)
@@ -33,7 +33,7 @@ func TestKernelTurnsWithoutAProcess(t *testing.T) {
 	}
 }
 
-func TestKernelTurnsBackOnlyWhenToldTo(t *testing.T) {
+func TestTurnsBackOnlyWhenToldTo(t *testing.T) {
 	r := newRig(t)
 	s := r.Stream(bondtest.ToPeer, 5000)
 	for i := 0; i < 4; i++ {
