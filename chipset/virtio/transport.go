@@ -420,3 +420,21 @@ func (t *transport) emit() {
 	t.port.Emit(t.slot, &t.req)
 	t.req.Data = nil
 }
+
+// LoadEmpty reads a register of a slot without a device: its DeviceID is 0, at which a
+// driver passes on (4.2.3.1.1). Stores to it do nothing.
+func LoadEmpty(off uint64, size int) (uint64, bool) {
+	switch {
+	case off >= regConfig && off < SlotSize:
+		return 0, true
+	case off >= SlotSize || size != 4 || off%4 != 0:
+		return 0, false
+	case off == regMagic:
+		return magic, true
+	case off == regVersion:
+		return version, true
+	case off == regVendorID:
+		return vendorID, true
+	}
+	return 0, true
+}
