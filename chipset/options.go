@@ -72,19 +72,11 @@ const (
 
 // Limits and defaults of the options.
 const (
-	// MemoryMin is what Linux needs to unpack a small initrd and start a shell.
-	MemoryMin = 64 << 20
-	// MemoryMax: far below what Sv39 lets a kernel map of RAM (124 GiB,
-	// Documentation/arch/riscv/vm-layout.rst).
-	MemoryMax = 64 << 30
-	// MemoryAlign is the page size by which kernels map RAM (a second-level leaf of Sv39).
-	MemoryAlign = 2 << 20
 	// DiskSerialMax is VIRTIO_BLK_ID_BYTES (linux/virtio_blk.h).
 	DiskSerialMax = 20
 
 	DefaultMemoryBytes     = 256 << 20
 	DefaultConsoleLogBytes = 256 << 10
-	ConsoleLogBytesMax     = 64 << 20
 	DefaultBlackoutMax     = 20 * time.Millisecond
 )
 
@@ -119,16 +111,15 @@ func (o Options) check() error {
 	switch {
 	case o.Kernel == "":
 		return errors.New("no kernel is named")
-	case o.MemoryBytes < MemoryMin || o.MemoryBytes > MemoryMax || o.MemoryBytes%MemoryAlign != 0:
-		return fmt.Errorf("memory is %d bytes: it must be %d MiB to %d GiB, in steps of %d MiB", o.MemoryBytes, MemoryMin>>20, MemoryMax>>30, MemoryAlign>>20)
+	case o.MemoryBytes < firmware.MemoryMin || o.MemoryBytes > firmware.MemoryMax || o.MemoryBytes%firmware.MemoryAlign != 0:
+		return fmt.Errorf("memory is %d bytes: it must be %d MiB to %d GiB, in steps of %d MiB",
+			o.MemoryBytes, firmware.MemoryMin>>20, firmware.MemoryMax>>30, firmware.MemoryAlign>>20)
 	case len(o.Cmdline) > firmware.BootargsMax:
 		return fmt.Errorf("the command line has %d bytes: the kernel keeps %d", len(o.Cmdline), firmware.BootargsMax)
 	case len(o.DiskSerial) > DiskSerialMax:
 		return fmt.Errorf("the disk's serial number has %d bytes: a guest reads %d", len(o.DiskSerial), DiskSerialMax)
 	case o.Link != "" && o.TAP != "":
 		return fmt.Errorf("both a link (%s) and a TAP (%s) are named for the one NIC", o.Link, o.TAP)
-	case o.ConsoleLogBytes > ConsoleLogBytesMax:
-		return fmt.Errorf("a console log of %d bytes: %d is the most", o.ConsoleLogBytes, ConsoleLogBytesMax)
 	case o.Engine != EngineAuto && o.Engine != EngineInterpret:
 		return fmt.Errorf("there is no engine %q (auto, interpret)", o.Engine)
 	case o.Compare != CompareStep && o.Compare != CompareStore && o.Compare != CompareOff:

@@ -20,7 +20,6 @@ func TestOptionsThatMeanNothingAreRefused(t *testing.T) {
 		{func(o *Options) { o.Link = "net0" }, "is no MAC"},
 		{func(o *Options) { o.TAP, o.MAC = "tap0", "33:00:00:00:00:01" }, "is no MAC"},
 		{func(o *Options) { o.TAP, o.MAC = "tap0", "02:00:00:00:00:01" }, ""},
-		{func(o *Options) { o.ConsoleLogBytes = 1 << 40 }, "console log"},
 		{func(o *Options) { o.Engine = "guess" }, "no engine"},
 		{func(o *Options) { o.Compare = "sometimes" }, "no compare"},
 	} {

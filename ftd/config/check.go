@@ -48,15 +48,22 @@ type Host struct {
 	NIC func(NIC) (Found, error)
 	// NetAdmin says why this process may not change network interfaces.
 	NetAdmin func() error
+	// Boot says why a machine cannot be started from its files, which are there.
+	Boot func(Machine) error
+	// Link says whether an interface is a TAP or macvtap. The error is netns.ErrNone or
+	// nic.ErrNone when there is none.
+	Link func(netns, name string) (tap bool, err error)
+	// Memory is how much the computer has, in bytes; 0 when that is not known.
+	Memory func() int64
 }
 
 // ThisHost is the one that this process runs on.
-var ThisHost = Host{Leg: Probe, NIC: LookAtNIC, NetAdmin: netAdmin}
+var ThisHost = Host{Leg: Probe, NIC: LookAtNIC, NetAdmin: netAdmin, Boot: LookAtBoot, Link: LookAtLink, Memory: hostMemory}
 
-// Check looks at the machine: are the legs there, of a fit kind and equal size, and is
-// each a device of its own; are the NICs there, free, and each one of its own. Problems
-// that are Absent or Advice are no reason not to start a box that has run before; the
-// caller decides.
+// Check looks at the computer: are the legs there, of a fit kind and equal size, and is
+// each a device of its own; are the NICs there, free, and each one of its own; can the
+// machines be started. Problems that are Absent or Advice are no reason not to start a box
+// that has run before; the caller decides.
 func Check(c *Config, h Host) Problems {
 	k := &checker{file: c.File}
 	for _, d := range c.Disks {
@@ -71,6 +78,7 @@ func Check(c *Config, h Host) Problems {
 		k.device = n.Name
 		k.nic(n, h.NIC)
 	}
+	k.machines(c, h)
 	return k.problems.sorted()
 }
 
@@ -82,15 +90,16 @@ type checker struct {
 	cards    []checkedCard
 }
 
+// checkedLeg is a leg that is there, or another disk of a machine.
 type checkedLeg struct {
-	disk   string
-	side   int
+	disk   string // that it is a leg of, "" for none
+	user   string // "pci0 of disk0"
 	leg    Leg
 	device Device
 }
 
 func (l checkedLeg) String() string {
-	return fmt.Sprintf("%s of %s (%s, line %d)", moduleKeys[l.side], l.disk, l.leg.Path, l.leg.Line)
+	return fmt.Sprintf("%s (%s, line %d)", l.user, l.leg.Path, l.leg.Line)
 }
 
 func (k *checker) add(line int, p Problem) {
@@ -108,7 +117,7 @@ func (k *checker) disk(d Disk, probe func(string) (Device, error)) {
 		if !k.fit(leg, dev, err) {
 			continue
 		}
-		l := checkedLeg{d.Name, side, leg, dev}
+		l := checkedLeg{d.Name, moduleKeys[side] + " of " + d.Name, leg, dev}
 		if k.apart(l) {
 			fit[side] = &l
 		}
@@ -163,15 +172,22 @@ func (k *checker) apart(l checkedLeg) bool {
 		case l.shares(o):
 			k.add(l.leg.Line, Problem{
 				What:   fmt.Sprintf("%s lies on the same storage as %s", l.leg.Path, o),
-				WayOut: "each leg needs a device of its own"})
+				WayOut: l.needs()})
 			return false
-		case l.disk == o.disk && l.neighbours(o):
+		case l.disk != "" && l.disk == o.disk && l.neighbours(o):
 			k.add(l.leg.Line, Problem{Advice: true,
 				What:   fmt.Sprintf("%s lies on the same disk as %s, so that both are lost together", l.leg.Path, o),
 				WayOut: "put the legs on two disks where there are two"})
 		}
 	}
 	return true
+}
+
+func (l checkedLeg) needs() string {
+	if l.disk == "" {
+		return "each machine needs a disk of its own"
+	}
+	return "each leg needs a device of its own"
 }
 
 func (l checkedLeg) shares(o checkedLeg) bool {

@@ -67,20 +67,6 @@ type Leg struct {
 	Line int
 }
 
-// Machine is a table [[machine]].
-type Machine struct {
-	Name        string
-	Kernel      string
-	Initrd      string
-	Cmdline     string
-	Memory      int64  // bytes
-	Disk        string // name of a [[disk]], or a path
-	NIC         string // name of a [[nic]]
-	Compare     string // step, store, off
-	BlackoutMax time.Duration
-	Line        int
-}
-
 // MTBF is the table [mtbf].
 type MTBF struct {
 	Threshold time.Duration
@@ -192,26 +178,6 @@ func (r *reader) disk(t *table) Disk {
 	}
 	t.refuseRest()
 	return d
-}
-
-func (r *reader) machine(t *table) Machine {
-	m := Machine{
-		Name:        t.name(),
-		Kernel:      t.path("kernel"),
-		Initrd:      t.path("initrd"),
-		Cmdline:     t.str("cmdline", "console=ttyS0 root=/dev/vda"),
-		Memory:      t.size("memory", 256<<20, 16<<20),
-		Disk:        t.str("disk", ""),
-		NIC:         t.str("nic", ""),
-		Compare:     t.choice("compare", "step", "step", "store", "off"),
-		BlackoutMax: t.duration("blackout_max", 20*time.Millisecond, time.Millisecond, time.Minute),
-		Line:        t.line(""),
-	}
-	if m.Kernel == "" && !t.has("kernel") {
-		t.complain("", fmt.Sprintf("machine %q has no kernel", m.Name), `add kernel = "/path/to/vmlinux"`)
-	}
-	t.refuseRest()
-	return m
 }
 
 func (r *reader) mtbf(t *table) MTBF {

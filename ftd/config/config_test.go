@@ -142,10 +142,9 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 		{"nic and machine", "[[nic]]\nname = \"net0\"\npci0 = \"eth0\"\naddresses = [\"192.0.2.10\"]\nprobe = [\n  \"x\" ]\n[[machine]]\nname = \"guest\"\nkernel = \"/k\"\ndisk = \"disk0\"\nnic = \"net1\"\nmemory = \"1KiB\"\n", []string{
 			`ft.toml:4: addresses: "192.0.2.10" is no address with its prefix length; write it like "192.0.2.10/24" or "2001:db8::10/64"`,
 			`ft.toml:5: probe: "x" is no address; write it like "192.0.2.1" or "2001:db8::1"`,
-			`ft.toml:7: machine devices are not supported by this version; remove this [[machine]]`,
 			`ft.toml:10: there is no [[disk]] named "disk0"; add a [[disk]] with this name`,
 			`ft.toml:11: there is no [[nic]] named "net1"; did you mean "net0"?`,
-			`ft.toml:12: memory = 1KiB is too small; 16777216 bytes are the least`}},
+			`ft.toml:12: memory = 1KiB is too small; 64MiB is the least`}},
 		{"written inline", "disk = [\n  {name = \"d\", pci0 = \"/a\", clor = 1},\n]\n",
 			[]string{`ft.toml:1: unknown key "clor" in [[disk]]; the keys are name, pci0, pci1, frontend, no_leg, leg_timeout, resync_rate_min, resync_rate_max, integrity, nbd`}},
 	}
@@ -242,6 +241,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("disk = [{name = 'd', pci0 = \"/a\"}]\nsystem.name = '''x'''\n"))
 	f.Add([]byte("[[nic]]\naddresses = [\"::/0\", 1]\n[[machine]]\nmemory = 1e9\n"))
 	f.Add([]byte("[[nic]]\nname = \"n\"\npci1 = \"02:00:00:00:00:01\"\nmac = \"02-00-00-00-00-02\"\nnetns = \"x\"\naddresses = [\"fe80::1/64\", \"10.0.0.1/31\"]\nprobe = [\"10.0.0.0\"]\n"))
+	f.Add([]byte("[[disk]]\nname = \"d\"\npci0 = \"/a\"\n[[machine]]\nname = \"m\"\nkernel = \"/k\"\ndisk = \"d\"\nnic = \"tap:t\"\nmemory = \"64MiB\"\n"))
 	f.Add([]byte("\xef\xbb\xbf\"\\u0061\" = \"\"\"\\\"\"\"\"\n"))
 	f.Add([]byte("[mtbf]\nthreshold = 1979-05-27T07:32:00Z\n[system"))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -285,7 +285,15 @@ func FuzzParse(f *testing.F) {
 				}
 			}
 		}
-		if len(c.Machines) > 0 || c.MTBF.MinFaults < 1 || fmt.Sprint(c.System.Bringup) == "" {
+		for _, m := range c.Machines {
+			if !componentName.MatchString(m.Name) || names[m.Name] || !filepath.IsAbs(m.Kernel.Path) || m.Kernel.Line < 1 || m.Memory < 64<<20 || m.Memory%(2<<20) != 0 {
+				t.Fatalf("accepted %#v", m)
+			}
+			if names[m.Name] = true; m.Disk.Device != "" && !names[m.Disk.Device] || m.NIC.Device != "" && !names[m.NIC.Device] {
+				t.Fatalf("accepted %#v", m)
+			}
+		}
+		if c.MTBF.MinFaults < 1 || fmt.Sprint(c.System.Bringup) == "" {
 			t.Fatalf("accepted %#v", c)
 		}
 	})

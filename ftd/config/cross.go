@@ -76,25 +76,6 @@ func (r *reader) checkLegs(c *Config) {
 	}
 }
 
-// checkMachines: what a machine hangs on must be there.
-func (r *reader) checkMachines(c *Config) {
-	var disks, nics []string
-	for _, d := range c.Disks {
-		disks = append(disks, d.Name)
-	}
-	for _, n := range c.NICs {
-		nics = append(nics, n.Name)
-	}
-	for i, m := range c.Machines {
-		if m.Disk != "" && !filepath.IsAbs(m.Disk) {
-			r.mustName(fmt.Sprintf("machine[%d].disk", i), m.Disk, "disk", disks)
-		}
-		if m.NIC != "" {
-			r.mustName(fmt.Sprintf("machine[%d].nic", i), m.NIC, "nic", nics)
-		}
-	}
-}
-
 func (r *reader) mustName(path, name, kind string, known []string) {
 	for _, k := range known {
 		if k == name {

@@ -14,8 +14,9 @@ type Problem struct {
 	Device string // that it is about, "" for the file or the box as a whole
 	What   string
 	WayOut string
-	// Absent: a leg or a NIC is not there at present. That refuses a new box, but is no
-	// reason not to start one that has run before.
+	// Absent: a leg or a NIC is not there at present, or a file that a machine starts from
+	// is not there or not fit. That refuses a new box, but is no reason not to start one
+	// that has run before.
 	Absent bool
 	// Advice: it works, but is worth a thought.
 	Advice bool

@@ -42,3 +42,14 @@ func ParseSize(s string) (int64, error) {
 	}
 	return 0, fmt.Errorf("%q is no size", s)
 }
+
+// sizeText writes a number of bytes as ParseSize reads it, in the largest unit that is
+// whole.
+func sizeText(n int64) string {
+	for _, u := range []string{"TiB", "GiB", "MiB", "KiB", "MB"} {
+		if unit, _ := ParseSize("1" + u); n >= unit && n%unit == 0 {
+			return fmt.Sprintf("%d%s", n/unit, u)
+		}
+	}
+	return fmt.Sprintf("%d", n)
+}

@@ -260,7 +260,7 @@ func (t *table) size(key string, def, low int64) int64 {
 		return def
 	}
 	if n < low {
-		t.complain(key, fmt.Sprintf("%s = %v is too small", key, v), fmt.Sprintf("%d bytes are the least", low))
+		t.complain(key, fmt.Sprintf("%s = %v is too small", key, v), sizeText(low)+" is the least")
 		return def
 	}
 	return n

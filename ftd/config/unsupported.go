@@ -7,9 +7,6 @@ import "fmt"
 // was asked for is worse than one that does not start.
 func (c *Config) refuseUnsupported(r *reader) {
 	refuse := func(path, what, wayOut string) { r.complainAt(r.lines.of(path), what, wayOut) }
-	for i := range c.Machines {
-		refuse(fmt.Sprintf("machine[%d]", i), "machine devices are not supported by this version", "remove this [[machine]]")
-	}
 	if c.System.StatusPage != "" {
 		refuse("system.status_page", "the status page is not supported by this version", "remove status_page")
 	}
