@@ -1,0 +1,366 @@
+package rv64
+
+import "ft/chipset/rv64/fp"
+
+// The F and D extensions: registers, NaN boxing, flags, rounding modes and mstatus.FS
+// here, arithmetic in package fp.
+//
+// FS is set to dirty by every instruction that writes a floating-point register, fcsr or
+// a part of it, or raises a flag, even one that is already set.
+
+// What opFloat does. Single and double precision alternate: the lowest bit is the
+// format's.
+const (
+	fADDS = iota
+	fADDD
+	fSUBS
+	fSUBD
+	fMULS
+	fMULD
+	fDIVS
+	fDIVD
+	fSQRTS
+	fSQRTD
+	fMADDS
+	fMADDD
+	fMSUBS
+	fMSUBD
+	fNMSUBS
+	fNMSUBD
+	fNMADDS
+	fNMADDD
+	fSGNJS
+	fSGNJD
+	fSGNJNS
+	fSGNJND
+	fSGNJXS
+	fSGNJXD
+	fMINS
+	fMIND
+	fMAXS
+	fMAXD
+	fLES
+	fLED
+	fLTS
+	fLTD
+	fEQS
+	fEQD
+	fCLASSS
+	fCLASSD
+	fMVXW // to an integer register
+	fMVXD
+	fMVWX // from one
+	fMVDX
+	fCVTSD // to single
+	fCVTDS
+	fCVTWS // to int32; the four of these are in the order of the encoding's rs2
+	fCVTWD
+	fCVTWUS
+	fCVTWUD
+	fCVTLS
+	fCVTLD
+	fCVTLUS
+	fCVTLUD
+	fCVTSW // from int32
+	fCVTDW
+	fCVTSWU
+	fCVTDWU
+	fCVTSL
+	fCVTDL
+	fCVTSLU
+	fCVTDLU
+)
+
+const (
+	roundDynamic = 7
+	// An operation without a rounding mode has this one, which is never refused.
+	roundNone = 0
+)
+
+const boxed = 0xffff_ffff << 32
+
+// box puts a single-precision number into a register (D, "NaN Boxing of Narrower Values").
+func box(v uint32) uint64 { return boxed | uint64(v) }
+
+func unbox(v uint64) uint32 {
+	if v >= boxed {
+		return uint32(v)
+	}
+	return fp.NaN32
+}
+
+// decodeFloat decodes the opcodes OP-FP, MADD, MSUB, NMSUB and NMADD. The rounding mode
+// is the low byte of imm, the third source above it.
+func decodeFloat(o *op, w uint32) {
+	double := uint8(w >> 25 & 3)
+	if double > 1 {
+		return
+	}
+	rm := w >> 12 & 7
+	if w&0x7f != 0x53 {
+		o.aux = fMADDS + uint8(w>>2&3)<<1 + double
+		o.rd, o.rs1, o.rs2 = o.rd+regF, o.rs1+regF, o.rs2+regF
+		o.imm = int32(w>>27+regF) << 8
+		decodeRounded(o, rm)
+		return
+	}
+	var ok, rounded bool
+	f5, rs2 := w>>27, o.rs2
+	o.rd, o.rs1, o.rs2 = o.rd+regF, o.rs1+regF, o.rs2+regF
+	switch f5 {
+	case 0, 1, 2, 3: // FADD, FSUB, FMUL, FDIV
+		o.aux, ok, rounded = fADDS+uint8(f5)<<1, true, true
+	case 0x0b:
+		o.aux, ok, rounded = fSQRTS, rs2 == 0, true
+	case 0x04: // FSGNJ, FSGNJN, FSGNJX
+		o.aux, ok = fSGNJS+uint8(rm)<<1, rm <= 2
+	case 0x05: // FMIN, FMAX
+		o.aux, ok = fMINS+uint8(rm)<<1, rm <= 1
+	case 0x14: // FLE, FLT, FEQ
+		o.rd -= regF
+		o.aux, ok = fLES+uint8(rm)<<1, rm <= 2
+	case 0x08: // FCVT.S.D, FCVT.D.S
+		o.aux, ok, rounded = fCVTSD, rs2 == double^1, true
+	case 0x18: // FCVT to an integer
+		o.rd -= regF
+		o.aux, ok, rounded = fCVTWS+rs2<<1, rs2 <= 3, true
+	case 0x1a: // FCVT from an integer
+		o.rs1 -= regF
+		o.aux, ok, rounded = fCVTSW+rs2<<1, rs2 <= 3, true
+	case 0x1c: // FMV.X, FCLASS
+		o.rd -= regF
+		o.aux, ok = fMVXW, rs2 == 0 && rm <= 1
+		if rm == 1 {
+			o.aux = fCLASSS
+		}
+	case 0x1e: // FMV from X
+		o.rs1 -= regF
+		o.aux, ok = fMVWX, rs2 == 0 && rm == 0
+	}
+	o.aux += double
+	switch {
+	case !ok:
+	case rounded:
+		decodeRounded(o, rm)
+	default:
+		o.code = opFloat
+		o.imm |= roundNone
+	}
+}
+
+// decodeRounded finishes an operation with a rounding mode, of which 5 and 6 are reserved.
+func decodeRounded(o *op, rm uint32) {
+	if rm <= uint32(fp.RMM) || rm == roundDynamic {
+		o.code = opFloat
+		o.imm |= int32(rm)
+	}
+}
+
+// float executes opFloat.
+func (h *Hart) float(o *op) (fold uint64, st status) {
+	if h.csr.mstatus&mstatusFS == 0 {
+		return 0, h.illegal(o)
+	}
+	rm := fp.Rounding(o.imm)
+	if rm == roundDynamic {
+		if rm = fp.Rounding(h.csr.frm); rm > fp.RMM {
+			return 0, h.illegal(o)
+		}
+	}
+	v, flags := h.compute(o, rm)
+	if flags != 0 {
+		h.csr.fflags |= uint64(flags)
+		h.csr.mstatus |= mstatusFS
+	}
+	h.x[o.rd] = v
+	switch {
+	case o.rd == regSink:
+		return 0, stDone
+	case o.rd >= regF:
+		h.csr.mstatus |= mstatusFS
+	}
+	return mix(v) * h.wv[o.pos], stDone
+}
+
+// compute returns the value of the destination, and the flags raised.
+func (h *Hart) compute(o *op, rm fp.Rounding) (uint64, fp.Flags) {
+	a, b, c := h.x[o.rs1], h.x[o.rs2], h.x[uint8(o.imm>>8)]
+	switch o.aux {
+	case fADDD:
+		return fp.Add64(a, b, rm)
+	case fSUBD:
+		return fp.Sub64(a, b, rm)
+	case fMULD:
+		return fp.Mul64(a, b, rm)
+	case fDIVD:
+		return fp.Div64(a, b, rm)
+	case fSQRTD:
+		return fp.Sqrt64(a, rm)
+	case fMADDD:
+		return fp.FMA64(a, b, c, rm)
+	case fMSUBD:
+		return fp.FMA64(a, b, c^sign64, rm)
+	case fNMSUBD:
+		return fp.FMA64(a^sign64, b, c, rm)
+	case fNMADDD:
+		return fp.FMA64(a^sign64, b, c^sign64, rm)
+	case fSGNJD:
+		return a&^sign64 | b&sign64, 0
+	case fSGNJND:
+		return a&^sign64 | ^b&sign64, 0
+	case fSGNJXD:
+		return a ^ b&sign64, 0
+	case fMIND:
+		return fp.Min64(a, b)
+	case fMAXD:
+		return fp.Max64(a, b)
+	case fLED:
+		return flag(fp.Le64(a, b))
+	case fLTD:
+		return flag(fp.Lt64(a, b))
+	case fEQD:
+		return flag(fp.Eq64(a, b))
+	case fCLASSD:
+		return fp.Class64(a), 0
+	case fMVXD, fMVDX:
+		return a, 0
+	case fMVXW:
+		return sext32(uint32(a)), 0
+	case fMVWX:
+		return box(uint32(a)), 0
+	case fCVTSD:
+		return boxOf(fp.F64toF32(a, rm))
+	case fCVTDS:
+		return fp.F32toF64(unbox(a))
+	}
+	if o.aux >= fCVTWS {
+		return convertInteger(o.aux, a, rm)
+	}
+	return computeSingle(o.aux, unbox(a), unbox(b), unbox(c), rm)
+}
+
+const (
+	sign32 = 1 << 31
+	sign64 = 1 << 63
+)
+
+func boxOf(v uint32, f fp.Flags) (uint64, fp.Flags)    { return box(v), f }
+func flag(v bool, f fp.Flags) (uint64, fp.Flags)       { return truth(v), f }
+func word(v int32, f fp.Flags) (uint64, fp.Flags)      { return uint64(int64(v)), f }
+func unsigned(v uint32, f fp.Flags) (uint64, fp.Flags) { return sext32(v), f }
+func long(v int64, f fp.Flags) (uint64, fp.Flags)      { return uint64(v), f }
+
+func computeSingle(aux uint8, a, b, c uint32, rm fp.Rounding) (uint64, fp.Flags) {
+	switch aux {
+	case fADDS:
+		return boxOf(fp.Add32(a, b, rm))
+	case fSUBS:
+		return boxOf(fp.Sub32(a, b, rm))
+	case fMULS:
+		return boxOf(fp.Mul32(a, b, rm))
+	case fDIVS:
+		return boxOf(fp.Div32(a, b, rm))
+	case fSQRTS:
+		return boxOf(fp.Sqrt32(a, rm))
+	case fMADDS:
+		return boxOf(fp.FMA32(a, b, c, rm))
+	case fMSUBS:
+		return boxOf(fp.FMA32(a, b, c^sign32, rm))
+	case fNMSUBS:
+		return boxOf(fp.FMA32(a^sign32, b, c, rm))
+	case fNMADDS:
+		return boxOf(fp.FMA32(a^sign32, b, c^sign32, rm))
+	case fSGNJS:
+		return box(a&^sign32 | b&sign32), 0
+	case fSGNJNS:
+		return box(a&^sign32 | ^b&sign32), 0
+	case fSGNJXS:
+		return box(a ^ b&sign32), 0
+	case fMINS:
+		return boxOf(fp.Min32(a, b))
+	case fMAXS:
+		return boxOf(fp.Max32(a, b))
+	case fLES:
+		return flag(fp.Le32(a, b))
+	case fLTS:
+		return flag(fp.Lt32(a, b))
+	case fEQS:
+		return flag(fp.Eq32(a, b))
+	default: // fCLASSS
+		return fp.Class32(a), 0
+	}
+}
+
+// convertInteger converts to and from integers.
+func convertInteger(aux uint8, a uint64, rm fp.Rounding) (uint64, fp.Flags) {
+	switch aux {
+	case fCVTWS:
+		return word(fp.F32toI32(unbox(a), rm))
+	case fCVTWD:
+		return word(fp.F64toI32(a, rm))
+	case fCVTWUS:
+		return unsigned(fp.F32toU32(unbox(a), rm))
+	case fCVTWUD:
+		return unsigned(fp.F64toU32(a, rm))
+	case fCVTLS:
+		return long(fp.F32toI64(unbox(a), rm))
+	case fCVTLD:
+		return long(fp.F64toI64(a, rm))
+	case fCVTLUS:
+		return fp.F32toU64(unbox(a), rm)
+	case fCVTLUD:
+		return fp.F64toU64(a, rm)
+	case fCVTSW:
+		return boxOf(fp.I32toF32(int32(a), rm))
+	case fCVTDW:
+		return fp.I32toF64(int32(a)), 0
+	case fCVTSWU:
+		return boxOf(fp.U32toF32(uint32(a), rm))
+	case fCVTDWU:
+		return fp.U32toF64(uint32(a)), 0
+	case fCVTSL:
+		return boxOf(fp.I64toF32(int64(a), rm))
+	case fCVTDL:
+		return fp.I64toF64(int64(a), rm)
+	case fCVTSLU:
+		return boxOf(fp.U64toF32(a, rm))
+	default: // fCVTDLU
+		return fp.U64toF64(a, rm)
+	}
+}
+
+// floatMemory executes the loads and stores of floating-point registers.
+func (h *Hart) floatMemory(o *op) (fold uint64, st status) {
+	if h.csr.mstatus&mstatusFS == 0 {
+		return 0, h.illegal(o)
+	}
+	a := h.x[o.rs1] + uint64(int64(o.imm))
+	switch o.code {
+	case opFSW, opFSD:
+		return h.store(o, a)
+	}
+	v, ok := h.read(o, a, uint64(accesses[o.code].size))
+	if !ok {
+		return 0, stTrap
+	}
+	if o.code == opFLW {
+		v = box(uint32(v))
+	}
+	h.x[o.rd] = v
+	h.csr.mstatus |= mstatusFS
+	return mix(v) * h.wv[o.pos], h.settled()
+}
+
+// writeFloatCSR writes fcsr or a part of it.
+func (h *Hart) writeFloatCSR(n uint32, v uint64) {
+	c := &h.csr
+	switch n {
+	case csrFflags:
+		c.fflags = v & 31
+	case csrFrm:
+		c.frm = v & 7
+	default:
+		c.fflags, c.frm = v&31, v>>5&7
+	}
+	c.mstatus |= mstatusFS
+}

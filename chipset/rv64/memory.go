@@ -1,0 +1,181 @@
+package rv64
+
+// The slow path of loads and stores: TLB misses, devices, misaligned and page-crossing
+// accesses, and pages that something hangs on. Each function returns what the step adds
+// to the fingerprint's sum of data, and how it ended.
+
+// settled is the status of a step that retired.
+func (h *Hart) settled() status {
+	if h.leave {
+		h.leave = false
+		return stLeave
+	}
+	return stDone
+}
+
+// load does the load o at the virtual address a.
+func (h *Hart) load(o *op, a uint64) (fold uint64, st status) {
+	c := o.code
+	if c == opLoadX0 {
+		c = code(o.aux)
+	}
+	acc := accesses[c]
+	v, ok := h.read(o, a, uint64(acc.size))
+	if !ok {
+		return 0, stTrap
+	}
+	if acc.signed {
+		shift := 64 - 8*uint(acc.size)
+		v = uint64(int64(v<<shift) >> shift)
+	}
+	if o.code == opLoadX0 {
+		return 0, h.settled()
+	}
+	h.x[o.rd] = v
+	return mix(v) * h.wv[o.pos], h.settled()
+}
+
+// store does the store o at the virtual address a.
+func (h *Hart) store(o *op, a uint64) (fold uint64, st status) {
+	size := uint64(accesses[o.code].size)
+	v := h.x[o.rs2] & (^uint64(0) >> (64 - 8*size))
+	if !h.write(o, a, size, v) {
+		return 0, stTrap
+	}
+	return mix(v+a*foldAddr) * h.wc[o.pos], h.settled()
+}
+
+// read reads size bytes at a virtual address; false if it raised a trap.
+func (h *Hart) read(o *op, a, size uint64) (v uint64, ok bool) {
+	first := pageSize - a%pageSize // bytes up to the page's end
+	if size <= first {
+		off, pa, isRAM, ok := h.reach(a, wantLoad)
+		switch {
+		case !ok:
+			return 0, false
+		case isRAM:
+			return h.ramLoad(off, size), true
+		}
+		return h.busLoad(o, a, pa, size)
+	}
+	off1, ok := h.reachPart(a, a, wantLoad)
+	if !ok {
+		return 0, false
+	}
+	off2, ok := h.reachPart(a+first, a, wantLoad)
+	if !ok {
+		return 0, false
+	}
+	return h.ramLoad(off1, first) | h.ramLoad(off2, size-first)<<(8*first), true
+}
+
+// write writes size bytes at a virtual address; false if it raised a trap, and then
+// nothing was written.
+func (h *Hart) write(o *op, a, size, v uint64) (ok bool) {
+	first := pageSize - a%pageSize
+	if size <= first {
+		off, pa, isRAM, ok := h.reach(a, wantStore)
+		switch {
+		case !ok:
+			return false
+		case isRAM:
+			h.ramStore(off, size, v)
+			return true
+		}
+		return h.busStore(o, a, pa, size, v)
+	}
+	off1, ok := h.reachPart(a, a, wantStore)
+	if !ok {
+		return false
+	}
+	off2, ok := h.reachPart(a+first, a, wantStore)
+	if !ok {
+		return false
+	}
+	h.ramStore(off1, first, v)
+	h.ramStore(off2, size-first, v>>(8*first))
+	return true
+}
+
+// reach translates a virtual address for a load or store, through the TLB, and enters
+// what it finds: an offset in RAM, or a physical address outside. ok is false if it
+// raised a trap. After reaching for a store, the store has to follow: the page counts as
+// written.
+func (h *Hart) reach(a uint64, w want) (off, pa uint64, isRAM, ok bool) {
+	if off, ok = h.reached(a, w); ok {
+		return off, 0, true, true
+	}
+	pa, pte, ok := h.translate(h.data, a, w)
+	if !ok {
+		return 0, 0, false, false
+	}
+	if off, isRAM = h.inRAM(pa); isRAM {
+		if w == wantStore {
+			h.keepStore(a, off, pte)
+		} else {
+			h.keepLoad(a, off, pte)
+		}
+	}
+	return off, pa, isRAM, true
+}
+
+// reached looks in the TLB alone.
+func (h *Hart) reached(a uint64, w want) (off uint64, ok bool) {
+	entries := h.r
+	if w == wantStore {
+		entries = h.w
+	}
+	e := &entries[a>>12&tlbMask]
+	return a + e.off, e.tag == a&^0xfff
+}
+
+// reachPart is reach for one half of an access across two pages, of which the other half
+// may trap: nothing is entered, and a device is an access fault at fault.
+func (h *Hart) reachPart(a, fault uint64, w want) (off uint64, ok bool) {
+	if off, ok = h.reached(a, w); ok {
+		return off, true
+	}
+	pa, _, ok := h.translate(h.data, a, w)
+	if !ok {
+		return 0, false
+	}
+	if off, ok = h.inRAM(pa); !ok {
+		h.raise(w.accessFault(), fault)
+	}
+	return off, ok
+}
+
+// busLoad reads from a device.
+func (h *Hart) busLoad(o *op, a, pa, size uint64) (v uint64, ok bool) {
+	if h.cfg.Bus != nil && pa%size == 0 {
+		back := h.callOut(o)
+		v, ok = h.cfg.Bus.Load(pa, int(size))
+		h.pc, h.inStep = back, 0
+	}
+	if !ok {
+		h.raise(causeLoadAccess, a)
+		return 0, false
+	}
+	return v & (^uint64(0) >> (64 - 8*size)), true
+}
+
+// busStore writes to a device.
+func (h *Hart) busStore(o *op, a, pa, size, v uint64) (ok bool) {
+	if h.cfg.Bus != nil && pa%size == 0 {
+		back := h.callOut(o)
+		ok = h.cfg.Bus.Store(pa, int(size), v)
+		h.pc, h.inStep = back, 0
+	}
+	if !ok {
+		h.raise(causeStoreAccess, a)
+	}
+	return ok
+}
+
+// callOut makes PC and Steps those of the present step, and returns the block's start.
+func (h *Hart) callOut(o *op) (start uint64) {
+	start = h.pc
+	h.pc += uint64(o.off)
+	h.inStep = uint64(o.pos)
+	return start
+}
