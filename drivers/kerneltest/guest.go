@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"ft/drivers/initramfs"
 	"ft/drivers/kerneltest/plan"
 )
 
@@ -95,9 +96,12 @@ func boot(t TB, o Options, commands []plan.Command, ended func(int, plan.Result)
 	}
 }
 
+// thisMachine is where the guest's programs come from, with Debian's directories of amd64.
+var thisMachine = initramfs.Tree{Root: "/", Libraries: []string{"/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"}}
+
 // pack writes the initramfs.
 func pack(t TB, initrd string, kernel image, o Options, commands []plan.Command) error {
-	modules, err := kernel.load(o.Modules)
+	modules, err := initramfs.Modules(kernel.modules, o.Modules)
 	if err != nil {
 		return err
 	}
@@ -109,37 +113,42 @@ func pack(t TB, initrd string, kernel image, o Options, commands []plan.Command)
 		return err
 	}
 	defer f.Close()
-	a := newArchive(f)
+	a := initramfs.NewArchive(f)
 	// Without it the kernel starts init without standard files.
-	a.char("/dev/console", 5, 1)
-	for _, d := range []string{"/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64", "/etc", "/root", "/var/lib", "/mnt"} {
-		a.dir(d)
+	a.Char("/dev/console", 5, 1)
+	a.MergeUsr()
+	for _, d := range []string{"/etc", "/root", "/var/lib", "/mnt"} {
+		a.Dir(d)
 	}
-	a.link("/var/run", "/run")
-	for _, l := range topLinks {
-		a.link("/"+l, "usr/"+l)
-	}
-	a.file("/init", program)
+	a.Link("/var/run", "/run")
+	a.File("/init", program)
 	p := plan.Plan{Commands: commands}
 	for _, m := range modules {
-		at := "/usr/lib/modules/" + m.name + ".ko"
-		a.bytes(at, 0o644, m.data)
+		at := "/usr/lib/modules/" + m.Name + ".ko"
+		a.Bytes(at, 0o644, m.Data)
 		p.Modules = append(p.Modules, at)
 	}
 	for _, name := range o.Programs {
-		if err := a.program(name); err != nil {
+		path, err := exec.LookPath(name)
+		if err == nil {
+			path, err = filepath.Abs(path)
+		}
+		if err == nil {
+			err = a.Program(thisMachine, path)
+		}
+		if err != nil {
 			return fmt.Errorf("put the program %s into the guest: %w", name, err)
 		}
 	}
 	for at, from := range o.Files {
-		a.file(merged(at), from)
+		a.File(initramfs.Merged(at), from)
 	}
 	text, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
-	a.bytes(plan.File, 0o644, text)
-	return a.close()
+	a.Bytes(plan.File, 0o644, text)
+	return a.Close()
 }
 
 // guest is a QEMU process and what it says.

@@ -1,21 +1,18 @@
 package kerneltest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"ft/drivers/netns"
+	"ft/drivers/debian"
 )
 
 // Network names, in the environment, the network namespace (a path) through which Debian's
@@ -39,10 +36,8 @@ var suites = map[Kernel][]string{
 }
 
 const (
-	keyring   = "/usr/share/keyrings/debian-archive-keyring.gpg"
-	anyMirror = "http://deb.debian.org/debian"
-	metaName  = "linux-image-amd64"
-	fetchMax  = 8 * time.Minute
+	metaName = "linux-image-amd64"
+	fetchMax = 8 * time.Minute
 )
 
 // image is a kernel that has been fetched: the tree of its package.
@@ -137,153 +132,32 @@ func open(tree string) (image, error) {
 // fetch gets the package and puts its tree in place in one step, so that what is there is
 // whole.
 func fetch(tree, suite string) error {
-	for _, tool := range []string{"apt-get", "apt-cache", "apt-config", "dpkg-deb"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return fmt.Errorf("%s is missing: kernels come from Debian packages (on another system, unpack Debian's %s into %s)", tool, metaName, tree)
-		}
-	}
-	if _, err := os.Stat(keyring); err != nil {
-		return fmt.Errorf("%s is missing, by which Debian's signatures are checked: install debian-archive-keyring", keyring)
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), fetchMax)
+	defer cancel()
 	work := tree + ".new"
 	if err := os.RemoveAll(work); err != nil { // of a fetch that was killed
 		return err
 	}
 	defer os.RemoveAll(work)
-	a, err := newApt(work, suite)
+	apt, err := debian.Open(ctx, work, "amd64", suite)
 	if err != nil {
 		return err
 	}
-	deb, err := a.download(metaName)
+	needs, err := apt.Depends(ctx, metaName)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(needs, func(name string) bool { return strings.HasPrefix(name, "linux-image-") })
+	if at < 0 {
+		return fmt.Errorf("%s depends on no kernel, only on %q", metaName, needs)
+	}
+	debs, err := apt.Download(ctx, needs[at])
 	if err != nil {
 		return err
 	}
 	unpacked := filepath.Join(work, "tree")
-	if err := a.run(nil, "dpkg-deb", "-x", deb, unpacked); err != nil {
+	if err := apt.Unpack(ctx, debs[0], unpacked); err != nil {
 		return err
 	}
 	return os.Rename(unpacked, tree)
-}
-
-// apt is an apt of our own beside the system's: other sources, lists, cache and status.
-type apt struct {
-	dir    string
-	config string
-}
-
-func newApt(dir, suite string) (*apt, error) {
-	a := &apt{dir: dir, config: filepath.Join(dir, "apt.conf")}
-	for _, d := range []string{"lists/partial", "cache/archives/partial", "none"} {
-		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
-			return nil, err
-		}
-	}
-	// What says how to reach the network is the system's: proxies, retries, the age of a
-	// mirror that is kept. Its other settings, hooks above all, are not.
-	network, err := exec.Command("apt-config", "dump", "Acquire").Output()
-	if err != nil {
-		return nil, fmt.Errorf("apt-config dump: %w", err)
-	}
-	var conf bytes.Buffer
-	for line := range bytes.Lines(network) {
-		if !bytes.HasPrefix(line, []byte("Acquire::IndexTargets")) { // what to fetch beside the lists of packages
-			conf.Write(line)
-		}
-	}
-	for _, set := range [][2]string{
-		{"Dir::Etc::parts", "none"}, {"Dir::Etc::main", "none/apt.conf"}, {"Dir::Etc::preferences", "none/preferences"},
-		{"Dir::Etc::preferencesparts", "none"}, {"Dir::Etc::sourceparts", "none"}, {"Dir::Etc::sourcelist", "sources.list"},
-		{"Dir::Etc::trusted", "none/trusted.gpg"}, {"Dir::Etc::trustedparts", "none"},
-		{"Dir::State", "."}, {"Dir::State::lists", "lists"}, {"Dir::State::status", "status"},
-		{"Dir::Cache", "cache"}, {"Dir::Cache::archives", "cache/archives"},
-	} {
-		fmt.Fprintf(&conf, "%s %q;\n", set[0], filepath.Join(dir, set[1]))
-	}
-	for _, set := range [][2]string{
-		{"APT::Architecture", "amd64"}, {"Acquire::Languages", "none"},
-		{"Acquire::AllowInsecureRepositories", "false"}, {"Acquire::AllowWeakRepositories", "false"},
-		{"Acquire::AllowDowngradeToInsecureRepositories", "false"}, {"APT::Get::AllowUnauthenticated", "false"},
-	} {
-		fmt.Fprintf(&conf, "%s %q;\n", set[0], set[1])
-	}
-	conf.WriteString("#clear APT::Architectures;\nAPT::Architectures { \"amd64\"; };\n")
-	if os.Geteuid() == 0 {
-		// Else apt downloads as a user who cannot write here.
-		conf.WriteString("APT::Sandbox::User \"root\";\n")
-	}
-	source := fmt.Sprintf("deb [arch=amd64 signed-by=%s] %s %s main\n", keyring, mirror(), suite)
-	for name, text := range map[string][]byte{"apt.conf": conf.Bytes(), "sources.list": []byte(source), "status": nil} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
-			return nil, err
-		}
-	}
-	return a, nil
-}
-
-// run runs a tool with our configuration; what it says goes into the error.
-func (a *apt) run(out *bytes.Buffer, name string, args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), fetchMax)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = a.dir
-	cmd.Env = append(os.Environ(), "APT_CONFIG="+a.config, "LC_ALL=C")
-	var said bytes.Buffer
-	cmd.Stderr = &said
-	if cmd.Stdout = out; out == nil {
-		cmd.Stdout = &said
-	}
-	if err := netns.Do(os.Getenv(Network), cmd.Run); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(said.String()))
-	}
-	return nil
-}
-
-// depends finds the package of a version that the metapackage stands for.
-var depends = regexp.MustCompile(`(?m)^ *Depends: (linux-image-[0-9]\S*)$`)
-
-func (a *apt) download(meta string) (deb string, err error) {
-	// Without the mode, an update that has fetched nothing is none that has failed.
-	if err := a.run(nil, "apt-get", "-qq", "-o", "Acquire::Retries=3", "-o", "APT::Update::Error-Mode=any", "update"); err != nil {
-		return "", err
-	}
-	var out bytes.Buffer
-	if err := a.run(&out, "apt-cache", "depends", meta); err != nil {
-		return "", err
-	}
-	found := depends.FindStringSubmatch(out.String())
-	if found == nil {
-		return "", fmt.Errorf("%s depends on no kernel: %s", meta, strings.TrimSpace(out.String()))
-	}
-	if err := a.run(nil, "apt-get", "-qq", "-o", "Acquire::Retries=3", "download", found[1]); err != nil {
-		return "", err
-	}
-	debs, _ := filepath.Glob(filepath.Join(a.dir, found[1]+"_*.deb")) // the pattern is well formed
-	if len(debs) != 1 {
-		return "", fmt.Errorf("apt-get download %s left %d packages", found[1], len(debs))
-	}
-	return debs[0], nil
-}
-
-// sourceURI finds mirrors in sources.list and in deb822 files.
-var sourceURI = regexp.MustCompile(`(?m)^(?:deb\s+(?:\[[^\]]*\]\s+)?|URIs:\s*)(\S+)`)
-
-// mirror is the Debian mirror that this machine uses itself, or everyone's.
-func mirror() string {
-	files, _ := filepath.Glob("/etc/apt/sources.list.d/*") // the pattern is well formed
-	for _, name := range append(files, "/etc/apt/sources.list") {
-		if ext := filepath.Ext(name); ext != ".list" && ext != ".sources" {
-			continue
-		}
-		text, err := os.ReadFile(name)
-		if err != nil {
-			continue // not there, or not ours to read
-		}
-		for _, m := range sourceURI.FindAllStringSubmatch(string(text), -1) {
-			u, err := url.Parse(m[1])
-			if err == nil && (u.Scheme == "http" || u.Scheme == "https") && strings.HasSuffix(strings.TrimSuffix(u.Path, "/"), "/debian") {
-				return m[1]
-			}
-		}
-	}
-	return anyMirror
 }

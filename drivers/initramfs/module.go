@@ -1,4 +1,4 @@
-package kerneltest
+package initramfs
 
 import (
 	"bytes"
@@ -11,18 +11,19 @@ import (
 	"strings"
 )
 
-// module is a kernel module, ready to be loaded.
-type module struct {
-	name string // as lsmod shows it
-	data []byte // an ELF object, not compressed
+// Module is a kernel module, ready to be loaded.
+type Module struct {
+	Name string // as lsmod shows it
+	Data []byte // an ELF object, not compressed
 }
 
-// modules finds modules of a kernel and what they depend on, in an order in which they
-// can be loaded. Debian's package has no modules.dep (depmod makes it when the package is
-// installed), so the modules' own words are read. What is built in is left out.
-func (k image) load(names []string) ([]module, error) {
+// Modules finds modules of a kernel and what they depend on, in an order in which they
+// can be loaded. dir is the kernel's own under lib/modules. Debian's package has no
+// modules.dep (depmod makes it when the package is installed), so the modules' own words
+// are read. What is built in is left out.
+func Modules(dir string, names []string) ([]Module, error) {
 	files := map[string]string{}
-	err := filepath.WalkDir(filepath.Join(k.modules, "kernel"), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(dir, "kernel"), func(path string, d fs.DirEntry, err error) error {
 		if base, _, ok := strings.Cut(d.Name(), ".ko"); ok && err == nil && !d.IsDir() {
 			files[canonical(base)] = path
 		}
@@ -31,7 +32,7 @@ func (k image) load(names []string) ([]module, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for the kernel's modules: %w", err)
 	}
-	builtIn, err := os.ReadFile(filepath.Join(k.modules, "modules.builtin"))
+	builtIn, err := os.ReadFile(filepath.Join(dir, "modules.builtin"))
 	if err != nil {
 		return nil, fmt.Errorf("look for what the kernel has built in: %w", err)
 	}
@@ -40,7 +41,7 @@ func (k image) load(names []string) ([]module, error) {
 		done[canonical(strings.TrimSuffix(filepath.Base(strings.TrimSpace(line)), ".ko"))] = true
 	}
 
-	var loaded []module
+	var loaded []Module
 	var visit func(name, why string) error
 	visit = func(name, why string) error {
 		if name = canonical(name); done[name] {
@@ -49,7 +50,7 @@ func (k image) load(names []string) ([]module, error) {
 		done[name] = true // the kernel's modules do not depend on each other in circles
 		path := files[name]
 		if path == "" {
-			return fmt.Errorf("the kernel in %s has no module %s%s", k.modules, name, why)
+			return fmt.Errorf("the kernel of %s has no module %s%s", dir, name, why)
 		}
 		data, err := decompress(path)
 		if err != nil {
@@ -64,7 +65,7 @@ func (k image) load(names []string) ([]module, error) {
 				return err
 			}
 		}
-		loaded = append(loaded, module{name, data})
+		loaded = append(loaded, Module{name, data})
 		return nil
 	}
 	for _, n := range names {
