@@ -8,7 +8,7 @@ package rv64
 // Interrupts that are pending when the steps have run out are the next run's to take.
 func (h *Hart) Run(steps uint64) (ran uint64, why Stop) {
 	first := h.steps
-	end := first + steps
+	end := first + min(steps, noDeadline-first)
 	for {
 		switch {
 		case h.halted:
@@ -17,7 +17,7 @@ func (h *Hart) Run(steps uint64) (ran uint64, why Stop) {
 			h.stop = false
 			return h.steps - first, StopRequested
 		case h.steps == end:
-			return steps, StopBudget
+			return h.steps - first, StopBudget
 		}
 		if h.steps >= h.deadline {
 			h.updateTimer()

@@ -58,6 +58,18 @@ func (h *Hart) Timer() (at uint64, armed bool) {
 	return at, at != noDeadline
 }
 
+// StepsUntil is how many steps there are until time is at or past at; the largest value
+// if it never will be.
+func (h *Hart) StepsUntil(at uint64) uint64 {
+	if h.Time() >= at {
+		return 0
+	}
+	if step := h.stepOf(at); step != noDeadline {
+		return step - h.Steps()
+	}
+	return noDeadline
+}
+
 // updateTimer is called when time, its rate or a comparator was changed, and at the
 // deadline.
 func (h *Hart) updateTimer() {
@@ -97,7 +109,7 @@ func (h *Hart) StepsUntil(ticks uint64) uint64 {
 func (h *Hart) stepOf(at uint64) uint64 {
 	c := &h.csr
 	hi, lo := bits.Mul64(at-c.timeBase, c.timeDen)
-	if hi >= c.timeNum {
+	if hi >= c.timeNum { // too far ahead for a number, or time stands still
 		return noDeadline
 	}
 	n, rest := bits.Div64(hi, lo, c.timeNum)
