@@ -58,18 +58,6 @@ func (h *Hart) Timer() (at uint64, armed bool) {
 	return at, at != noDeadline
 }
 
-// StepsUntil is how many steps there are until time is at or past at; the largest value
-// if it never will be.
-func (h *Hart) StepsUntil(at uint64) uint64 {
-	if h.Time() >= at {
-		return 0
-	}
-	if step := h.stepOf(at); step != noDeadline {
-		return step - h.Steps()
-	}
-	return noDeadline
-}
-
 // updateTimer is called when time, its rate or a comparator was changed, and at the
 // deadline.
 func (h *Hart) updateTimer() {
