@@ -94,7 +94,6 @@ func (m *Machine) Apply(in *Input) error {
 	default:
 		return fmt.Errorf("%w: kind %d", ErrInput, in.Kind)
 	}
-	m.applied++
 	return nil
 }
 

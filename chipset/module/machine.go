@@ -90,9 +90,8 @@ type Machine struct {
 	nic   *virtio.Net // also in its slot
 	reset *Reset
 
-	typed   [consoleBuffer]byte // by the guest, not handed on yet
-	typedN  int
-	applied uint64 // inputs
+	typed  [consoleBuffer]byte // by the guest, not handed on yet
+	typedN int
 }
 
 const consoleBuffer = 4096
@@ -287,8 +286,11 @@ type port Machine
 // Interrupt sets the level of a slot's line.
 func (p *port) Interrupt(slot int, level bool) { p.plic.SetLine(firmware.VirtioIRQ+slot, level) }
 
-// Emit hands a request out.
-func (p *port) Emit(slot int, r *virtio.Request) { p.sink.Request(slot, r) }
+// Emit hands a request out, behind what was typed before it.
+func (p *port) Emit(slot int, r *virtio.Request) {
+	(*Machine)(p).flushConsole()
+	p.sink.Request(slot, r)
+}
 
 // Hold stops the machine after the present step; standing sees why.
 func (p *port) Hold(int) { p.hart.RequestStop() }

@@ -95,4 +95,3 @@ func (m *Machine) LoadState(b []byte) error {
 	m.typedN = 0
 	return nil
 }
-
