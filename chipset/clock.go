@@ -1,0 +1,61 @@
+package chipset
+
+import (
+	"time"
+
+	"ft/chipset/module"
+)
+
+// clock grants guest time. The guest's clock is to keep wall time from the moment that the
+// machine was switched on, never go back, and run evenly enough in between that a guest
+// which measures short times is not misled: so each quantum is granted a base, the wall
+// time, and a rate, what the hart has lately managed a second.
+//
+// The rate is granted a little low: a guest that is behind is put right by the next base,
+// one that is ahead can only be made slower until the wall has caught up.
+type clock struct {
+	began time.Time // with its monotonic part; guest time 0
+	speed float64   // steps a second while running, smoothed
+}
+
+const (
+	speedFirst  = 100e6 // until it has been measured
+	speedMin    = 1e6
+	speedMax    = 1e12
+	speedWeight = 1.0 / 16 // of the newest quantum
+	rateLow     = 0.98
+	rateAhead   = 0.5 // of the wall's, while the guest is ahead of it
+)
+
+func newClock() clock { return clock{began: time.Now(), speed: speedFirst} }
+
+// ticks is the wall's time on the guest's scale.
+func (c *clock) ticks(now time.Time) uint64 {
+	return uint64(now.Sub(c.began).Nanoseconds()) / (1_000_000_000 / module.TimebaseHz)
+}
+
+// when is the wall time of a guest time.
+func (c *clock) when(ticks uint64) time.Time {
+	const most = 1 << 55 // ticks; a century, far beyond which a Duration ends
+	return c.began.Add(time.Duration(min(ticks, most) * (1_000_000_000 / module.TimebaseHz)))
+}
+
+// ran takes note of steps that were run without a wait.
+func (c *clock) ran(steps uint64, took time.Duration) {
+	if steps < 1000 || took <= 0 {
+		return // too short to say anything
+	}
+	c.speed += (float64(steps)/took.Seconds() - c.speed) * speedWeight
+	c.speed = min(max(c.speed, speedMin), speedMax)
+}
+
+// grant is the input that sets guest time for the steps to come.
+func (c *clock) grant(now time.Time, guest uint64) module.Input {
+	const num = module.TimebaseHz / 1000
+	rate := rateLow
+	base := c.ticks(now)
+	if base < guest {
+		base, rate = guest, rateAhead
+	}
+	return module.Input{Kind: module.InputTime, Base: base, Num: num, Den: uint32(c.speed / 1000 / rate)}
+}

@@ -1,0 +1,281 @@
+// Package chipset is the driver of machines: a riscv64 computer as a device of the box,
+// whose disk is the face of a mirror and whose NIC hangs on the face of a bond.
+//
+//	ftd ── control socket ── driver ── runner ── module.Machine (hart, memory, devices)
+//	ftctl console ── ftd ── console socket ─┤        │ requests    ▲ inputs
+//	                                        └─ backend.Disk, Network, Console
+//
+// The machine is a pure function of its inputs (package module). The runner's goroutine is
+// the clock hand of it: it brings inputs, grants guest time and runs steps. The back ends do
+// the I/O beside it. The driver switches it on and off, follows what the guest asks for
+// (reboot, power-off), and reports.
+//
+// Invariants:
+//   - At most one machine of a driver exists at a time, and it is touched by its runner's
+//     goroutine alone.
+//   - A new machine starts only when no request of the one before it is under way: an
+//     answer, or a write, of an earlier life never meets a later one.
+//   - What a guest writes was handed to the disk when the guest was told so; a machine that
+//     is switched off loses what it had not flushed, as any computer does.
+//
+// One CPU module runs it. The second side is Empty until there is one to put beside it.
+package chipset
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"ft/chipset/backend"
+	"ft/drivers"
+)
+
+// Kind is the name under which the driver is registered.
+const Kind = "machine"
+
+func init() { drivers.Register(Kind, New) }
+
+// Limits.
+const (
+	eventsMax = 1024             // events that nobody has read yet
+	drainMax  = 30 * time.Second // for requests under way when a machine is switched off
+	aliveMax  = 5 * time.Second  // a quantum takes under a millisecond, a wait a second
+)
+
+// power is what a machine is in.
+type power string
+
+// States of a machine.
+const (
+	powerStopped  power = "stopped"     // switched off by a person
+	powerStarting power = "starting"    // being built
+	powerRunning  power = "running"     //
+	powerPanicked power = "panicked"    // its kernel has said that it cannot go on; it may reboot by itself
+	powerOff      power = "powered-off" // switched itself off
+	powerFailed   power = "failed"      // could not be started, or cannot go on
+)
+
+// serving says whether the machine is to be taken for in service.
+func (p power) serving() bool { return p == powerRunning || p == powerPanicked }
+
+type driver struct {
+	cfg   drivers.Config
+	env   drivers.Env
+	opt   Options
+	inbox *inbox
+
+	// changeMu is held while the machine is switched on or off, one at a time. It guards
+	// life, and changes of devices.
+	changeMu sync.Mutex
+	life     *life
+
+	mu      sync.Mutex // guards the fields below
+	devices devices
+	power   power
+	reason  string
+	since   time.Time
+	runner  *runner // of the machine that is on
+	boots   uint64  // machines so far
+	stopped bool
+	seq     uint64
+	events  chan drivers.Event
+	dropped uint64
+}
+
+// devices are the back ends; nil what there is not. The machine's sink uses them without a
+// lock: they change only while there is no machine.
+type devices struct {
+	disk    *backend.Disk
+	nic     *backend.Network
+	console *backend.Console
+}
+
+// New makes the driver of one machine.
+func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
+	d := &driver{cfg: cfg, env: env, inbox: newInbox(), power: powerStopped, reason: "not started yet",
+		since: time.Now(), events: make(chan drivers.Event, eventsMax)}
+	if err := json.Unmarshal(cfg.Options, &d.opt); err != nil {
+		return nil, fmt.Errorf("options of %s: %w", cfg.Name, err)
+	}
+	d.opt = d.opt.withDefaults()
+	if err := d.opt.check(); err != nil {
+		return nil, fmt.Errorf("options of %s: %w", cfg.Name, err)
+	}
+	return d, nil
+}
+
+// Start opens the console and switches the machine on, unless a person has switched it off.
+// A machine lives and dies with its driver process, so there is nothing to adopt: after a
+// crash it is started anew.
+func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	if err := d.openConsole(); err != nil {
+		return fmt.Errorf("console of %s: %w", d.cfg.Name, err)
+	}
+	if d.cfg.Sides[0].Out {
+		d.become(powerStopped, "it is to stay off until it is started")
+		return nil
+	}
+	if mode == drivers.Adopt {
+		d.note("the process that ran it has died: the guest starts anew")
+	}
+	if err := d.switchOn(); err != nil {
+		d.become(powerFailed, err.Error())
+	}
+	return nil
+}
+
+// Attach switches a machine on whose CPU module comes in.
+func (d *driver) Attach(_ context.Context, s drivers.Side, _ drivers.Resource) error {
+	if s != 0 {
+		return drivers.Refuse(drivers.RuleUnfit, "%s runs on one CPU module, cpu0, in this version: there is no cpu1 to bring in", d.cfg.Name)
+	}
+	return d.start()
+}
+
+// Detach takes the CPU module out, and with it the machine.
+func (d *driver) Detach(_ context.Context, s drivers.Side, why drivers.Reason) (drivers.Drain, error) {
+	drained := make(chan struct{})
+	if s != 0 {
+		close(drained)
+		return drained, nil
+	}
+	if d.now().serving() && why.AcceptRisk != drivers.RiskLastSide {
+		return nil, drivers.Refuse(drivers.RuleLastSide, "cpu0/%s is the only good side of %s: taking it out stops the guest; switch it off first, or say --accept-risk=last-side", d.cfg.Name, d.cfg.Name)
+	}
+	if err := d.stop(why.Text); err != nil {
+		return nil, err
+	}
+	close(drained)
+	return drained, nil
+}
+
+// Switch has nothing to switch: both CPU modules of a machine do the same.
+func (d *driver) Switch(context.Context) error {
+	return drivers.Refuse(drivers.RuleState, "%s is a machine: none of its CPU modules stands by", d.cfg.Name)
+}
+
+// Inject refuses: faults of CPU modules need two of them.
+func (d *driver) Inject(_ context.Context, _ drivers.Side, f drivers.Fault) error {
+	if !d.cfg.Drills {
+		return drivers.Refuse(drivers.RuleNoDrills, "faults are not allowed on this box: drills = true in [system] allows them")
+	}
+	return drivers.Refuse(drivers.RuleUnfit, "%s on %s: faults of CPU modules are not in this version", f.Name, d.cfg.Name)
+}
+
+// Command is `ftctl machine start|stop|reset`.
+func (d *driver) Command(_ context.Context, name string, args map[string]string) (any, error) {
+	if name != "machine" {
+		return nil, drivers.Refuse(drivers.RuleState, "%s is a machine and knows no %q", d.cfg.Name, name)
+	}
+	var err error
+	switch args["action"] {
+	case "start":
+		err = d.start()
+	case "stop":
+		err = d.stop("switched off by `ftctl machine stop`")
+	case "reset":
+		err = d.restart()
+	default:
+		err = drivers.Refuse(drivers.RuleState, "a machine can be started, stopped and reset: %q is none of these", args["action"])
+	}
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"name": d.cfg.Name, "state": d.now()}, nil
+}
+
+func (d *driver) start() error {
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	if d.isStopped() {
+		return drivers.Refuse(drivers.RuleState, "%s is being stopped", d.cfg.Name)
+	}
+	if p := d.now(); p.serving() {
+		return drivers.Refuse(drivers.RuleState, "%s is %s: `ftctl machine reset %s` starts it anew", d.cfg.Name, p, d.cfg.Name)
+	}
+	return d.switchOnOr(powerFailed)
+}
+
+// switchOnOr switches on; where that cannot be done the machine is in the state else.
+func (d *driver) switchOnOr(failed power) error {
+	err := d.switchOn()
+	if err != nil {
+		d.become(failed, err.Error())
+	}
+	return err
+}
+
+func (d *driver) stop(why string) error {
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	if p := d.now(); !p.serving() && d.life == nil {
+		d.become(powerStopped, why)
+		return nil
+	}
+	if err := d.switchOff(); err != nil {
+		return err
+	}
+	d.become(powerStopped, why)
+	return nil
+}
+
+func (d *driver) restart() error {
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	if !d.now().serving() {
+		return drivers.Refuse(drivers.RuleState, "%s is %s: `ftctl machine start %s` starts it", d.cfg.Name, d.now(), d.cfg.Name)
+	}
+	if err := d.switchOff(); err != nil {
+		return err
+	}
+	d.note("reset by a person")
+	return d.switchOnOr(powerFailed)
+}
+
+// Stop ends the driver. There is no face that could outlive it, so handing over is the same
+// as an end, but for the machine that starts again with the successor.
+func (d *driver) Stop(_ context.Context, mode drivers.StopMode) error {
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	d.mu.Lock()
+	d.stopped = true
+	d.mu.Unlock()
+	if err := d.switchOff(); err != nil && mode != drivers.RemoveForce {
+		d.mu.Lock()
+		d.stopped = false
+		d.mu.Unlock()
+		return err
+	}
+	d.closeDevices()
+	if c := d.devices.console; c != nil {
+		if err := c.Close(); err != nil {
+			d.env.Log.Warn("the console's log", "err", err)
+		}
+	}
+	return nil
+}
+
+func (d *driver) isStopped() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stopped
+}
+
+// Alive says whether the runner's loop still turns.
+func (d *driver) Alive() error {
+	d.mu.Lock()
+	r := d.runner
+	d.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	if seen := r.seen(); time.Since(seen) > aliveMax {
+		return errors.New("the machine has not been run for " + time.Since(seen).Round(time.Millisecond).String())
+	}
+	return nil
+}
