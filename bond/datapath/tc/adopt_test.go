@@ -83,7 +83,7 @@ func TestSuccessorKnowsTheState(t *testing.T) {
 		b.port(0)
 		b.port(1)
 		b.must(b.p.SetState(want, false))
-		// The filter against own frames is made anew: the face may have got another MAC.
+		// A filter in classic BPF against own frames is made anew: see dropFrom.
 		if after := b.everything(); renewed.ReplaceAllString(after, "$1") != renewed.ReplaceAllString(before, "$1") {
 			t.Errorf("adoption has changed the filters from\n%s\nto\n%s", before, after)
 		}

@@ -1,6 +1,7 @@
 package tc
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,20 +51,30 @@ func (k kernel) drop(d dropper, index int, h hook, priority uint16, from net.Har
 	return nil
 }
 
-// dropAnew replaces the filter that drop has put onto a hook at a priority by one for
-// another MAC address. Until the new one is there the old one stays.
-func (k kernel) dropAnew(d dropper, index int, h hook, priority uint16, from net.HardwareAddr) error {
-	before, err := k.filters(index, h)
+// dropFrom makes the filter that drop has put onto a hook at a priority one for a MAC
+// address that may be another now. One that is for it already stays; until the new one is
+// there the old one does. A program in classic BPF is always made anew: package netlink
+// does not tell it.
+func (k kernel) dropFrom(d dropper, index int, h hook, priority uint16, from net.HardwareAddr) error {
+	list, err := k.filters(index, h)
 	if err != nil {
 		return err
+	}
+	var before []netlink.Filter
+	for _, f := range list {
+		u, isU32 := f.(*netlink.U32)
+		switch {
+		case f.Attrs().Priority != priority, isU32 && u.Handle&0xfff == 0: // u32's table itself
+		case isU32 && bytes.Equal(macOf(u), from):
+			return nil
+		default:
+			before = append(before, f)
+		}
 	}
 	if err := k.drop(d, index, h, priority, from); err != nil {
 		return err
 	}
 	for _, f := range before {
-		if f.Attrs().Priority != priority || f.Type() == "u32" && f.Attrs().Handle&0xfff == 0 { // u32's table itself
-			continue
-		}
 		if err := gone(k.FilterDel(f)); err != nil {
 			return fmt.Errorf("remove the filter %x of priority %d at %s of interface %d: %w", f.Attrs().Handle, priority, h, index, err)
 		}

@@ -226,7 +226,7 @@ func (p *path) adoptPort(index int) error {
 	if err != nil {
 		return fmt.Errorf("look at the face: %w", err)
 	}
-	return gone(p.k.dropAnew(p.dropper, index, ingress, prioOwn, face.Attrs().HardwareAddr))
+	return gone(p.k.dropFrom(p.dropper, index, ingress, prioOwn, face.Attrs().HardwareAddr))
 }
 
 // State asks the kernel. It never turns by itself.
