@@ -11,6 +11,10 @@ import (
 // port is a NIC that frames are sent through: a packet socket bound to it. It receives
 // nothing, having no protocol (packet(7)); for the frames that it sends the kernel takes
 // the protocol from their headers (Linux 5.1).
+//
+// The frames pass by the NIC's queue, which may be long, and which drops all without a word
+// while the kernel has not yet seen to a carrier that has just returned (dev_activate,
+// called by net/core/link_watch.c). They pass by filters at egress, too.
 type port struct {
 	fd      int
 	index   int
@@ -20,10 +24,6 @@ type port struct {
 // sendBuffer is the room for frames that a NIC has not sent yet, in bytes: an announcement
 // of the largest size, each frame with what the kernel keeps beside it.
 const sendBuffer = 8 << 20
-
-// priorityControl lets the frames go before queued data (linux/pkt_sched.h
-// TC_PRIO_CONTROL).
-const priorityControl = 7
 
 func openPort(index int) (*port, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
@@ -37,7 +37,7 @@ func openPort(index int) (*port, error) {
 	// Both are wishes. Without them a large announcement may lose frames, which are counted,
 	// or wait behind data.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer)
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, priorityControl)
+	_ = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
 	return &port{fd: fd, index: index}, nil
 }
 
