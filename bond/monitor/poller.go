@@ -6,9 +6,9 @@ package monitor
 //
 // Invariants:
 //   - One thread, of the real-time class where that is permitted, wakes at fixed times
-//     (absolute, so that it does not drift), looks at each NIC and sleeps again. Between
-//     two changes it allocates nothing, takes no lock of ours, and needs no processor of
-//     the Go runtime (rounds.go).
+//     (absolute, so that it does not drift), or when it is asked to, looks at each NIC and
+//     sleeps again. Between two changes it allocates nothing, takes no lock of ours, and
+//     needs no processor of the Go runtime (rounds.go).
 //   - Nothing but ETHTOOL_GLINK makes it wait: that takes the kernel's RTNL lock, which
 //     whoever deletes a NIC, or makes one, holds for tens of milliseconds. So it is asked
 //     only where the data path knows of no other way, or the kernel refuses that one.
@@ -162,8 +162,8 @@ func (p *Poller) prepare(interval time.Duration) error {
 	return nil
 }
 
-// Watch looks at the interface of a name from the next round on, which is reported
-// whatever it finds; "" stops. A look that is under way may still be reported.
+// Watch looks at the interface of a name from now on, which is reported whatever it finds;
+// "" stops. A look that is under way may still be reported.
 func (p *Poller) Watch(s drivers.Side, name string) {
 	var l *look
 	if name != "" {
@@ -182,8 +182,12 @@ func (p *Poller) WatchDirect(s drivers.Side, name string, direct datapath.Carrie
 
 func (p *Poller) watch(s drivers.Side, l *look) {
 	p.watched[s].Store(l)
-	atomic.AddUint32(&p.rounds.wanted, 1)
+	p.rounds.ask()
 }
+
+// LookNow does not wait for the time of the next round, which stays what it is. It is for
+// who has heard that something has happened, and returns at once.
+func (p *Poller) LookNow() { p.rounds.ask() }
 
 func newLook(name string) *look {
 	l := &look{way: ByEthtool, value: ethtoolValue{cmd: unix.ETHTOOL_GLINK}, toldErrno: notLookedAt}
@@ -226,11 +230,10 @@ func (p *Poller) Alive() error {
 	return nil
 }
 
-// Close ends the thread, which takes up to an interval. The owner's function is not
-// called after it.
+// Close ends the thread. The owner's function is not called after it.
 func (p *Poller) Close() {
 	p.stop.Store(true)
-	atomic.AddUint32(&p.rounds.wanted, 1)
+	p.rounds.ask()
 	<-p.done
 }
 
@@ -254,7 +257,9 @@ func (p *Poller) run() {
 // adopt takes over what Watch has set: the number first, so that a Watch in between is
 // seen the next time.
 func (p *Poller) adopt() {
-	p.rounds.generation = atomic.LoadUint32(&p.rounds.wanted)
+	wanted := atomic.LoadUint32(&p.rounds.wanted)
+	p.rounds.atOnce = wanted != p.rounds.generation
+	p.rounds.generation = wanted
 	for s := range p.watched {
 		p.rounds.looks[s] = p.watched[s].Load()
 	}

@@ -6,10 +6,12 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"ft/bond/bondtest"
+	"ft/bond/datapath"
 	"ft/drivers"
 )
 
@@ -99,6 +101,44 @@ func TestPollerOfNoNIC(t *testing.T) {
 	p.Watch(1, "a-name-that-is-longer-than-a-name-can-be")
 	for s := drivers.Side(0); s <= 1; s++ {
 		l.waitFor(t, s, "it is gone", false, true)
+	}
+}
+
+func TestPollerLooksWhenAsked(t *testing.T) {
+	n := bondtest.New(t)
+	var l looks
+	p := NewPoller(10*soon, quiet(t), l.on)
+	defer p.Close() // does not wait for the next round either
+	bondtest.WaitFor(t, "the first round", soon, func() bool { return p.Stats().Polls == 1 })
+	p.Watch(0, n.NIC(0))
+	l.waitFor(t, 0, "carrier", true, false)
+	n.PullCable(0)
+	p.LookNow()
+	l.waitFor(t, 0, "no carrier", false, false)
+	if st := p.Stats(); st.Late > 0 || st.Missed > 0 {
+		t.Errorf("looks ahead of time are taken for late ones: %+v", st)
+	}
+}
+
+// What the data path has made ready is a system call that the kernel may refuse any time,
+// as it does here: there is no such program. The NIC is looked at all the same.
+func TestPollerIsRefusedTheDirectWay(t *testing.T) {
+	n := bondtest.New(t)
+	var l looks
+	p := NewPoller(time.Millisecond, quiet(t), l.on)
+	defer p.Close()
+	attr := &struct{ fd, retval uint32 }{fd: 1<<31 - 1}
+	const bpfProgTestRun = 10
+	p.WatchDirect(0, n.NIC(0), datapath.CarrierLook{Call: unix.SYS_BPF, Answer: &attr.retval, Held: attr,
+		Args: [3]uintptr{bpfProgTestRun, uintptr(unsafe.Pointer(attr)), unsafe.Sizeof(*attr)}})
+	l.waitFor(t, 0, "carrier", true, false)
+	if way := p.Stats().Ways[0]; way != ByEthtool {
+		t.Errorf("it is looked at by %v", way)
+	}
+	n.PullCable(0)
+	l.waitFor(t, 0, "no carrier", false, false)
+	if seen := l.of(0); len(seen) != 2 {
+		t.Errorf("it is reported %d times: %v", len(seen), seen)
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rounds is the poller's inner loop: sleep, look, and again, until there is something to
+// rounds is the poller's inner loop: wait, look, and again, until there is something to
 // tell. Two hundred times a second nothing has happened, and then the Go runtime should
 // have no part in it: entering and leaving it for every system call costs four times what
 // the looking does (its own monitor thread wakes with each), and a thread that has slept
@@ -26,13 +26,29 @@ type rounds struct {
 	looks      [2]*look
 	generation uint32 // of looks
 	askAlways  bool   // a NIC must be asked in a way that only the caller knows
+	atOnce     bool   // looks are new: the first round does not wait
 
 	clock unix.Timespec
 
-	// Read, and the first also written, by others while the loop runs.
+	// Read, and the first also written, by others while the loop runs. It waits for a change
+	// of that as a futex (see ask).
 	wanted                    uint32 // generation that the owner wants
 	polls, late, missed       uint64
 	lateMaxNs, slowMaxNs, end int64 // the last: nowNs
+}
+
+// Operations of futex(2), linux/futex.h.
+const (
+	futexWake           = 1         // FUTEX_WAKE
+	futexWaitBitset     = 9         // FUTEX_WAIT_BITSET: until an absolute time of CLOCK_MONOTONIC
+	futexPrivate        = 128       // FUTEX_PRIVATE_FLAG
+	futexBitsetMatchAny = 1<<32 - 1 // FUTEX_BITSET_MATCH_ANY
+)
+
+// ask has the loop look now, and then return. It may be called from any goroutine.
+func (r *rounds) ask() {
+	atomic.AddUint32(&r.wanted, 1)
+	_, _, _ = unix.Syscall6(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&r.wanted)), futexWake|futexPrivate, 1, 0, 0, 0)
 }
 
 // untilNews returns when a look found something else than the last one reported, when the
@@ -44,10 +60,12 @@ func (r *rounds) untilNews() {
 	entersyscall()
 	for {
 		r.clock.Sec, r.clock.Nsec = r.dueNs/1e9, r.dueNs%1e9
-		// A signal (EINTR) ends the sleep: go on with it.
-		for systemCall(unix.SYS_CLOCK_NANOSLEEP, unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, uintptr(unsafe.Pointer(&r.clock))) == unix.EINTR {
+		// A signal (EINTR) ends the wait: go on with it.
+		for !r.atOnce && systemCall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&r.wanted)), futexWaitBitset|futexPrivate, uintptr(r.generation),
+			uintptr(unsafe.Pointer(&r.clock)), 0, futexBitsetMatchAny) == unix.EINTR {
 		}
-		systemCall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&r.clock)), 0)
+		r.atOnce = false
+		systemCall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&r.clock)), 0, 0, 0, 0)
 		woken := r.clock.Sec*1e9 + r.clock.Nsec
 		if behind := woken - r.dueNs; behind > r.intervalNs/2 {
 			atomic.AddUint64(&r.late, 1)
@@ -57,17 +75,19 @@ func (r *rounds) untilNews() {
 		news := r.askAlways
 		for _, l := range r.looks {
 			if l != nil && !l.over {
-				l.ask(r.socket)
+				l.look(r.socket)
 				news = news || l.errno != l.toldErrno || l.errno == 0 && l.data != l.toldData || l.refused != 0
 			}
 		}
 
-		systemCall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&r.clock)), 0)
+		systemCall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&r.clock)), 0, 0, 0, 0)
 		r.nowNs = r.clock.Sec*1e9 + r.clock.Nsec
 		atomic.StoreInt64(&r.slowMaxNs, max(r.slowMaxNs, r.nowNs-woken))
 		atomic.StoreInt64(&r.end, r.nowNs)
 		atomic.AddUint64(&r.polls, 1)
-		r.dueNs += r.intervalNs
+		if woken >= r.dueNs { // not by ask, ahead of time
+			r.dueNs += r.intervalNs
+		}
 		if behind := r.nowNs - r.dueNs; behind >= r.intervalNs {
 			missed := behind / r.intervalNs
 			atomic.AddUint64(&r.missed, uint64(missed))
@@ -80,25 +100,25 @@ func (r *rounds) untilNews() {
 	exitsyscall()
 }
 
-// ask looks once, as untilNews may.
+// look is done as untilNews may.
 //
 //go:nosplit
 //go:norace
-func (l *look) ask(socket uintptr) {
+func (l *look) look(socket uintptr) {
 	if l.way == ByProgram {
-		l.errno = systemCall(l.direct.Call, l.direct.Args[0], l.direct.Args[1], l.direct.Args[2])
+		l.errno = systemCall(l.direct.Call, l.direct.Args[0], l.direct.Args[1], l.direct.Args[2], 0, 0, 0)
 		switch l.errno {
 		case 0:
 			l.data = *l.direct.Answer
 			return
 		case unix.ENODEV:
 			return
-		case unix.ENOMEM, unix.EINTR: // another time: a round of its own, the other way
+		case unix.ENOMEM, unix.EINTR: // the other way, this once
 		default:
 			l.refused = l.errno
 			l.setWay(ByEthtool)
 		}
 	}
-	l.errno = systemCall(unix.SYS_IOCTL, socket, unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&l.glink)))
+	l.errno = systemCall(unix.SYS_IOCTL, socket, unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&l.glink)), 0, 0, 0)
 	l.data = l.value.data
 }

@@ -16,7 +16,7 @@ func exitsyscall() {}
 
 //go:nosplit
 //go:norace
-func systemCall(number, a, b, c uintptr) unix.Errno {
-	_, _, errno := unix.Syscall6(number, a, b, c, 0, 0, 0)
+func systemCall(number, a, b, c, d, e, f uintptr) unix.Errno {
+	_, _, errno := unix.Syscall6(number, a, b, c, d, e, f)
 	return errno
 }
