@@ -160,12 +160,12 @@ func (d *driver) release(s drivers.Side) {
 	if err := d.announce.SetPort(s, 0); err != nil {
 		d.env.Log.Warn("a port is let go", "side", s, "err", err)
 	}
+	d.mu.Lock()
+	d.ports[s] = bound{drill: d.ports[s].drill} // before the NIC is seen to leave
+	d.mu.Unlock()
 	if err := d.path.SetPort(s, nil); err != nil {
 		d.env.Log.Warn("take the data path off a port", "side", s, "err", err)
 	}
-	d.mu.Lock()
-	d.ports[s] = bound{drill: d.ports[s].drill}
-	d.mu.Unlock()
 }
 
 // awaitCarrier waits until one of the sides has a carrier, or there is none that could.
@@ -253,7 +253,10 @@ func (d *driver) linkSeen(l nic.Link, gone bool) {
 	// A NIC that has gone is acted on at once; all else can wait its turn.
 	for s := range d.ports {
 		side := drivers.Side(s)
-		if index := d.boundIndex(side); index == 0 || index != l.Index {
+		d.mu.Lock()
+		index, binding := d.ports[s].link.Index, d.ports[s].binding
+		d.mu.Unlock()
+		if index == 0 || index != l.Index {
 			continue
 		}
 		switch {
@@ -262,32 +265,35 @@ func (d *driver) linkSeen(l nic.Link, gone bool) {
 		case !nic.Matches(d.cfg.Sides[s].Resource.Path, l):
 			d.step(Gone{Side: side, Why: fmt.Sprintf("%s has got another name: %s", d.cfg.Sides[s].Resource.Path, l.Name), At: time.Now()})
 			d.letGo(side)
+		case d.takenAway(l):
+			d.lostToOther(side, l, binding)
 		case !l.Carrier:
-			d.hintedDown(side, l)
+			d.poller.LookNow() // the kernel's word may be old: when it is not, it comes before the poll's turn
 		}
 		return
 	}
 	d.do(func() { d.linkChanged(l, gone) })
 }
 
-// hintedDown looks at a NIC of which the kernel says that its carrier is lost: the event may
-// be old, but when it is not it comes before the poll.
-func (d *driver) hintedDown(s drivers.Side, l nic.Link) {
+// takenAway says whether the NIC of a port of the kernel's bond is not in it now.
+func (d *driver) takenAway(l nic.Link) bool {
+	if l.Master == d.path.Face() || d.path.Describe().Kind != datapath.Bonding {
+		return false
+	}
+	now, err := nic.ByIndex(l.Index) // what was told may be old
+	return err == nil && now.Master != d.path.Face()
+}
+
+// lostToOther acts on a NIC that somebody has taken out of the kernel's bond: it carries
+// nothing until it is in it again, which bringing the side down is there to prevent.
+func (d *driver) lostToOther(s drivers.Side, l nic.Link, binding uint64) {
 	d.mu.Lock()
-	known := !d.ports[s].carrier
-	d.mu.Unlock()
-	if known {
-		return
+	defer d.mu.Unlock()
+	if d.stopped || d.ports[s].binding != binding || d.ports[s].link.Index != l.Index {
+		return // it was us
 	}
-	if now, err := nic.ByIndex(l.Index); err != nil || now.Carrier {
-		return // the poll, or the next event, says what it is
-	}
-	d.carrierSeen(s, monitor.Carrier{At: time.Now()})
-	d.do(func() { // the poll has not seen it go: it must not miss that it comes back
-		if d.boundIndex(s) == l.Index {
-			d.watchCarrier(s, l.Name)
-		}
-	})
+	_ = d.stepLocked(Gone{Side: s, Why: l.Name + " was taken out of " + d.cfg.Name + " by somebody", At: time.Now()})
+	d.letGoLocked(s)
 }
 
 // letGo has a port's NIC let go of that is of no use any more, if it is still bound then.

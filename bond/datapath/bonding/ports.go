@@ -179,8 +179,12 @@ func (p *path) forget(s drivers.Side) error {
 		return nil
 	}
 	nic, err := p.wire.link(n.Index)
-	if err == nil && nic.master == p.face.index {
+	switch {
+	case err != nil:
+	case nic.master == p.face.index:
 		err = p.takeOut(nic)
+	default: // somebody has, and left on it what is ours
+		err = p.strip(nic)
 	}
 	if err != nil && !gone(err) {
 		return fmt.Errorf("take %s out of %s: %w", n.Name, p.face.name, err)
