@@ -14,7 +14,7 @@ export CGO_ENABLED = 0
 LDFLAGS  = -X ft/ftd/api.stamped=$(VERSION)
 BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all build run clean-box test bench bench-guest sim lint race clean needs-run needs-test
+.PHONY: all build run clean-box test test-kernels bench bench-guest sim lint race clean needs-run needs-test
 
 all: build
 
@@ -31,15 +31,20 @@ clean-box: build
 	./bin/ftd --testbox $(BOX) --clean
 
 # Everything that CI runs. Needs root: loop devices, FUSE and mounts are the real ones.
+# Tests in guests, which have other kernels under QEMU (drivers/kerneltest), measure time on
+# a machine that is slow already: they come after all others, and one at a time.
 test: needs-test
 	$(GO) vet -buildvcs=false ./...
 	# Not from the cache: the integration tests build and run binaries that it does not know of.
-	$(GO) test -buildvcs=false -count 1 -timeout 15m ./...
+	FT_KERNELTEST=skip $(GO) test -buildvcs=false -count 1 -timeout 15m ./...
+	$(GUESTS) -short $(GUEST_TESTS)
 
-# Only what runs on other kernels, under QEMU (drivers/kerneltest); nothing may be missing.
-# One package at a time: the tests in a guest measure time.
+# All that runs in guests, with what `make test` leaves out for its time; nothing may be missing.
 test-kernels: needs-test
-	FT_KERNELTEST=require $(GO) test -buildvcs=false -count 1 -p 1 -timeout 30m -v -run '^TestKernel' ./...
+	FT_KERNELTEST=require $(GUESTS) -v $(GUEST_TESTS)
+
+GUESTS      = $(GO) test -buildvcs=false -count 1 -p 1 -timeout 30m -run '^TestKernel'
+GUEST_TESTS = $$(grep -rl --include='*_test.go' '^func TestKernel[A-Z]' . | xargs -n 1 dirname | sort -u)
 
 # The rows of the table of what must be reached that this kernel can run, as ratios.
 bench: needs-test

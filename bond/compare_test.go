@@ -15,7 +15,10 @@ import (
 
 // TestKernelBondingCompared runs the comparison where there is something to compare with.
 func TestKernelBondingCompared(t *testing.T) {
-	kerneltest.RunTests(t, kerneltest.Options{Modules: guestModules, Args: []string{"-test.run=^TestFewerLosses"}}, "ft/bond")
+	if testing.Short() {
+		t.Skip("-short: it measures")
+	}
+	kerneltest.RunTests(t, kerneltest.Options{Modules: guestModules, Timeout: 10 * time.Minute, Args: []string{"-test.run=^TestFewerLosses"}}, "ft/bond")
 }
 
 // contender is a face that is to survive pulled cables.

@@ -2,6 +2,7 @@ package bond
 
 import (
 	"testing"
+	"time"
 
 	"ft/bond/datapath"
 	"ft/drivers/kerneltest"
@@ -15,8 +16,12 @@ var guestModules = []string{"bonding", "veth", "bridge", "8021q", "macvlan", "sc
 func TestKernelBonding(t *testing.T) {
 	for _, kind := range []string{datapath.Bonding, datapath.TCX, datapath.TC} {
 		t.Run(kind, func(t *testing.T) {
+			if testing.Short() && kind != datapath.Bonding {
+				t.Skip("-short: these paths are tested on this machine's kernel")
+			}
 			kerneltest.RunTests(t, kerneltest.Options{
 				Modules: guestModules,
+				Timeout: 10 * time.Minute, // on a busy machine; 1 is enough on a quiet one
 				// Tests of the core have no paths, and nothing of a kernel.
 				Args: []string{"-test.run=./^" + kind + "$", "-test.skip=^TestKernelBonding|^TestCore|^TestDamping|^TestTranscripts|^TestFewerLosses"},
 			}, "ft/bond")

@@ -11,6 +11,9 @@ import (
 func TestKernelWithGact(t *testing.T) {
 	for _, k := range []kerneltest.Kernel{kerneltest.Linux612, kerneltest.Linux61} {
 		t.Run(string(k), func(t *testing.T) {
+			if testing.Short() && k != kerneltest.Linux612 {
+				t.Skip("-short: one kernel will do")
+			}
 			kerneltest.RunTests(t, kerneltest.Options{
 				Kernel:  k,
 				Timeout: 5 * time.Minute, // a stream in a guest without KVM takes its time
