@@ -11,18 +11,19 @@ import (
 // which measures short times is not misled: so each quantum is granted a base, the wall
 // time, and a rate, what the hart has lately managed a second.
 //
-// The rate is granted a little low: a guest that is behind is put right by the next base,
-// one that is ahead can only be made slower until the wall has caught up.
+// The rate is granted rather too low, and the speed believed rather too high: a guest that
+// is behind is put right by the next base, one that is ahead can only be made slower until
+// the wall has caught up.
 type clock struct {
 	began time.Time // with its monotonic part; guest time 0
-	speed float64   // steps a second while running, smoothed
+	speed float64   // steps a second while running: up at once, down slowly
 }
 
 const (
 	speedFirst  = 100e6 // until it has been measured
 	speedMin    = 1e6
 	speedMax    = 1e12
-	speedWeight = 1.0 / 16 // of the newest quantum
+	speedWeight = 1.0 / 32 // of the newest quantum, when it was a slower one
 	rateLow     = 0.98
 	rateAhead   = 0.5 // of the wall's, while the guest is ahead of it
 )
@@ -45,8 +46,8 @@ func (c *clock) ran(steps uint64, took time.Duration) {
 	if steps < 1000 || took <= 0 {
 		return // too short to say anything
 	}
-	c.speed += (float64(steps)/took.Seconds() - c.speed) * speedWeight
-	c.speed = min(max(c.speed, speedMin), speedMax)
+	now := float64(steps) / took.Seconds()
+	c.speed = min(max(now, c.speed+(now-c.speed)*speedWeight, speedMin), speedMax)
 }
 
 // grant is the input that sets guest time for the steps to come.

@@ -35,7 +35,7 @@ type runner struct {
 // meter is what a runner has measured, for people.
 type meter struct {
 	Steps      uint64
-	Speed      float64 // steps a second while it runs
+	Speed      float64 // steps a second of the last second, waits apart
 	IdleShare  float64 // of the last second
 	WallLag    time.Duration
 	Uptime     time.Duration
@@ -131,21 +131,26 @@ func (r *runner) seen() time.Time { return r.made.Add(time.Duration(r.watchdog.L
 // idleWindow is a second of a runner's life.
 type idleWindow struct {
 	began time.Time
+	steps uint64 // at its beginning
 	idle  time.Duration
 }
 
 func (r *runner) measure(now time.Time, w *idleWindow) {
 	r.mu.Lock()
+	steps := r.machine.Steps()
 	r.meter = meter{
-		Steps: r.machine.Steps(), Speed: r.clock.speed, GuestTicks: r.machine.Time(),
+		Steps: steps, Speed: r.meter.Speed, GuestTicks: r.machine.Time(),
 		Uptime:  now.Sub(r.clock.began),
 		WallLag: now.Sub(r.clock.when(r.machine.Time())),
 	}
 	if span := now.Sub(w.began); span > 0 {
 		r.meter.IdleShare = min(float64(w.idle)/float64(span), 1)
 	}
+	if busy := now.Sub(w.began) - w.idle; busy > time.Millisecond {
+		r.meter.Speed = float64(steps-w.steps) / busy.Seconds()
+	}
 	r.mu.Unlock()
-	*w = idleWindow{began: now}
+	*w = idleWindow{began: now, steps: steps}
 }
 
 func (r *runner) measured() meter {

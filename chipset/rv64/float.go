@@ -215,11 +215,11 @@ func (h *Hart) compute(o *op, rm fp.Rounding) (uint64, fp.Flags) {
 	case fMAXD:
 		return fp.Max64(a, b)
 	case fLED:
-		return flag(fp.Le64(a, b))
+		return compared(fp.Le64(a, b))
 	case fLTD:
-		return flag(fp.Lt64(a, b))
+		return compared(fp.Lt64(a, b))
 	case fEQD:
-		return flag(fp.Eq64(a, b))
+		return compared(fp.Eq64(a, b))
 	case fCLASSD:
 		return fp.Class64(a), 0
 	case fMVXD, fMVDX:
@@ -245,7 +245,7 @@ const (
 )
 
 func boxOf(v uint32, f fp.Flags) (uint64, fp.Flags)    { return box(v), f }
-func flag(v bool, f fp.Flags) (uint64, fp.Flags)       { return truth(v), f }
+func compared(v bool, f fp.Flags) (uint64, fp.Flags)   { return truth(v), f }
 func word(v int32, f fp.Flags) (uint64, fp.Flags)      { return uint64(int64(v)), f }
 func unsigned(v uint32, f fp.Flags) (uint64, fp.Flags) { return sext32(v), f }
 func long(v int64, f fp.Flags) (uint64, fp.Flags)      { return uint64(v), f }
@@ -281,11 +281,11 @@ func computeSingle(aux uint8, a, b, c uint32, rm fp.Rounding) (uint64, fp.Flags)
 	case fMAXS:
 		return boxOf(fp.Max32(a, b))
 	case fLES:
-		return flag(fp.Le32(a, b))
+		return compared(fp.Le32(a, b))
 	case fLTS:
-		return flag(fp.Lt32(a, b))
+		return compared(fp.Lt32(a, b))
 	case fEQS:
-		return flag(fp.Eq32(a, b))
+		return compared(fp.Eq32(a, b))
 	default: // fCLASSS
 		return fp.Class32(a), 0
 	}

@@ -107,7 +107,7 @@ type Block struct {
 	chain  chain
 	header [blockHeader]byte
 	scrap  [blockRange]byte
-	data   []byte // of a request under way, or zeroes for one that failed
+	data   []byte // of a request under way
 }
 
 var _ Device = (*Block)(nil)
@@ -340,8 +340,9 @@ func (b *Block) Complete(c *Completion) {
 	}
 }
 
-// answer gives a request back: room bytes of data, zeroes where there are none (the length
-// in the used ring stands for bytes that were written), then the status.
+// answer gives a request back: up to room bytes of data, then, behind all of the room, the
+// status. The length in the used ring covers the status only when the room was filled; it
+// may fall short of what was written (2.7.8.2), and drivers go by the status.
 func (b *Block) answer(head uint16, segs []segment, room uint32, status Status, data []byte) {
 	if status > Unsupported {
 		status = IOError
@@ -351,15 +352,14 @@ func (b *Block) answer(head uint16, segs []segment, room uint32, status Status, 
 		data = nil
 	}
 	data = data[:min(len(data), int(room))]
-	ok := b.scatter(segs, 0, data)
-	if rest := int(room) - len(data); ok && rest > 0 {
-		clear(b.data[:rest])
-		ok = b.scatter(segs, uint64(len(data)), b.data[:rest])
-	}
 	b.scrap[0] = byte(status)
-	if !ok || !b.scatter(segs, uint64(room), b.scrap[:1]) {
+	if !b.scatter(segs, 0, data) || !b.scatter(segs, uint64(room), b.scrap[:1]) {
 		b.violate(ViolationDataOutside)
 		return
 	}
-	b.push(0, head, room+1)
+	written := uint32(len(data))
+	if written == room {
+		written++
+	}
+	b.push(0, head, written)
 }

@@ -95,16 +95,13 @@ func (t *transport) enter(tab *table, addr uint64, length uint32, flags uint16) 
 	return ViolationNone
 }
 
-// add appends a segment. Empty ones are passed over.
+// add appends a segment.
 func (c *chain) add(addr uint64, length uint32, writable bool) Violation {
-	if addr+uint64(length) < addr {
+	if length == 0 || addr+uint64(length) < addr {
 		return ViolationSegment
 	}
 	if !writable && c.count > c.readable {
 		return ViolationOrder
-	}
-	if length == 0 {
-		return ViolationNone
 	}
 	c.segs[c.count] = segment{Addr: addr, Len: length}
 	c.count++
@@ -197,7 +194,7 @@ func (v Violation) String() string {
 		"an indirect descriptor, and INDIRECT_DESC was not negotiated",
 		"an indirect descriptor in an indirect table, or one with a next",
 		"an indirect table's length is no multiple of 16, or 0",
-		"a descriptor goes around the end of the addresses, or a chain has more than 2^32 bytes",
+		"a descriptor is empty or goes around the end of the addresses, or a chain has more than 2^32 bytes",
 		"a readable descriptor behind a writable one",
 		"a buffer is not in RAM",
 		"a request is shorter than its header",

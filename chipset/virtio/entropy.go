@@ -86,10 +86,6 @@ func (d *EntropyDevice) begin(c *chain) {
 		d.violate(ViolationDirection)
 		return
 	}
-	if c.writeLen == 0 {
-		d.push(entropyQueue, c.head, 0)
-		return
-	}
 	if !s.Pending.keep(c) {
 		d.violate(ViolationRequestSize)
 		return

@@ -40,7 +40,6 @@ const (
 	headerBuffers = 10
 
 	flagNeedsCsum = 1 // VIRTIO_NET_HDR_F_NEEDS_CSUM
-	flagDataValid = 2 // VIRTIO_NET_HDR_F_DATA_VALID
 
 	gsoNone  = 0
 	gsoTCPv4 = 1

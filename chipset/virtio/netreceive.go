@@ -137,6 +137,9 @@ func (n *Net) collect(size uint64) delivery {
 func (n *Net) fill(frame []byte) bool {
 	s := &n.spread
 	copy(n.header[:], frame)
+	if !n.negotiated(featureNetGuestCsum) {
+		n.header[headerFlags] = 0 // not even that a checksum was found valid
+	}
 	binary.LittleEndian.PutUint16(n.header[headerBuffers:], uint16(s.buffers))
 	// The first buffer holds the header whole (5.1.6.3.1).
 	if !n.scatter(s.segs[:s.ends[0]], 0, n.header[:]) ||

@@ -393,10 +393,10 @@ func (t *transport) clear() {
 // violate is the end of a driver that broke a rule (2.1.2): nothing more is read from or
 // written to its rings until it resets the device.
 func (t *transport) violate(v Violation) {
-	t.s.Counters.Violations++
 	if t.s.Status&statusNeedsReset != 0 {
 		return
 	}
+	t.s.Counters.Violations++
 	t.s.Violation = v
 	t.s.Status |= statusNeedsReset
 	if t.s.Status&statusDriverOK != 0 {
