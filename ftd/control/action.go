@@ -92,6 +92,7 @@ const (
 	RuleUnknown  = "unknown-component" // no such id
 	RuleRisk     = "unknown-risk"      // no such --accept-risk
 	RuleNoSwitch = "no-standby"        // the kind has no active side, or the standby is not good
+	RuleMachine  = "no-machine"        // only machines can be asked that
 	RuleValue    = "bad-value"         // a setting out of range
 	RulePersist  = "state-not-saved"   // the state directory could not be written
 	RuleTimeout  = "timeout"           // no answer in time; still wanted

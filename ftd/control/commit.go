@@ -147,6 +147,8 @@ func (c *Core) becomeFace(d *device) {
 	switch {
 	case d.down != "":
 		reason = d.down
+	case c.waits(d):
+		reason = c.waitSentence(d)
 	case a.state.InService() && b.state.InService():
 		to, reason = drivers.FaceDuplex, "both sides are in service"
 	case a.state.InService() || b.state.InService():
@@ -154,7 +156,10 @@ func (c *Core) becomeFace(d *device) {
 			a, b = b, a
 		}
 		to, reason = drivers.FaceSimplex, fmt.Sprintf("on %s alone: %s is %v", a.id, b.id, b.state)
-		if onItsWay(b.state) {
+		switch {
+		case a.alone():
+			reason = fmt.Sprintf("on %s alone: %s", a.id, d.kind.alone)
+		case onItsWay(b.state):
 			to, reason = drivers.FaceSyncing, fmt.Sprintf("on %s, %s is coming in", a.id, b.id)
 		}
 	}
@@ -173,7 +178,7 @@ func (c *Core) becomeModule(m *module) {
 	if len(m.sides) == 0 {
 		return
 	}
-	to, reason := drivers.Empty, "nothing is configured here"
+	to, reason := drivers.Empty, m.sides[0].reason
 	gone := 0
 find:
 	for _, state := range worst {

@@ -105,6 +105,9 @@ type side struct {
 // partner is the other side of the face.
 func (s *side) partner() *side { return &s.dev.sides[s.index.Other()] }
 
+// alone says that it is the one side that its face can have.
+func (s *side) alone() bool { return s.dev.kind.alone != "" && s.partner().state == drivers.Empty }
+
 // leaving says whether the driver has been asked to take the side out, whatever has been
 // wanted since.
 func (s *side) leaving() bool { return s.work == detaching || s.work == detached }
@@ -156,6 +159,7 @@ type device struct {
 	name  string
 	kind  *kind
 	index int
+	needs []string // devices whose faces must be there before its driver is started
 	link  DriverLink
 	down  string // why the driver has the face down though a side is in service; ""
 	sides [2]side
@@ -205,6 +209,20 @@ func (d *device) wanted() bool {
 		if s := &d.sides[i]; s.state != drivers.Empty && !s.target.out() {
 			return true
 		}
+	}
+	return false
+}
+
+// works are the actions on the whole device that may be under way.
+func (d *device) works() [2]*deviceWork { return [2]*deviceWork{&d.stop, &d.change} }
+
+// atBest says that the face is as good as it can be: nothing is wrong with it.
+func (d *device) atBest() bool {
+	switch d.face.state {
+	case drivers.FaceDuplex:
+		return true
+	case drivers.FaceSimplex:
+		return d.sides[0].alone() || d.sides[1].alone()
 	}
 	return false
 }

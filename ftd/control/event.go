@@ -20,6 +20,9 @@ type DeviceConfigured struct {
 	Kind  string // disk, nic, machine
 	Name  string
 	Sides [2]SideSpec
+	// Needs are devices, named before it, on whose faces it stands: its driver is started
+	// when they are there. What becomes of them later is the driver's to deal with.
+	Needs []string
 }
 
 // SideSpec is a configured side. A path of "" means that nothing is configured there.
@@ -119,6 +122,19 @@ type BringDown struct {
 	AcceptRisk string
 }
 
+// StartMachine wants a machine on.
+type StartMachine struct {
+	Request
+	Target string // the device
+}
+
+// StopMachine wants a machine off, at once, and to stay so. Whoever says it means to stop
+// it: no risk need be named. Its driver process stays.
+type StopMachine struct {
+	Request
+	Target string // the device
+}
+
 // SwitchActive makes the standby the active one. Target is a device, or the side that
 // shall become active.
 type SwitchActive struct {
@@ -158,6 +174,8 @@ func (ActionResult) event()     {}
 func (Tick) event()             {}
 func (BringUp) event()          {}
 func (BringDown) event()        {}
+func (StartMachine) event()     {}
+func (StopMachine) event()      {}
 func (SwitchActive) event()     {}
 func (SetBringup) event()       {}
 func (SetMTBF) event()          {}

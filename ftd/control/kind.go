@@ -16,7 +16,14 @@ type kind struct {
 	// path behind it). That is no fault of the part, and the driver alone sees when it is
 	// over: it brings a side that is wanted in again by itself.
 	returns bool
-	cures   []cure
+	// machine: it is switched on and off, and has words of its own for that (machine.go).
+	machine bool
+	// mortal: its face ends with its driver process, and begins anew with the next one.
+	mortal bool
+	// alone: why a side that is not configured cannot be, where that is the version's doing
+	// and not the configuration's. A face on the other side is then at its best.
+	alone string
+	cures []cure
 }
 
 // cure is what a person can do about a side that is out for a reason with a word in it.
@@ -32,7 +39,8 @@ var nicCures = []cure{
 var kinds = [...]kind{
 	{name: "disk", modules: [2]string{"pci0", "pci1"}, part: "device", face: "disk", syncing: "being brought up to date", kept: "; the data is safe"},
 	{name: "nic", modules: [2]string{"pci0", "pci1"}, part: "NIC", face: "interface", syncing: "waiting for the up-delay", switchable: true, returns: true, cures: nicCures},
-	{name: "machine", modules: [2]string{"cpu0", "cpu1"}, part: "CPU module", face: "machine", syncing: "being brought up to date"},
+	{name: "machine", modules: [2]string{"cpu0", "cpu1"}, part: "CPU module", face: "machine", syncing: "being brought up to date",
+		machine: true, mortal: true, alone: "this version runs a machine on one CPU module"},
 }
 
 // moduleIDs are the modules of a box, in the order in which they are shown.

@@ -103,6 +103,10 @@ func (c *Core) propose(p *proposal, ev Event) *refusal {
 		return c.proposeBringUp(p, ev)
 	case BringDown:
 		return c.proposeBringDown(p, ev)
+	case StartMachine:
+		return c.proposeStartMachine(p, ev)
+	case StopMachine:
+		return c.proposeStopMachine(p, ev)
 	case SwitchActive:
 		return c.proposeSwitch(p, ev)
 	case SetBringup:
@@ -134,7 +138,7 @@ func (c *Core) configure(ev DeviceConfigured) {
 		c.noteOn(ev.Name, Critical, fmt.Sprintf("the name %q cannot be used for a %s: it is empty, has a slash or is taken", ev.Name, ev.Kind), nil)
 		return
 	}
-	d := &device{name: ev.Name, kind: k, index: len(c.devices), link: LinkNone}
+	d := &device{name: ev.Name, kind: k, index: len(c.devices), link: LinkNone, needs: ev.Needs}
 	d.face = mark[drivers.FaceState]{state: drivers.FaceDown, reason: "not started yet", since: c.now}
 	for i := range d.sides {
 		s, spec := &d.sides[i], ev.Sides[i]
@@ -145,7 +149,7 @@ func (c *Core) configure(ev DeviceConfigured) {
 		}
 		switch {
 		case spec.Resource.Path == "":
-			s.state, s.reason = drivers.Empty, "nothing is configured here"
+			s.state, s.reason = drivers.Empty, orElse(k.alone, "nothing is configured here")
 		case spec.Absent:
 			s.state, s.reason = drivers.Removed, spec.Resource.Path+" was not there at start"
 		default:

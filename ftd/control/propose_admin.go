@@ -89,7 +89,7 @@ func (c *Core) proposeBringDown(p *proposal, ev BringDown) *refusal {
 	}
 	for _, s := range sc.sides {
 		n := p.at(s)
-		if whole && n.target.out() && n.target.By == ByAdmin {
+		if whole && n.target.out() && n.target.By != ByFault {
 			continue // it was out before the device goes down, and is out if it does not
 		}
 		settled := n.target.By == ByAdmin && !n.target.Whole && n.target.Risk == ev.AcceptRisk

@@ -98,6 +98,9 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 			n.present, n.hold = true, hold{} // it was only the driver that missed it
 		}
 		s.probe = s.probe && !withDriver(is.State)
+		if is.OutBy == drivers.OutByGuest && is.State == drivers.Offline && !n.target.out() && is.Since.After(n.target.Since) {
+			n.target = c.guestTarget(is.Reason)
+		}
 		switch is.State {
 		case drivers.Removed, drivers.Empty:
 			n.state = drivers.Removed
@@ -122,8 +125,8 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 	}
 }
 
-// proposeLost: the sides are as they were; what was asked of the process is void and is
-// asked of its successor.
+// proposeLost: the sides are as they were, unless the face lived in the process; what was
+// asked of it is void and is asked of its successor.
 func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	n := p.dev(d)
 	if n.link == LinkNone {
@@ -141,6 +144,9 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 		d.process = processWork{again: c.now.Add(driverWait)}
 	}
 	d.lagging, d.lookAgain, d.pid = false, time.Time{}, 0
+	if d.kind.mortal && !ev.GaveUp {
+		what = "it is started anew"
+	}
 	reason := fmt.Sprintf("the driver process of %s is gone (%s): %s", d.name, orElse(ev.Reason, "no reason known"), what)
 	c.noteOn(d.name, severity, reason, nil)
 	if d.change.id != 0 {
@@ -148,7 +154,7 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	}
 	for i := range d.sides {
 		d.sides[i].endWork()
-		if f := &n.sides[i]; ev.GaveUp && withDriver(f.state) {
+		if f := &n.sides[i]; (ev.GaveUp || d.kind.mortal) && withDriver(f.state) {
 			f.state, f.reason = drivers.Offline, reason
 		}
 	}
@@ -217,6 +223,10 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 		n.hold, n.fresh = hold{}, isNew(n.target)
 	}
 	switch {
+	case to == drivers.Offline && ev.Detail["out_by"] == drivers.OutByGuest:
+		if !n.target.out() {
+			n.target = c.guestTarget(ev.Reason)
+		}
 	case ev.Fault != "" && (to == drivers.Shot || to == drivers.Offline):
 		n.state = drivers.Shot
 		if was != drivers.Shot && was != drivers.Broken && !s.pulled { // else it was its going

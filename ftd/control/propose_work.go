@@ -48,12 +48,12 @@ func (c *Core) due() Event {
 				return drainOver{s}
 			}
 		}
-		for _, w := range [...]*deviceWork{&d.stop, &d.change} {
+		for _, w := range d.works() {
 			if w.id != 0 && !c.now.Before(w.until) {
 				return noAnswer(w.id)
 			}
 		}
-		if c.loaded && d.linkWrong() {
+		if c.loaded && c.linkWrong(d) {
 			return linkDue{d}
 		}
 	}
@@ -64,13 +64,13 @@ func noAnswer(id uint64) ActionResult {
 	return ActionResult{ID: id, Outcome: Failed, Code: RuleTimeout, Sentence: fmt.Sprintf("no answer for %s", short(actionWait))}
 }
 
-// linkWrong says whether a device lacks a process that it should have, has one although
+// linkWrong says whether a device lacks a process that it should have now, has one although
 // it was taken down as a whole (before ftd was restarted), or is about to lose one
 // that has come to serve since.
-func (d *device) linkWrong() bool {
+func (c *Core) linkWrong(d *device) bool {
 	switch d.link {
 	case LinkNone:
-		return d.wanted()
+		return d.wanted() && c.waitsFor(d) == ""
 	case LinkConnected:
 		return d.takenDown() && d.mayStop()
 	case LinkStopping:
@@ -190,7 +190,7 @@ func (c *Core) attachResult(p *proposal, s *side, ev ActionResult) {
 		n.draining = true
 		c.tryAgain(n, s, "", ev.Sentence)
 	case ev.Outcome == Refused && ev.Code == drivers.RuleWaits:
-		c.waits(n, s, ev.Sentence)
+		c.comesByItself(n, s, ev.Sentence)
 	case ev.Outcome == Refused && ev.Code == drivers.RuleState && withDriver(n.state):
 		s.dev.lagging = true // it has come in by itself meanwhile
 	case ev.Outcome == Refused && ev.Code == drivers.RuleState:
@@ -204,9 +204,9 @@ func (c *Core) attachResult(p *proposal, s *side, ev ActionResult) {
 	s.endWork()
 }
 
-// waits: the side cannot come in now. Its driver knows since this attach that it is wanted,
+// comesByItself: the side cannot come in now. Its driver knows since this attach that it is wanted,
 // and brings it in by itself as soon as it can: nothing is tried again, no state changes.
-func (c *Core) waits(n *facts, s *side, sentence string) {
+func (c *Core) comesByItself(n *facts, s *side, sentence string) {
 	if withDriver(n.state) {
 		return // it has come in since
 	}

@@ -22,6 +22,7 @@ type request struct {
 	deadline time.Time
 	status   AnswerStatus // the worst so far
 	code     string
+	coming   string   // what is said of sides that are on their way in
 	done     string   // what the last side that got there has to say
 	wrong    []string // what did not
 }
@@ -43,7 +44,7 @@ func (c *Core) open(p *proposal, up bool, target string) {
 	if len(p.sides) == 0 {
 		return
 	}
-	r := &request{id: p.ask.ID, up: up, target: target, deadline: c.now.Add(requestWait), status: AnswerDone}
+	r := &request{id: p.ask.ID, up: up, target: target, deadline: c.now.Add(requestWait), status: AnswerDone, coming: comingSentence(p.sides, target)}
 	for _, s := range p.sides {
 		c.supersede(s)
 		s.request = r
@@ -135,12 +136,23 @@ func (c *Core) finish(r *request) {
 	}
 	sentence := r.done
 	if r.up {
-		sentence = fmt.Sprintf("%s is coming in: diagnostics, then syncing (ftctl wait %s --for duplex)", r.target, r.target)
+		sentence = r.coming
 	}
 	if r.status != AnswerDone {
 		sentence = strings.Join(r.wrong, "; ")
 	}
 	c.answer(r.id, r.status, r.code, sentence)
+}
+
+// comingSentence tells whoever wants sides in what happens next.
+func comingSentence(sides []*side, target string) string {
+	for _, s := range sides {
+		if !s.alone() {
+			return fmt.Sprintf("%s is coming in: diagnostics, then syncing (ftctl wait %s --for duplex)", target, target)
+		}
+	}
+	d := sides[0].dev
+	return fmt.Sprintf("%s is starting: ftctl console %s shows how it gets on", d.name, d.name)
 }
 
 // settleReached ends the waiting for sides that are where a request wants them, and for
@@ -157,6 +169,8 @@ func (c *Core) settleReached() {
 			case r == nil:
 			case r.up && (s.state.InService() || onItsWay(s.state)):
 				c.settleSide(s, AnswerDone, "", "")
+			case r.up && c.waits(d):
+				c.settleSide(s, AnswerRefused, drivers.RuleWaits, c.waitSentence(d)+": it is started when that is up")
 			case r.up && s.asking(): // its driver says more
 			case r.up && s.work == idle && (s.state == drivers.Removed || s.state == drivers.Broken):
 				c.settleSide(s, AnswerFailed, "", fmt.Sprintf("%s is %v: %s", s.id, s.state, s.reason))
@@ -171,10 +185,14 @@ func (c *Core) settleReached() {
 // outSentence tells whoever took a side out what may be done now.
 func (c *Core) outSentence(s *side) string {
 	m := c.moduleOf(s)
-	if note := c.pullNote(m.sides...); note != "" {
-		return fmt.Sprintf("%s is out of service; do not pull all of %s yet: %s", s.id, m.id, note)
+	out := s.id + " is out of service"
+	if s.dev.kind.machine && !s.dev.wanted() {
+		out = s.dev.name + " is off"
 	}
-	return fmt.Sprintf("%s is out of service: %s is safe to pull", s.id, m.id)
+	if note := c.pullNote(m.sides...); note != "" {
+		return fmt.Sprintf("%s; do not pull all of %s yet: %s", out, m.id, note)
+	}
+	return fmt.Sprintf("%s: %s is safe to pull", out, m.id)
 }
 
 func (c *Core) moduleOf(s *side) *module {
@@ -203,7 +221,7 @@ func (c *Core) abandon(r *request) {
 		s.request = nil
 	}
 	for _, d := range c.devices {
-		for _, w := range [...]*deviceWork{&d.stop, &d.change} {
+		for _, w := range d.works() {
 			if w.request == r {
 				w.request = nil
 			}

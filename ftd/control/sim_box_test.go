@@ -60,6 +60,12 @@ func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *sim
 		for j := range d.sides {
 			d.sides[j] = simSide{state: drivers.Offline, part: b.newPart(), present: true, fresh: true}
 		}
+		if d.kind.machine && pick(2) == 0 {
+			d.sides[1] = simSide{none: true, present: true}
+		}
+		if d.kind.machine && i > 0 && pick(2) == 0 {
+			d.needs = []string{b.devices[pick(i)].name}
+		}
 		b.devices = append(b.devices, d)
 	}
 	b.rules = newRuleBook(b)
@@ -97,8 +103,11 @@ func (b *simBox) boot() {
 		for i := range d.calls {
 			d.calls[i].ID = 0 // and nobody is there for the result
 		}
-		ev := DeviceConfigured{Kind: d.kind.name, Name: d.name}
+		ev := DeviceConfigured{Kind: d.kind.name, Name: d.name, Needs: d.needs}
 		for i := range d.sides {
+			if d.sides[i].none {
+				continue
+			}
 			ev.Sides[i] = SideSpec{Resource: drivers.Resource{Path: fmt.Sprintf("/dev/%s-%d", d.name, i)}, Absent: !d.sides[i].present && !d.kind.returns}
 		}
 		b.step(ev)

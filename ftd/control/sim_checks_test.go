@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"strings"
 
 	"ft/drivers"
@@ -11,6 +12,7 @@ import (
 
 // after checks what the core made of an event.
 func (r *ruleBook) after(ev Event, res Result) {
+	ev = plain(ev)
 	if _, ok := ev.(DeviceConfigured); ok { // it has a state before it has an entry
 		for _, d := range r.b.core.Status(r.b.now).Devices {
 			for _, v := range d.Sides {
@@ -143,6 +145,12 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 			}
 		}
 	}
+	if d := r.devs[a.Device]; a.Kind == ActionStart {
+		if on := r.missing(r.b.device(a.Device)); on != "" && !d.started {
+			r.fail("%s is started, and %s, on which it stands, is down", a.Device, on)
+		}
+		d.started = true
+	}
 	if a.Kind == ActionSnapshot {
 		r.devs[a.Device].lagging = true // it believes the next one
 	}
@@ -194,6 +202,9 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 	if s.word == Out && !r.wants(ev, s) {
 		r.fail("rule 4: %s is attached, and an admin took it out", id)
 	}
+	if s.off {
+		r.fail("rule 4: %s is attached, and its guest powered it off", id)
+	}
 	if saved.Direction == Out {
 		r.fail("rule 6: %s is attached, and on disk it is wanted out by %s", id, saved.By)
 	}
@@ -204,6 +215,16 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 		r.fail("rule 5: %s is attached by itself, and the policy is defer", id)
 	}
 	s.attach, s.detach, s.since = a.ID, 0, r.b.now
+}
+
+// missing is what a device stands on and is down, but for a NIC without a carrier.
+func (r *ruleBook) missing(d *simDriver) string {
+	for _, v := range r.b.core.Status(r.b.now).Devices {
+		if slices.Contains(d.needs, v.ID) && v.State == drivers.FaceDown && (v.Kind != "nic" || v.Driver != LinkConnected) {
+			return v.ID
+		}
+	}
+	return ""
 }
 
 // wants says whether the event is a request that wants the side in, or lets it in.
@@ -270,16 +291,19 @@ func (r *ruleBook) settled() {
 		}
 	}
 	for _, d := range doc.Devices {
-		if d.Driver == LinkGaveUp {
+		if d.Driver == LinkGaveUp || d.Driver == LinkNone && r.missing(r.b.device(d.ID)) != "" {
 			continue
 		}
-		wanted := d.Sides[0].Target == In || d.Sides[1].Target == In
+		wanted := slices.ContainsFunc(d.Sides, func(v SideView) bool { return v.Target == In && v.State != drivers.Empty })
 		if wanted != (d.Driver == LinkConnected) && (wanted || d.Driver != LinkNone && d.Driver != LinkConnected) {
 			r.fail("in the end %s is wanted: %v, and its driver is %s", d.ID, wanted, d.Driver)
 		}
 		for i, v := range d.Sides {
 			partner := d.Sides[1-i]
 			s := r.sides[v.ID]
+			if v.State == drivers.Empty {
+				continue
+			}
 			if s.word == Out && v.Target != Out {
 				r.fail("rule 4: in the end %s is wanted %s by %s, and an admin took it out", v.ID, v.Target, v.TargetBy)
 			}

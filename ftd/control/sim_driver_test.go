@@ -15,8 +15,11 @@ type simDriver struct {
 	name   string
 	kind   *kind
 	sides  [2]simSide
+	needs  []string
 	up     bool // the data path exists
+	kept   bool // the keeper runs the process again when it dies
 	alive  bool // the process does
+	halted bool // a machine's kernel has panicked
 	gaveUp bool
 	config [2]drivers.SideConfig
 
@@ -37,6 +40,8 @@ type simSide struct {
 	present  bool
 	fresh    bool // it has all the data
 	draining bool
+	none     bool   // nothing is configured there
+	outBy    string // who took it out, where that was the guest
 
 	// Of a kind that returns by itself.
 	dark   bool // there is nothing at the other end of its cable
@@ -77,6 +82,7 @@ func (d *simDriver) set(now time.Time, i drivers.Side, to drivers.State, ev driv
 	if s.draining {
 		ev.Detail = map[string]any{"draining": true}
 	}
+	s.outBy, _ = ev.Detail["out_by"].(string)
 	d.emit(ev)
 	partner := &d.sides[1-i]
 	if !to.InService() && partner.state == drivers.Duplex {
@@ -88,7 +94,36 @@ func (d *simDriver) set(now time.Time, i drivers.Side, to drivers.State, ev driv
 	if !to.InService() && partner.state.InService() && !d.kind.returns {
 		s.fresh = false // writes go on without it
 	}
+	if d.kind.machine && d.serving() == 0 {
+		d.cold()
+	}
 	d.choose()
+}
+
+// cold: a machine that is off has nothing that one side knows and the other does not.
+func (d *simDriver) cold() {
+	d.halted = false
+	for i := range d.sides {
+		d.sides[i].fresh = !d.sides[i].none
+	}
+}
+
+// powerOff is the guest's own word.
+func (d *simDriver) powerOff(now time.Time) {
+	for i := range d.sides {
+		if d.sides[i].state.InService() {
+			d.set(now, drivers.Side(i), drivers.Offline, drivers.Event{Reason: "the guest powered itself off", Detail: map[string]any{"out_by": drivers.OutByGuest}})
+		}
+	}
+}
+
+// panics: the machine is on and serves nobody, or is reset and serves again.
+func (d *simDriver) panics(now time.Time, halted bool) {
+	ev := drivers.Event{Kind: drivers.EventFace, Side: drivers.Whole, To: drivers.FaceSimplex.String(), Time: now}
+	if d.halted = halted; halted {
+		ev.To, ev.Reason = drivers.FaceDown.String(), "the guest's kernel has panicked"
+	}
+	d.emit(ev)
 }
 
 // choose makes the side that serves alone the active one.
@@ -111,9 +146,12 @@ func (d *simDriver) emit(ev drivers.Event) {
 // status is a snapshot.
 func (d *simDriver) status() drivers.Status {
 	st := drivers.Status{Name: d.name, Kind: d.kind.name, Pid: 1, Seq: d.seq, Face: "/dev/ft/" + d.name, State: drivers.FaceSimplex}
+	if d.halted {
+		st.State, st.Reason = drivers.FaceDown, "the guest's kernel has panicked"
+	}
 	for i := range d.sides {
 		s := &d.sides[i]
-		st.Sides[i] = drivers.SideStatus{State: s.state, Reason: s.reason, Since: s.since, Draining: s.draining}
+		st.Sides[i] = drivers.SideStatus{State: s.state, Reason: s.reason, Since: s.since, Draining: s.draining, OutBy: s.outBy}
 		st.Sides[i].Resource.Identity = s.part
 		st.Sides[i].Active = d.kind.switchable && s.state.InService() && d.active == drivers.Side(i)
 	}
@@ -122,7 +160,7 @@ func (d *simDriver) status() drivers.Status {
 
 // start begins a process: it adopts the data path, or makes one from the best side.
 func (d *simDriver) start(now time.Time) {
-	d.alive, d.gaveUp, d.connected = true, false, false
+	d.alive, d.kept, d.gaveUp, d.connected = true, true, false, false
 	d.queue, d.seq = nil, 0
 	for i := range d.sides {
 		switch s := &d.sides[i]; {
@@ -155,6 +193,9 @@ func (d *simDriver) start(now time.Time) {
 	d.up = true
 	for i := range d.sides {
 		s := &d.sides[i]
+		if s.none {
+			continue
+		}
 		if s.state != drivers.Removed {
 			s.state = drivers.Offline
 		}
@@ -165,13 +206,15 @@ func (d *simDriver) start(now time.Time) {
 	}
 }
 
-// die ends the process. The data path goes on, unless the keeper has given up.
+// die ends the process. The data path goes on, unless the keeper has given up or it was in
+// the process.
 func (d *simDriver) die(gaveUp bool) {
 	d.alive, d.connected, d.gaveUp = false, false, gaveUp
 	d.calls, d.queue, d.results = nil, nil, nil
-	if gaveUp {
+	if gaveUp || d.kind.mortal {
 		d.takeDown()
 	}
+	d.kept = d.kept && !gaveUp
 }
 
 func (d *simDriver) takeDown() {
@@ -182,10 +225,13 @@ func (d *simDriver) takeDown() {
 		if behind && !s.state.InService() && !d.kind.returns {
 			s.fresh = false
 		}
-		if s.state != drivers.Removed {
+		if s.state != drivers.Removed && !s.none {
 			s.state = drivers.Offline
 		}
-		s.draining = false
+		s.draining, s.outBy = false, ""
+	}
+	if d.kind.machine {
+		d.cold()
 	}
 }
 
@@ -232,6 +278,7 @@ func (d *simDriver) do(now time.Time, a Action, bad bool) ActionResult {
 		}
 		d.takeDown()
 		d.die(false)
+		d.kept = false
 	case ActionSwitch:
 		switch to := a.Side; {
 		case bad || d.serving() < 2:
@@ -258,6 +305,8 @@ func (d *simDriver) progress(now time.Time, i drivers.Side) {
 	case s.state == drivers.Syncing && partner.state.InService():
 		s.fresh = true
 		d.set(now, i, drivers.Duplex, drivers.Event{})
+	case onItsWay(s.state) && d.kind.machine:
+		d.set(now, i, drivers.Offline, drivers.Event{Reason: "the machine that it was to join has ended"})
 	case onItsWay(s.state):
 		d.set(now, i, drivers.Offline, drivers.Event{Reason: "it is behind and cannot serve alone", Detail: map[string]any{"code": drivers.RuleStale}})
 	}

@@ -39,6 +39,7 @@ type sideBook struct {
 	risk    bool          // an admin has named last-side, and has not had it in since
 	part    string        // by identity, as delivered
 	may     bool          // under defer: may come in without an admin
+	off     bool          // the guest powered it off, and nobody has wanted it in since
 	waits   bool          // its driver brings it in by itself: it need not be asked for again
 	failed  bool          // it was shot, and has not been in service since
 	attach  uint64        // that is outstanding
@@ -58,6 +59,7 @@ type devBook struct {
 	lagging   bool
 	ahead     time.Time
 	stop      uint64 // that is outstanding
+	started   bool   // its process has been asked for
 }
 
 type askBook struct {
@@ -84,7 +86,7 @@ func newRuleBook(b *simBox) *ruleBook {
 	for _, d := range b.devices {
 		r.devs[d.name] = &devBook{}
 		for i := range d.sides {
-			r.sides[sideID(d, drivers.Side(i))] = &sideBook{dev: d, index: drivers.Side(i), said: drivers.Offline, present: true}
+			r.sides[sideID(d, drivers.Side(i))] = &sideBook{dev: d, index: drivers.Side(i), said: d.sides[i].state, present: true}
 		}
 	}
 	return r
@@ -97,6 +99,7 @@ func (r *ruleBook) booted() {
 			s.failed = true // what happened since may have been forgotten
 		}
 		s.logged, s.attach, s.detach, s.waits = "", 0, 0, false
+		s.off = s.off && r.b.disk.target(id).out()
 		s.said, s.present = drivers.Offline, s.dev.sides[s.index].present || s.dev.kind.returns
 		s.pulled = !s.present
 		s.may = r.policy() == BringupAuto || s.failed
@@ -133,6 +136,9 @@ func (r *ruleBook) partner(s *sideBook) *sideBook { return r.sides[sideID(s.dev,
 func (r *ruleBook) named(id string) (named []*sideBook) {
 	for _, d := range r.b.devices {
 		for i := range d.sides {
+			if d.sides[i].none {
+				continue
+			}
 			if sid := sideID(d, drivers.Side(i)); sid == id || d.name == id || d.kind.modules[i] == id {
 				named = append(named, r.sides[sid])
 			}
@@ -150,8 +156,20 @@ func (r *ruleBook) part(name string) *partBook {
 	return r.parts[name]
 }
 
+// plain is what a request about a machine means to its sides.
+func plain(ev Event) Event {
+	switch ev := ev.(type) {
+	case StartMachine:
+		return BringUp{ev.Request, ev.Target, ""}
+	case StopMachine:
+		return BringDown{ev.Request, ev.Target, drivers.RiskLastSide}
+	}
+	return ev
+}
+
 // before looks at an event that the core is about to get.
 func (r *ruleBook) before(ev Event) {
+	ev = plain(ev)
 	if r.b.diskBad {
 		r.forgetful = true
 	}
@@ -162,7 +180,7 @@ func (r *ruleBook) before(ev Event) {
 	case BringUp:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 		for _, s := range r.named(ev.Target) {
-			s.waits = false
+			s.waits, s.off = false, false
 		}
 	case BringDown:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
@@ -223,7 +241,7 @@ func (r *ruleBook) before(ev Event) {
 				}
 			}
 			if d := r.devs[s.dev.name]; ev.ID != 0 && d.stop == ev.ID && ev.Outcome == OK {
-				s.said, d.connected = drivers.Offline, false
+				s.said, d.connected, d.started = drivers.Offline, false, false
 			}
 		}
 	}
@@ -301,6 +319,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 				continue
 			}
 			s.said = is.State
+			s.off = s.off && !is.State.InService() || is.OutBy == drivers.OutByGuest && s.word != Out && is.Since.After(s.wordAt)
 			switch {
 			case is.State == drivers.Removed:
 				s.present = false
@@ -316,7 +335,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 	}
 	switch ev := ev.(type) {
 	case DriverConnected:
-		*r.devs[ev.Device] = devBook{seq: ev.Status.Seq, connected: true, stop: r.devs[ev.Device].stop}
+		*r.devs[ev.Device] = devBook{seq: ev.Status.Seq, connected: true, stop: r.devs[ev.Device].stop, started: true}
 		snapshot(ev.Device, ev.Status, true)
 	case DriverLost:
 		d := r.b.device(ev.Device)
@@ -324,7 +343,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 		for i := range d.sides {
 			s := r.sides[sideID(d, drivers.Side(i))]
 			s.attach, s.detach = 0, 0
-			if ev.GaveUp {
+			if ev.GaveUp || d.kind.mortal {
 				s.said = drivers.Offline
 			}
 		}
@@ -352,6 +371,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 		to, _ := drivers.ParseState(ev.Event.To)
 		s.present = s.present || withDriver(to) && !withDriver(s.said) // it was tried, and found
 		s.said = to
+		s.off = s.off && !to.InService() || ev.Event.Detail["out_by"] == drivers.OutByGuest && s.word != Out
 		if ev.Event.Identity != "" {
 			s.part = ev.Event.Identity
 		}

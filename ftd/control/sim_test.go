@@ -218,6 +218,24 @@ func TestSimulatorFindsBrokenRules(t *testing.T) {
 				}
 			}}
 		}},
+		{"a guest that powers itself off is not heard", "powered it off", func(cfg Config) stepper {
+			return altered{New(cfg), func(ev Event) Event {
+				if rep, ok := ev.(DriverReport); ok {
+					rep.Event.Detail = nil
+					return rep
+				}
+				return ev
+			}}
+		}},
+		{"nothing is known of what a machine stands on", "is down", func(cfg Config) stepper {
+			return altered{New(cfg), func(ev Event) Event {
+				if dev, ok := ev.(DeviceConfigured); ok {
+					dev.Needs = nil
+					return dev
+				}
+				return ev
+			}}
+		}},
 		{"last answers are lost", "nobody has answered", func(cfg Config) stepper {
 			return variant{New(cfg), func(_ *Core, _ Event, r *Result) {
 				kept := r.Answers[:0]
@@ -247,6 +265,14 @@ func TestSimulatorFindsBrokenRules(t *testing.T) {
 		})
 	}
 }
+
+// altered is a core that gets its events changed.
+type altered struct {
+	*Core
+	change func(Event) Event
+}
+
+func (a altered) Step(now time.Time, ev Event) Result { return a.Core.Step(now, a.change(ev)) }
 
 // deaf does not understand that a side waits.
 type deaf struct{ *Core }

@@ -14,6 +14,9 @@ import (
 func (b *simBox) happen() {
 	d := b.devices[b.pick(len(b.devices))]
 	i := drivers.Side(b.pick(2))
+	if d.sides[i].none {
+		i = 0
+	}
 	s := &d.sides[i]
 	if b.pick(4) > 0 {
 		b.writesDone()
@@ -36,6 +39,8 @@ func (b *simBox) happen() {
 	case n < 73 && d.kind.returns && b.pick(2) == 0:
 		b.tell("the cable of %s is pulled or put back", sideID(d, i))
 		d.darken(b.now, i)
+	case n < 73 && d.kind.machine && b.pick(2) == 0:
+		b.guest(d)
 	case n < 73:
 		b.tell("the part of %s goes", sideID(d, i))
 		if s.present {
@@ -108,7 +113,7 @@ func (b *simBox) work(d *simDriver, bad bool) {
 	}
 	if a.Kind == ActionStop && !d.alive {
 		d.takeDown()
-		d.gaveUp = false
+		d.kept, d.gaveUp = false, false
 		d.results = append(d.results, ActionResult{ID: a.ID, Outcome: OK})
 		return
 	}
@@ -139,12 +144,26 @@ func (b *simBox) tellLater(d *simDriver, i drivers.Side) {
 	}
 }
 
+// guest lets whoever is in a machine power it off, or its kernel panic.
+func (b *simBox) guest(d *simDriver) {
+	if d.serving() == 0 || !d.alive {
+		return
+	}
+	if b.pick(2) == 0 {
+		b.tell("the guest of %s powers it off", d.name)
+		d.powerOff(b.now)
+		return
+	}
+	b.tell("the kernel in %s panics, or reboots", d.name)
+	d.panics(b.now, !d.halted)
+}
+
 // returns puts a part back, or another one in its place.
 func (b *simBox) returns(d *simDriver, i drivers.Side) {
 	s := &d.sides[i]
 	s.present = true
 	if b.pick(3) == 0 {
-		s.part, s.fresh = b.newPart(), d.kind.returns
+		s.part, s.fresh = b.newPart(), d.kind.returns || d.kind.machine && d.serving() == 0
 	}
 	if d.kind.returns {
 		b.tell("there is a part %s in %s", s.part, sideID(d, i))
@@ -172,7 +191,7 @@ func (b *simBox) dies(d *simDriver) {
 		if was {
 			b.step(DriverLost{Device: d.name, Reason: "killed", GaveUp: d.gaveUp})
 		}
-	case d.up && !d.gaveUp:
+	case d.kept && !d.gaveUp:
 		d.start(b.now) // by the keeper
 	}
 }
@@ -232,6 +251,12 @@ func (b *simBox) admin(d *simDriver, i drivers.Side) {
 		return ""
 	}
 	switch n := b.pick(16); {
+	case d.kind.machine && b.pick(3) == 0:
+		if n < 8 {
+			b.step(StartMachine{req, d.name})
+		} else {
+			b.step(StopMachine{req, d.name})
+		}
 	case n < 6:
 		b.step(BringUp{req, target, risk(drivers.RiskOverwrite)})
 	case n < 11:

@@ -150,7 +150,10 @@ func (b *stage) command(line string) {
 	case "disk", "nic", "machine":
 		ev := DeviceConfigured{Kind: w[0], Name: w[1]}
 		for i, path := range w[2:4] {
-			ev.Sides[i].Resource.Path = path
+			ev.Sides[i].Resource.Path = strings.TrimPrefix(path, "-") // - is a side that is not configured
+		}
+		if opt["needs"] != "" {
+			ev.Needs = strings.Split(opt["needs"], ",")
 		}
 		b.config = append(b.config, ev)
 		b.step(ev)
@@ -191,6 +194,10 @@ func (b *stage) command(line string) {
 		b.step(BringUp{req, w[1], opt["risk"]})
 	case "bringdown":
 		b.step(BringDown{req, w[1], opt["risk"]})
+	case "machine-start":
+		b.step(StartMachine{req, w[1]})
+	case "machine-stop":
+		b.step(StopMachine{req, w[1]})
 	case "switch":
 		b.step(SwitchActive{req, w[1]})
 	case "policy":
@@ -229,20 +236,22 @@ func (b *stage) snapshot(device string, states []string, opt map[string]string) 
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		st.Sides[i].State, st.Sides[i].Since = state, b.now
+		ago, _ := time.ParseDuration(opt[fmt.Sprintf("ago%d", i)])
+		st.Sides[i].State, st.Sides[i].Since = state, b.now.Add(-ago)
 		st.Sides[i].Reason = opt[fmt.Sprintf("reason%d", i)]
 		st.Sides[i].Resource.Identity = opt[fmt.Sprintf("id%d", i)]
 		st.Sides[i].Active = opt["active"] == fmt.Sprint(i)
+		st.Sides[i].OutBy = opt[fmt.Sprintf("out_by%d", i)]
 	}
 	return st
 }
 
 // face is what the driver of a device calls its face.
 func (b *stage) face(device string) string {
-	if b.core.device(device).kind.name == "nic" {
-		return device
+	if b.core.device(device).kind.name == "disk" {
+		return "/dev/ft/" + device
 	}
-	return "/dev/ft/" + device
+	return device
 }
 
 func (b *stage) report(w []string, opt map[string]string) {
@@ -259,8 +268,10 @@ func (b *stage) report(w []string, opt map[string]string) {
 			ev.Detail["draining"] = true
 		}
 	}
-	if opt["code"] != "" {
-		ev.Detail["code"] = opt["code"]
+	for _, key := range []string{"code", "out_by"} {
+		if opt[key] != "" {
+			ev.Detail[key] = opt[key]
+		}
 	}
 	b.step(DriverReport{device, ev})
 }

@@ -12,14 +12,14 @@ import (
 // and what to do about it, with the command to type. Someone who was woken must not
 // have to know the state table.
 
-// verdict is about the box: its worst face, of several the one with the worst part, and
-// how many others are not well.
+// verdict is about the box: its worst face of those that could be better, of several the
+// one with the worst part, and how many others are not well.
 func (c *Core) verdict(now time.Time) (verdict, action string) {
 	var bad *device
 	others := 0
 	for _, d := range c.devices {
 		switch {
-		case d.face.state == drivers.FaceDuplex:
+		case d.atBest():
 		case bad == nil:
 			bad = d
 		default:
@@ -35,6 +35,11 @@ func (c *Core) verdict(now time.Time) (verdict, action string) {
 	case bad == nil:
 		if d := c.unlinked(); d != nil {
 			return c.linkVerdict(d, now)
+		}
+		for _, d := range c.devices {
+			if d.face.state != drivers.FaceDuplex {
+				return c.deviceVerdict(d, now)
+			}
 		}
 		return "every face is served by two good sides", "none"
 	}
@@ -61,20 +66,32 @@ func (c *Core) linkVerdict(d *device, now time.Time) (verdict, action string) {
 	case LinkStarting:
 		return fmt.Sprintf("the driver of %s is starting", d.name), "none: wait a moment; if it lasts, journalctl -u ft-keeper says why"
 	case LinkLost:
+		if d.kind.mortal {
+			return fmt.Sprintf("the driver process of %s is gone, and %s with it", d.name, d.faceName()), "none: it is started anew by itself; if it lasts, journalctl -u ft-keeper says why"
+		}
 		return fmt.Sprintf("the driver process of %s is gone; its successor takes %s over", d.name, d.faceName()), "none: it returns by itself; if it lasts, journalctl -u ft-keeper says why"
 	case LinkStopping:
 		return fmt.Sprintf("%s is being taken down", d.name), "none"
 	case LinkGaveUp:
 		return fmt.Sprintf("%s is down: its driver process died too often and is not started again%s", d.name, d.kind.kept),
-			fmt.Sprintf("see journalctl -u ft-keeper, mend the cause, then: ftctl bringup %s", d.name)
+			"see journalctl -u ft-keeper, mend the cause, then: " + d.startCommand()
 	}
-	return fmt.Sprintf("%s is down: an admin took it down", d.name), "ftctl bringup " + d.name
+	if c.waits(d) {
+		return c.waitSentence(d), fmt.Sprintf("none: it is started by itself when %s is up", c.waitsFor(d))
+	}
+	if s := d.soleSide(); s != nil {
+		return c.machineVerdict(d, s, now)
+	}
+	return fmt.Sprintf("%s is down: an admin took it down", d.name), d.startCommand()
 }
 
 // deviceVerdict is about one device.
 func (c *Core) deviceVerdict(d *device, now time.Time) (verdict, action string) {
 	if d.link != LinkConnected && (d.wanted() || d.takenDown()) {
 		return c.linkVerdict(d, now)
+	}
+	if s := d.soleSide(); s != nil {
+		return c.machineVerdict(d, s, now)
 	}
 	if d.face.state == drivers.FaceDuplex {
 		return d.name + " is served by two good sides", "none"
@@ -128,6 +145,9 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 	bringup := "ftctl bringup " + s.id
 	switch s.state {
 	case drivers.Empty:
+		if s.dev.kind.alone != "" {
+			return why("is not there"), "none"
+		}
 		return fmt.Sprintf("%s has only one side configured", s.dev.name),
 			fmt.Sprintf("name a %s for %s of %s in ft.toml", s.dev.kind.part, s.dev.kind.modules[s.index], s.dev.name)
 	case drivers.Removed:

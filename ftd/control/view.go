@@ -68,7 +68,7 @@ type SideView struct {
 	PullNote   string            `json:"pull_note,omitempty"` // why it is not safe to pull
 	Active     bool              `json:"active"`
 	Target     Direction         `json:"target"`    // in or out
-	TargetBy   Author            `json:"target_by"` // admin, fault or config
+	TargetBy   Author            `json:"target_by"` // admin, fault, guest or config
 	Draining   bool              `json:"draining,omitempty"`
 	Note       string            `json:"note,omitempty"`     // the driver's remark, e.g. "standby, path good"
 	RetryAt    *time.Time        `json:"retry_at,omitempty"` // when it is tried again by itself
@@ -106,6 +106,7 @@ const (
 	ByConfig Author = "config" // the configuration: nobody said anything else
 	ByAdmin  Author = "admin"
 	ByFault  Author = "fault" // in: it failed and comes back by itself; out: it is broken
+	ByGuest  Author = "guest" // out: the machine was powered off from within
 )
 
 // BringupPolicy says whether the second side of a face comes in by itself.

@@ -138,7 +138,7 @@ func (c *Core) dropped(p *proposal, d *device, gate uint64) {
 	if d.process.gate == gate {
 		d.process = processWork{again: c.now}
 	}
-	for _, w := range [...]*deviceWork{&d.stop, &d.change} {
+	for _, w := range d.works() {
 		if w.gate == gate {
 			w.id, w.gate, w.until = 0, 0, time.Time{}
 		}
