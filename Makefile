@@ -18,7 +18,9 @@ BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
 all: build
 
+# First the user space of the test box's guest, which ftd has embedded.
 build:
+	GOOS=linux GOARCH=riscv64 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w' -o ftd/testbox/guest/embedded/service ./ftd/testbox/guest/service
 	$(BUILD) -o bin/ ./ftd ./ftctl
 
 # A box on loop devices in ./box, until Ctrl-C. Its legs stay there for the next start.

@@ -3,6 +3,7 @@ package initramfs
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -56,9 +57,14 @@ func Modules(dir string, names []string) ([]Module, error) {
 		if err != nil {
 			return err
 		}
-		needs, err := dependencies(data)
+		needs, wishes, err := dependencies(data)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", path, err)
+		}
+		for _, n := range wishes {
+			if files[canonical(n)] != "" {
+				needs = append(needs, n)
+			}
 		}
 		for _, n := range needs {
 			if err := visit(n, ", on which "+name+" depends"); err != nil {
@@ -91,6 +97,9 @@ func decompress(path string) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("%s is compressed in a way that is not known here", path)
 	}
+	if _, err := exec.LookPath(tool); err != nil {
+		return nil, fmt.Errorf("%s is compressed, and %s is missing: apt-get install %s", path, tool, map[string]string{"xz": "xz-utils", "zstd": "zstd"}[tool])
+	}
 	var said bytes.Buffer
 	cmd := exec.Command(tool, "-q", "-d", "-c", path)
 	cmd.Stderr = &said
@@ -101,23 +110,23 @@ func decompress(path string) ([]byte, error) {
 	return data, nil
 }
 
-// dependencies reads the modules that a module needs, those of its symbols ("depends")
-// and those that it asks for before ("softdep: pre"), from its .modinfo section, strings
-// of the form key=value (include/linux/module.h, MODULE_INFO).
-func dependencies(object []byte) ([]string, error) {
+// dependencies reads what a module needs from its .modinfo section, strings of the form
+// key=value (include/linux/module.h, MODULE_INFO): the modules of its symbols ("depends"),
+// and those that it wishes to have before it ("softdep: pre"). A wish may be an alias or
+// built in: what is no module's name is left out, as modprobe does.
+func dependencies(object []byte) (needs, wishes []string, err error) {
 	f, err := elf.NewFile(bytes.NewReader(object))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	section := f.Section(".modinfo")
 	if section == nil {
-		return nil, fmt.Errorf("it has no section .modinfo: not a kernel module")
+		return nil, nil, errors.New("it has no section .modinfo: not a kernel module")
 	}
 	info, err := section.Data()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var needs []string
 	for _, entry := range strings.Split(string(info), "\x00") {
 		key, value, _ := strings.Cut(entry, "=")
 		switch key {
@@ -129,10 +138,10 @@ func dependencies(object []byte) ([]string, error) {
 				if word == "pre:" || word == "post:" {
 					pre = word == "pre:"
 				} else if pre {
-					needs = append(needs, word)
+					wishes = append(wishes, word)
 				}
 			}
 		}
 	}
-	return needs, nil
+	return needs, wishes, nil
 }
