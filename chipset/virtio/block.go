@@ -151,7 +151,7 @@ func (c *BlockConfig) describe(space *[blockConfig]byte) {
 	for block := c.LogicalBlock; block < c.PhysicalBlock; block <<= 1 {
 		space[24]++ // physical_block_exp
 	}
-	le.PutUint16(space[26:], 1) // min_io_size, in logical blocks
+	le.PutUint16(space[26:], uint16(c.PhysicalBlock/c.LogicalBlock)) // min_io_size, in logical blocks
 	le.PutUint32(space[28:], c.OptimalIO/c.LogicalBlock)
 	if c.Discard && !c.ReadOnly {
 		le.PutUint32(space[36:], blockRangeMax)
@@ -335,7 +335,7 @@ func (b *Block) Complete(c *Completion) {
 	if b.Held() && b.outside() == 0 {
 		b.drained()
 	}
-	if b.live() {
+	if b.serving(0) {
 		b.notified(0)
 	}
 }

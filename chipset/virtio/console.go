@@ -119,7 +119,7 @@ func (d *Console) Receive(p []byte) int {
 // deliver writes what was typed into buffers of the driver, as far as there are any.
 func (d *Console) deliver() {
 	s := &d.state
-	if !d.live() || !d.s.Queues[consoleReceive].Ready {
+	if !d.serving(consoleReceive) {
 		return
 	}
 	buffers := d.available(consoleReceive)

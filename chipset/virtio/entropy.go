@@ -112,7 +112,7 @@ func (d *EntropyDevice) Complete(c *Completion) {
 	if d.Held() {
 		d.drained()
 	}
-	if d.live() {
+	if d.serving(entropyQueue) {
 		d.notified(entropyQueue)
 	}
 }

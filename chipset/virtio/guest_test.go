@@ -131,9 +131,11 @@ func (g *guest) offered() uint64 {
 	return f | uint64(g.read(regDeviceFeatures))
 }
 
-// start is 3.1.1: reset, features, queues of size entries, DRIVER_OK.
+// start is 3.1.1: reset, features as far as they are offered, queues of size entries,
+// DRIVER_OK.
 func (g *guest) start(features uint64, size uint32) {
 	g.t.Helper()
+	features &= g.offered()
 	g.negotiate(features)
 	if g.read(regStatus)&statusFeaturesOK == 0 {
 		g.t.Fatalf("the device refused the features %#x of %#x", features, g.offered())

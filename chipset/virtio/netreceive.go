@@ -76,10 +76,10 @@ func (n *Net) receivable(frame []byte) bool {
 
 // deliver writes a frame into buffers of the driver. None is taken unless it is done.
 func (n *Net) deliver(frame []byte) delivery {
-	q := &n.s.Queues[netReceive]
-	if !q.Ready {
+	if !n.serving(netReceive) {
 		return deliveryDrop
 	}
+	q := &n.s.Queues[netReceive]
 	before := q.Avail
 	became := n.collect(uint64(len(frame)))
 	if became == deliveryWait {

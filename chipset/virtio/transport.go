@@ -162,6 +162,9 @@ func (t *transport) negotiated(feature uint64) bool { return t.s.DriverFeatures&
 // live says whether buffers may be used (3.1.1, 2.1.2).
 func (t *transport) live() bool { return t.phase() == PhaseLive }
 
+// serving says whether a queue's buffers may be used.
+func (t *transport) serving(queue int) bool { return t.live() && t.s.Queues[queue].Ready }
+
 func (t *transport) phase() Phase {
 	s := t.s.Status
 	switch {
@@ -290,7 +293,7 @@ func (t *transport) store(off uint64, v uint32) {
 	case regQueueReady:
 		t.storeReady(v)
 	case regQueueNotify:
-		if v < uint32(t.queues) && t.live() && t.s.Queues[v].Ready {
+		if v < uint32(t.queues) && t.serving(int(v)) {
 			t.front.notified(int(v))
 		}
 	case regInterruptACK:
@@ -332,7 +335,7 @@ func (t *transport) storeStatus(v uint32) {
 		}
 		t.front.started()
 		for i := range t.queues {
-			if t.s.Queues[i].Ready && t.live() {
+			if t.serving(i) {
 				t.front.notified(i) // what was made available too early
 			}
 		}
