@@ -7,8 +7,16 @@ import (
 	"ft/drivers"
 )
 
-// Status is a consistent snapshot.
+// Status is a consistent snapshot, but for the data path's counters: the kernel is asked
+// for those before, so that a failover does not wait for its answer.
 func (d *driver) Status() drivers.Status {
+	var counters map[string]uint64
+	d.mu.Lock()
+	started := d.started
+	d.mu.Unlock()
+	if started {
+		counters = d.path.Counters()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	st := drivers.Status{Kind: Kind, Name: d.cfg.Name, Since: d.began, Pid: os.Getpid(), Seq: d.seq, Face: d.cfg.Name}
@@ -41,7 +49,7 @@ func (d *driver) Status() drivers.Status {
 	if d.path == nil {
 		st.Face = ""
 	} else if d.started {
-		st.Stats = d.stats()
+		st.Stats = d.stats(counters)
 	}
 	return st
 }
@@ -69,7 +77,7 @@ func (d *driver) sideNote(p *port, b *bound) string {
 }
 
 // stats are for `ftctl show`. Under mu.
-func (d *driver) stats() map[string]any {
+func (d *driver) stats(counters map[string]uint64) map[string]any {
 	desc := d.path.Describe()
 	active := "none"
 	if a := d.core.active; a.Valid() {
@@ -91,7 +99,7 @@ func (d *driver) stats() map[string]any {
 	poll := d.poller.Stats()
 	m["carrier_poll"], m["carrier_poll_late"], m["carrier_poll_missed"] = pollWay(poll), poll.Late, poll.Missed
 	m["carrier_poll_slowest_us"] = poll.SlowMax.Microseconds()
-	for name, n := range d.path.Counters() {
+	for name, n := range counters {
 		m[name] = n
 	}
 	for i := range d.ports {
