@@ -17,7 +17,10 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &app{in: os.Args[1:], out: os.Stdout, err: os.Stderr}
+	a := &app{in: os.Args[1:], out: os.Stdout, err: os.Stderr, stdin: os.Stdin}
+	if term.IsTerminal(int(os.Stdin.Fd())) {
+		a.keys = os.Stdin
+	}
 	if term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("TERM") != "dumb" {
 		a.terminal = os.Stdout
 		a.colour = os.Getenv("NO_COLOR") == ""

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,6 +45,7 @@ type box struct {
 	next    []api.Status
 	refusal error
 	asked   []api.Change
+	console func() (net.Conn, error)
 }
 
 func (b *box) Status() api.Status {
@@ -91,6 +93,16 @@ func (b *box) Change(_ context.Context, c api.Change) (api.Outcome, error) {
 }
 
 func (b *box) Events() *eventlog.Log { return b.log }
+
+func (b *box) Console(context.Context, string) (net.Conn, error) {
+	b.mu.Lock()
+	open := b.console
+	b.mu.Unlock()
+	if open == nil {
+		return nil, drivers.Refuse(drivers.RuleState, "guest has no console now, for its driver process does not run (guest is off: stopped by an admin (root))")
+	}
+	return open()
+}
 
 // load puts named boxes of testdata in a row.
 func (b *box) load(dir string, names ...string) error {

@@ -27,6 +27,8 @@ const (
 type app struct {
 	in       []string
 	out, err io.Writer
+	stdin    io.Reader
+	keys     *os.File // stdin where that is a terminal, nil elsewhere
 	terminal *os.File // where live redraw is possible, nil elsewhere
 	colour   bool
 
@@ -73,7 +75,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 ftd cannot be reac
 	root.PersistentFlags().StringVar(&a.socket, "socket", api.DefaultSocket, "where ftd listens")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "write JSON, for programs")
 	root.AddCommand(a.statusCmd(), a.lsCmd(), a.showCmd(), a.bringupCmd(), a.bringdownCmd(), a.switchCmd(),
-		a.waitCmd(), a.eventsCmd(), a.resolveCmd(), a.injectCmd(), a.versionCmd())
+		a.waitCmd(), a.eventsCmd(), a.machineCmd(), a.consoleCmd(), a.resolveCmd(), a.injectCmd(), a.versionCmd())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true // Use names them
 	}

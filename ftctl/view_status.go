@@ -55,8 +55,11 @@ func faceText(d api.DeviceStatus) string {
 	return d.Face
 }
 
-// kindNIC is the kind of device that has an active side, as in the status document.
-const kindNIC = "nic"
+// Kinds of devices, as in the status document.
+const (
+	kindNIC     = "nic" // has an active side
+	kindMachine = "machine"
+)
 
 func (a *app) writeVerdict(b *strings.Builder, s api.SystemStatus) {
 	width := max(keyWidth, utf8.RuneCountInString(s.Name)+2)

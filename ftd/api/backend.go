@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"ft/ftd/eventlog"
 )
@@ -26,6 +27,9 @@ type Backend interface {
 	Change(ctx context.Context, c Change) (Outcome, error)
 	// Events is the box's event log.
 	Events() *eventlog.Log
+	// Console connects to a machine's console: raw bytes both ways, first the end of its
+	// past. Errors are as those of Change.
+	Console(ctx context.Context, id string) (net.Conn, error)
 }
 
 // NoSuchComponent is the answer to an ID that names nothing on this box.

@@ -206,12 +206,17 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (*h
 		return resp, nil
 	}
 	defer resp.Body.Close()
+	return nil, c.refusal(resp)
+}
+
+// refusal reads what an answer says that is none.
+func (c *Client) refusal(resp *http.Response) *Error {
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, streamLineBytes))
 	var e Error
 	if json.Unmarshal(b, &e) != nil || e.Sentence == "" {
-		return nil, &Error{Code: CodeProtocol, Sentence: fmt.Sprintf("what answers on %s is not ftd, or another version of it: HTTP %s", c.socket, resp.Status)}
+		return &Error{Code: CodeProtocol, Sentence: fmt.Sprintf("what answers on %s is not ftd, or another version of it: HTTP %s", c.socket, resp.Status)}
 	}
-	return nil, &e
+	return &e
 }
 
 // unreachable says why ftd did not answer, and what to do.

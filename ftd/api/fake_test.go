@@ -22,9 +22,10 @@ type fake struct {
 	status Status
 	log    *eventlog.Log
 
-	mu     sync.Mutex
-	asked  []Change
-	answer func(Change) (Outcome, error)
+	mu       sync.Mutex
+	asked    []Change
+	answer   func(Change) (Outcome, error)
+	machines chan net.Conn // the other ends of consoles that were opened
 }
 
 func (f *fake) Status() Status { return f.status }
@@ -45,6 +46,30 @@ func (f *fake) Change(_ context.Context, c Change) (Outcome, error) {
 	return Outcome{Text: "done", Seq: 1}, nil
 }
 
+// Console has one machine, guest. What is connected to comes out of machines.
+func (f *fake) Console(_ context.Context, id string) (net.Conn, error) {
+	if id == "nobody" {
+		return nil, &NoSuchComponent{id}
+	}
+	if id != "guest" {
+		return nil, drivers.Refuse("no-machine", "%s is no machine", id)
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "console")
+		if ends[i], err = net.FileConn(file); err != nil {
+			return nil, err
+		}
+		file.Close()
+	}
+	f.machines <- ends[1]
+	return ends[0], nil
+}
+
 func (f *fake) changes() []Change {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,7 +83,7 @@ func newFake(t testing.TB) *fake {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.Close() })
-	return &fake{log: log, status: Status{
+	return &fake{log: log, machines: make(chan net.Conn, 64), status: Status{
 		System:  SystemStatus{Name: "rack7", State: drivers.FaceSimplex, Verdict: "a leg is gone", Seq: 41},
 		Modules: []ModuleStatus{{ID: "pci0", State: drivers.Simplex}, {ID: "pci1", State: drivers.Offline, SafeToPull: true}},
 		Devices: []DeviceStatus{{ID: "disk0", Kind: "disk", State: drivers.FaceSimplex, Face: "/dev/ft/disk0",
@@ -81,6 +106,12 @@ func newFake(t testing.TB) *fake {
 // serve runs a server on a socket that everyone can reach, until the test ends.
 func serve(t *testing.T, f *fake, g groups) (socket string, stop func()) {
 	t.Helper()
+	return serveWith(t, f, func(s *Server) { s.groups = g })
+}
+
+// serveWith lets a test change the server before it runs.
+func serveWith(t *testing.T, f *fake, change func(*Server)) (socket string, stop func()) {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // TempDir's parent is its own, and closed
 		t.Fatal(err)
@@ -91,7 +122,7 @@ func serve(t *testing.T, f *fake, g groups) (socket string, stop func()) {
 		t.Fatal(err)
 	}
 	s := NewServer(f, Version{Version: "v1", Go: "go"}, slog.New(slog.DiscardHandler))
-	s.groups = g
+	change(s)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx, ln) }()

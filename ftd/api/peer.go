@@ -115,3 +115,12 @@ func (g groups) mayChange(p peer) *Error {
 	return &Error{Code: CodeForbidden, Refused: true, Sentence: fmt.Sprintf(
 		"%s may not change this box: that is for root and the group %s; use sudo, or ask for `adduser %s %s` and log in again", p.name(), g.admin, p.name(), g.admin)}
 }
+
+// mayType is about the keys of a machine's console.
+func (g groups) mayType(p peer, machine string) *Error {
+	if g.mayChange(p) == nil {
+		return nil
+	}
+	return &Error{Code: CodeForbidden, Refused: true, Sentence: fmt.Sprintf(
+		"%s may watch the console of %s, not type on it: that is for root and the group %s; `ftctl console --read-only %s` watches", p.name(), machine, g.admin, machine)}
+}

@@ -34,13 +34,14 @@ type Server struct {
 	log     *slog.Logger
 	version Version
 	groups  groups
-	// stopping ends event streams, which would outlast a shutdown otherwise.
+	// stopping ends event streams and consoles, which would outlast a shutdown otherwise.
 	stopping context.Context
+	consoles consoles
 }
 
 // NewServer makes a server; Serve runs it.
 func NewServer(b Backend, v Version, log *slog.Logger) *Server {
-	return &Server{backend: b, log: log, version: v, groups: groups{ReadGroup, AdminGroup}}
+	return &Server{backend: b, log: log, version: v, groups: groups{ReadGroup, AdminGroup}, consoles: consoles{stuck: consoleStuckMax, open: map[string]int{}}}
 }
 
 // Serve answers on the listener until ctx ends, then lets requests under way finish
@@ -70,6 +71,7 @@ func (s *Server) Serve(ctx context.Context, ln *net.UnixListener) error {
 		hs.Close()
 	}
 	<-ended
+	s.consoles.wg.Wait()
 	return nil
 }
 
@@ -129,6 +131,10 @@ func (s *Server) getComponents(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) getComponent(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
+	if machine, ok := strings.CutSuffix(id, consolePath); ok {
+		s.getConsole(w, r, machine)
+		return
+	}
 	c, ok := FindComponent(s.backend.Status(), id)
 	if !ok {
 		s.fail(w, &NoSuchComponent{id})
@@ -216,6 +222,12 @@ func (c Change) check() error {
 		return risk(drivers.RiskLastSide)
 	case Switch:
 		return nil
+	case Machine:
+		switch c.Action {
+		case MachineStart, MachineStop, MachineReset:
+			return nil
+		}
+		return badRequest("machine needs an action, start, stop or reset: {\"action\": \"start\"}")
 	case Resolve:
 		if c.Keep == "" {
 			return badRequest("resolve needs the side whose data stays: {\"keep\": \"pci0\"}")
@@ -227,7 +239,7 @@ func (c Change) check() error {
 		}
 		return nil
 	}
-	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, resolve and inject", c.Verb)
+	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, resolve and inject", c.Verb)
 }
 
 func badRequest(format string, args ...any) *Error {

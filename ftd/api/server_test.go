@@ -191,7 +191,7 @@ func TestRequests(t *testing.T) {
 		{"POST", "/v1/components/disk0/bringup", `{"accept_risk":"last-side"}`, 400, `{"code":"bad-request","sentence":"bringup knows no risk \"last-side\"; the one to accept is \"overwrite\""}`},
 		{"POST", "/v1/components/disk0/inject", `{}`, 400, `{"code":"bad-request","sentence":"inject needs a fault: {\"fault\": \"hang\"}"}`},
 		{"POST", "/v1/components/disk0/resolve", "", 400, `{"code":"bad-request","sentence":"resolve needs the side whose data stays: {\"keep\": \"pci0\"}"}`},
-		{"POST", "/v1/components/disk0/explode", "", 400, `{"code":"bad-request","sentence":"there is no verb \"explode\" for a component; there are bringup, bringdown, switch, resolve and inject"}`},
+		{"POST", "/v1/components/disk0/explode", "", 400, `{"code":"bad-request","sentence":"there is no verb \"explode\" for a component; there are bringup, bringdown, switch, machine, resolve and inject"}`},
 		{"POST", "/v1/components/disk0", "", 400, `{"code":"bad-request","sentence":"POST /v1/components/ID/VERB: the verb is missing"}`},
 		{"POST", "/v1/components/disk0/bringup", `{"accept_rusk":""}`, 400, `{"code":"bad-request","sentence":"the request's body is not the JSON of a change: json: unknown field \"accept_rusk\""}`},
 		{"POST", "/v1/components/disk0/bringup", `{"keep":"` + strings.Repeat("x", bodyBytesMax) + `"}`, 400, `{"code":"bad-request","sentence":"the request's body cannot be read: http: request body too large"}`},

@@ -82,6 +82,14 @@ const (
 	Switch    Verb = "switch"
 	Inject    Verb = "inject"
 	Resolve   Verb = "resolve"
+	Machine   Verb = "machine"
+)
+
+// Actions of Machine.
+const (
+	MachineStart = "start"
+	MachineStop  = "stop"  // at once, as a power switch does
+	MachineReset = "reset" // at once, and from the beginning
 )
 
 // Change is a request to change the box. Which fields count depends on the verb.
@@ -92,6 +100,7 @@ type Change struct {
 
 	AcceptRisk string   `json:"accept_risk,omitempty"` // Bringup: overwrite; Bringdown: last-side
 	Keep       string   `json:"keep,omitempty"`        // Resolve: the module whose side's data stays, e.g. pci0
+	Action     string   `json:"action,omitempty"`      // Machine
 	Fault      string   `json:"fault,omitempty"`       // Inject
 	Args       []string `json:"args,omitempty"`        // Inject
 }

@@ -16,9 +16,16 @@ import (
 //   - This version can give it one CPU module. So it is simplex at its best: that is said,
 //     and is nothing that a person could mend (alone).
 
-// guestTarget is the target of a side whose machine was powered off from within.
-func (c *Core) guestTarget(reason string) Target {
-	return Target{Direction: Out, By: ByGuest, Since: c.now, Reason: orElse(reason, "the guest powered itself off")}
+// poweredOff takes the word of a guest that has powered its machine off. An admin's word goes
+// before it, unless that one turns out not to be kept (takeBack).
+func (c *Core) poweredOff(n *facts, s *side, reason string) {
+	off := Target{Direction: Out, By: ByGuest, Since: c.now, Reason: orElse(reason, "the guest powered itself off")}
+	switch {
+	case !n.target.out():
+		n.target = off
+	case s.undo != nil && !s.undo.out():
+		*s.undo = off
+	}
 }
 
 // asksMachine resolves the name of a machine.

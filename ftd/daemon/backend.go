@@ -83,6 +83,8 @@ func (d *Daemon) Change(ctx context.Context, c api.Change) (api.Outcome, error) 
 		return d.request(ctx, func(r control.Request) control.Event {
 			return control.SwitchActive{Request: r, Target: c.ID}
 		}, c)
+	case api.Machine:
+		return d.machine(ctx, c)
 	case api.Inject:
 		return d.inject(ctx, c)
 	case api.Resolve:

@@ -15,25 +15,30 @@ import (
 )
 
 // configured is a device of the configuration, whatever its kind: what the daemon needs to
-// know to have it driven. disk.go and nic.go make them.
+// know to have it driven. disk.go, nic.go and machine.go make them.
 type configured struct {
-	kind     string // disk, nic
+	kind     string // disk, nic, machine
 	name     string
-	line     int               // in the file
-	driver   string            // kind of the driver
-	paths    [2]string         // what its sides are made of, "" for a side that is not configured
-	options  any               // of the driver, as JSON
-	netns    string            // that its driver lives in, "" for ftd's own
-	watched  bool              // ftd looks whether what the sides are made of is there; else the driver does
-	faults   map[string]string // what a module's faults are to a side of it
-	settings any               // all that the file says of it, but for where
+	line     int                     // in the file
+	driver   string                  // kind of the driver
+	modules  [2]string               // that carry its sides
+	paths    [2]string               // what its sides are made of, "" for a side that is not configured
+	needs    []string                // devices on whose faces it stands
+	options  func(devDir string) any // of the driver, as JSON; devDir is where faces appear
+	netns    string                  // that its driver lives in, "" for ftd's own
+	watched  bool                    // ftd looks whether what the sides are made of is there; else the driver does
+	faults   map[string]string       // what a module's faults are to a side of it
+	settings any                     // all that the file says of it, but for where
 }
 
-// modules carry the sides of disks and NICs.
-var modules = [2]string{"pci0", "pci1"}
+// Modules carry sides: those of disks and NICs, and those of machines.
+var (
+	pciModules = [2]string{"pci0", "pci1"}
+	cpuModules = [2]string{"cpu0", "cpu1"}
+)
 
 // sideID is a side as everyone names it.
-func sideID(name string, s drivers.Side) string { return modules[s] + "/" + name }
+func (c configured) sideID(s drivers.Side) string { return c.modules[s] + "/" + c.name }
 
 // allConfigured are the devices of a configuration, in the order in which the core is told.
 func allConfigured(cfg *config.Config) (all []configured) {
@@ -42,6 +47,9 @@ func allConfigured(cfg *config.Config) (all []configured) {
 	}
 	for _, n := range cfg.NICs {
 		all = append(all, configuredNIC(n))
+	}
+	for _, m := range cfg.Machines {
+		all = append(all, configuredMachine(m, cfg.NICs))
 	}
 	return all
 }
@@ -61,7 +69,7 @@ func (c configured) same(o configured) bool {
 
 // addDevice makes a configured device known to the core and begins to look after it.
 func (d *Daemon) addDevice(cfg *config.Config, c configured) {
-	options, err := json.Marshal(c.options)
+	options, err := json.Marshal(c.options(d.DevDir))
 	if err != nil {
 		panic("daemon: the options of a " + c.driver + " cannot be encoded: " + err.Error()) // plain values
 	}
@@ -78,7 +86,7 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 		queue:      make(chan queued, actionsMax),
 		wake:       make(chan struct{}, 1),
 	}
-	told := control.DeviceConfigured{Kind: c.kind, Name: c.name}
+	told := control.DeviceConfigured{Kind: c.kind, Name: c.name, Needs: c.needs}
 	var watches []*watch
 	for i, path := range c.paths {
 		if path == "" {

@@ -58,7 +58,7 @@ var deadlines = map[control.ActionKind]time.Duration{
 	control.ActionConfigure: 5 * time.Second,
 	control.ActionStop:      45 * time.Second,
 	control.ActionAttach:    30 * time.Second,
-	control.ActionDetach:    15 * time.Second,
+	control.ActionDetach:    45 * time.Second, // a machine is off when its I/O has ended
 	control.ActionSwitch:    15 * time.Second,
 	control.ActionSnapshot:  5 * time.Second,
 }

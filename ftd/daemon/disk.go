@@ -16,13 +16,14 @@ const goneDeadline = 5 * time.Second
 
 // configuredDisk is a [[disk]] of the configuration. Its legs are watched from here.
 func configuredDisk(disk config.Disk) configured {
-	c := configured{kind: "disk", name: disk.Name, line: disk.Line, driver: "mirror", options: mirrorOptions(disk), watched: true,
+	c := configured{kind: "disk", name: disk.Name, line: disk.Line, driver: mirror.Kind, modules: pciModules, watched: true,
 		faults: map[string]string{"power-off": "vanish", "power-on": "return"}}
 	for i := range disk.Legs {
 		c.paths[i] = disk.Legs[i].Path
 		disk.Legs[i].Line = 0
 	}
 	disk.Line = 0
+	c.options = func(string) any { return mirrorOptions(disk) }
 	c.settings = disk
 	return c
 }
@@ -42,7 +43,7 @@ func mirrorOptions(disk config.Disk) mirror.Options {
 // presenceChanged tells the core, and of a loss the driver too: it then fails what is
 // under way on the leg at once instead of waiting for the device's own time-outs.
 func (d *Daemon) presenceChanged(ctx context.Context, dev *device, side drivers.Side, was, is presence) {
-	id := sideID(dev.config.Name, side)
+	id := dev.as.sideID(side)
 	if was.present {
 		why := is.why
 		if is.present {

@@ -53,7 +53,7 @@ func (d *Daemon) crashSelf(fault string) error {
 
 func (d *Daemon) injectDevice(ctx context.Context, c api.Change) error {
 	if c.Fault != "crash" {
-		return fmt.Errorf("a device knows the fault `crash` (its process is killed), not %q; faults of a part go to its side, e.g. %s", c.Fault, sideID(c.ID, 1))
+		return fmt.Errorf("a device knows the fault `crash` (its process is killed), not %q; faults of a part go to its side, e.g. %s", c.Fault, d.device(c.ID).as.sideID(0))
 	}
 	return d.keeper.Crash(ctx, c.ID)
 }

@@ -62,7 +62,8 @@ flap_max = 1
 flap_window = "2s"
 flap_hold = "3s"
 `).NICs[0])
-	b, err := json.Marshal(c.options)
+	options := c.options("/dev/ft")
+	b, err := json.Marshal(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,8 +71,8 @@ flap_hold = "3s"
 	if err := json.Unmarshal(b, &got); err != nil {
 		t.Fatal(err)
 	}
-	if !reflect.DeepEqual(got, c.options) {
-		t.Errorf("over JSON %+v becomes %+v", c.options, got)
+	if !reflect.DeepEqual(got, options) {
+		t.Errorf("over JSON %+v becomes %+v", options, got)
 	}
 	v := reflect.ValueOf(got)
 	for i := range v.NumField() {
