@@ -5,6 +5,7 @@
 //	                         in network namespaces
 //	ftd keeper               the parent of the driver processes
 //	ftd driver KIND NAME     one driver process: the data path of one device
+//	ftd run-elf FILE         a bare-metal riscv64 program, by itself
 //	ftd version
 //
 // One binary, so that the parts of a box are always of the same version. Nothing here
@@ -49,6 +50,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
   ftd keeper [--run DIR]      the parent of the driver processes
   ftd driver KIND NAME --config FILE [--netns NAME]
                               a driver process; the keeper starts it
+  ftd run-elf FILE            run a bare-metal riscv64 program; ftd run-elf --help says more
   ftd version
 
   --config FILE    configuration             (/etc/ft/ft.toml)
@@ -67,6 +69,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 var roles = map[string]func(args []string, out, errs io.Writer) int{
 	"keeper":  runKeeper,
 	"driver":  runDriver,
+	"run-elf": runELF,
 	"version": runVersion,
 	"help":    runHelp,
 }

@@ -1,0 +1,46 @@
+package bare
+
+import (
+	"bufio"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"slices"
+
+	"ft/chipset/firmware"
+)
+
+// Signature is the memory that a test of a suite leaves behind to be compared: from
+// begin_signature to end_signature.
+type Signature struct {
+	Addr, Size uint64
+}
+
+// Signature is where the program's signature lies.
+func (p *Program) Signature(memory uint64) (Signature, error) {
+	begin, ok1 := p.kernel.Symbol("begin_signature")
+	end, ok2 := p.kernel.Symbol("end_signature")
+	switch ram := (firmware.RAM{Base: firmware.RAMBase, Size: memory}); {
+	case !ok1 || !ok2:
+		return Signature{}, fmt.Errorf("%s has no signature: it lacks the symbols begin_signature and end_signature", p.name)
+	case end < begin || !ram.Contains(begin, end-begin):
+		return Signature{}, fmt.Errorf("%s has its signature from %#x to %#x, which is no part of its memory", p.name, begin, end)
+	}
+	return Signature{begin, end - begin}, nil
+}
+
+// WriteSignature writes a signature as Spike does (fesvr/htif.cc): lines of granularity
+// bytes in hexadecimal, the byte of the highest address first; the last is filled up with
+// zeros.
+func (m *Machine) WriteSignature(w io.Writer, s Signature, granularity uint64) error {
+	out := bufio.NewWriter(w)
+	line := make([]byte, granularity)
+	for at := uint64(0); at < s.Size; at += granularity {
+		clear(line)
+		m.hart.ReadRAM(s.Addr+at, line[:min(granularity, s.Size-at)])
+		slices.Reverse(line)
+		out.WriteString(hex.EncodeToString(line))
+		out.WriteByte('\n')
+	}
+	return out.Flush()
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/chipset/bare"
+	"ft/chipset/rv64"
+	"ft/ftd/config"
+)
+
+// Exit codes of run-elf, beside the program's own status.
+const (
+	exitUnfinished = 124 // as timeout(1) has it: the program did not end
+	exitStatusMax  = 255 // stands for every status above, too
+)
+
+// programMax is how large an ELF may be.
+const programMax = 1 << 30
+
+const runELFUsage = `ftd run-elf FILE runs a bare-metal riscv64 program, as Spike does
+
+  ftd run-elf FILE [--engine ENGINE] [--memory SIZE] [--max-steps N]
+              [--signature FILE [--signature-granularity BYTES]]
+              [--stats] [--fingerprint]
+
+FILE is a static ELF for physical addresses. It starts in M mode, with a0 the number of
+the hart and a1 the address of a device tree, on a board like Spike's: memory from
+0x80000000 on, a CLINT at 0x2000000, a PLIC at 0xc000000, a 16550 at 0x10000000. It
+prints and ends through the doublewords tohost and fromhost (HTIF); what it prints goes
+to standard output. Runs are deterministic: time is counted in steps.
+
+  --engine ENGINE     what runs it: %s
+  --memory SIZE       (2GiB)
+  --max-steps N       the end, also if the program has not ended (no limit)
+  --signature FILE    write the memory from begin_signature to end_signature to FILE
+                      when the program has ended: lines of BYTES (4) in hexadecimal
+  --stats             print steps, seconds and steps a second to standard error
+  --fingerprint       fold every step into a fingerprint and print it to standard error
+
+Exit status: what the program stored in tohost, shifted right by one: 0 is success; 255
+stands for all that is above, too. 124: the program did not end in N steps, or waits for
+an interrupt that never comes. 1: it cannot be run, which is said. 2: wrong usage.
+`
+
+// runELF runs a bare-metal program.
+func runELF(args []string, out, errs io.Writer) int {
+	o, err := parseRunELF(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(out, runELFUsage, strings.Join(bare.Engines, ", "))
+		return exitDone
+	case err != nil:
+		fmt.Fprintf(errs, "ftd run-elf: %v\n(ftd run-elf --help says more)\n", err)
+		return exitUsage
+	}
+	code, err := o.run(out, errs)
+	if err != nil {
+		return failed(errs, err)
+	}
+	return code
+}
+
+// runELFOptions is what was asked for.
+type runELFOptions struct {
+	file        string
+	engine      string
+	memory      uint64
+	maxSteps    uint64
+	signature   string
+	granularity uint64
+	stats       bool
+	fingerprint bool
+}
+
+func parseRunELF(args []string) (runELFOptions, error) {
+	o := runELFOptions{memory: 2 << 30, maxSteps: math.MaxUint64, granularity: 4}
+	f := flags()
+	f.StringVar(&o.engine, "engine", bare.Engines[0], "")
+	f.StringVar(&o.signature, "signature", "", "")
+	f.BoolVar(&o.stats, "stats", false, "")
+	f.BoolVar(&o.fingerprint, "fingerprint", false, "")
+	f.Func("memory", "", func(s string) (err error) {
+		o.memory, err = parseMemory(s)
+		return err
+	})
+	f.Func("max-steps", "", func(s string) (err error) {
+		o.maxSteps, err = strconv.ParseUint(s, 0, 64)
+		return err
+	})
+	f.Func("signature-granularity", "", func(s string) (err error) {
+		o.granularity, err = strconv.ParseUint(s, 0, 64)
+		if err == nil && (o.granularity == 0 || o.granularity > 1024) {
+			err = errors.New("lines are of 1 to 1024 bytes")
+		}
+		return err
+	})
+	lockstep := f.Bool("lockstep", false, "")
+	inject := f.String("inject", "", "")
+	// Options may stand before FILE and behind it.
+	var files []string
+	for len(args) > 0 {
+		if err := f.Parse(args); err != nil {
+			return o, err
+		}
+		if args = f.Args(); len(args) > 0 {
+			files, args = append(files, args[0]), args[1:]
+		}
+	}
+	switch {
+	case *lockstep || *inject != "":
+		return o, errors.New("programs run on one module yet: --lockstep, and --inject into one of two, are not there")
+	case len(files) == 0 || files[0] == "":
+		return o, errors.New("it needs a FILE to run")
+	case !slices.Contains(bare.Engines, o.engine):
+		return o, fmt.Errorf("there is no engine %q; there is %s", o.engine, strings.Join(bare.Engines, ", "))
+	case len(files) > 1:
+		return o, fmt.Errorf("unexpected argument %q: one program is run, and takes no arguments", files[1])
+	}
+	o.file = files[0]
+	return o, nil
+}
+
+// parseMemory reads how much memory there is to be.
+func parseMemory(s string) (uint64, error) {
+	n, err := config.ParseSize(s)
+	switch {
+	case err != nil:
+		return 0, err
+	case n <= 0 || n%4096 != 0 || n > 64<<30:
+		return 0, errors.New("memory is a multiple of 4KiB, up to 64GiB")
+	}
+	return uint64(n), nil
+}
+
+// run runs the program and returns the exit status.
+func (o *runELFOptions) run(out, errs io.Writer) (code int, err error) {
+	file, err := readProgram(o.file)
+	if err != nil {
+		return 0, err
+	}
+	program, err := bare.Read(o.file, file, o.memory)
+	if err != nil {
+		return 0, err
+	}
+	// What could not be written at the end is found out at the start.
+	var where bare.Signature
+	var sink *os.File
+	if o.signature != "" {
+		if where, err = program.Signature(o.memory); err != nil {
+			return 0, err
+		}
+		if sink, err = os.Create(o.signature); err != nil {
+			return 0, fmt.Errorf("write the signature: %w", err)
+		}
+		defer sink.Close()
+	}
+	ram, err := unix.Mmap(-1, 0, int(o.memory), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	if err != nil {
+		return 0, fmt.Errorf("get %d bytes of memory for the program: %w; --memory asks for less", o.memory, err)
+	}
+	defer unix.Munmap(ram)
+	compare := rv64.Off
+	if o.fingerprint {
+		compare = rv64.EveryStep
+	}
+	m, err := bare.New(bare.Config{RAM: ram, Compare: compare, Console: out, Errors: errs}, program)
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	result, err := m.Run(o.maxSteps)
+	if err != nil {
+		return 0, fmt.Errorf("%s, after %d steps: %w", o.file, m.Steps(), err)
+	}
+	o.report(errs, m, time.Since(start))
+	if result.Ending == bare.Exited && sink != nil {
+		if err := errors.Join(m.WriteSignature(sink, where, o.granularity), sink.Close()); err != nil {
+			return 0, fmt.Errorf("write the signature: %w", err)
+		}
+	}
+	return o.conclude(errs, m, result), nil
+}
+
+// readProgram reads FILE.
+func readProgram(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is no regular file", path)
+	case info.Size() > programMax:
+		return nil, fmt.Errorf("%s has %d bytes, more than any bare-metal program", path, info.Size())
+	}
+	return io.ReadAll(f)
+}
+
+// report prints what was asked for beside the program's own output.
+func (o *runELFOptions) report(errs io.Writer, m *bare.Machine, took time.Duration) {
+	if o.stats {
+		seconds := took.Seconds()
+		fmt.Fprintf(errs, "steps %d\nseconds %.6f\nsteps/s %.0f\n", m.Steps(), seconds, float64(m.Steps())/max(seconds, 1e-9))
+	}
+	if o.fingerprint {
+		fmt.Fprintf(errs, "fingerprint %016x\n", m.Fingerprint())
+	}
+}
+
+// conclude says how the program ended, unless it is success, and makes an exit status of it.
+func (o *runELFOptions) conclude(errs io.Writer, m *bare.Machine, r bare.Result) int {
+	switch {
+	case r.Ending == bare.OutOfSteps:
+		fmt.Fprintf(errs, "ftd: %s has not ended after %d steps, the most that --max-steps allows\n", o.file, m.Steps())
+		return exitUnfinished
+	case r.Ending == bare.Stuck:
+		fmt.Fprintf(errs, "ftd: %s waits for an interrupt that never comes (WFI), after %d steps\n", o.file, m.Steps())
+		return exitUnfinished
+	case r.Status != 0:
+		fmt.Fprintf(errs, "ftd: %s ended with status %d after %d steps\n", o.file, int64(r.Status), m.Steps())
+	}
+	return int(min(r.Status, exitStatusMax))
+}
