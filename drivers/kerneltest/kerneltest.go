@@ -183,17 +183,49 @@ const emulator = "qemu-system-x86_64"
 // need ends the test where a guest cannot run.
 func need(t TB) {
 	t.Helper()
-	if os.Getenv("FT_KERNELTEST") == "skip" {
-		t.Skip("kerneltest: FT_KERNELTEST=skip: `make test-kernels` runs this in a guest")
-	}
+	needTools(t, map[string]string{emulator: "qemu-system-x86", "xz": "xz-utils"})
 	if runtime.GOARCH != "amd64" {
 		missing(t, fmt.Sprintf("the guests are amd64 machines, this is %s", runtime.GOARCH))
 	}
-	for tool, pkg := range map[string]string{emulator: "qemu-system-x86", "xz": "xz-utils"} {
+}
+
+// needTools ends the test where no guests are to be booted, or a program is missing:
+// tools are programs with the packages that have them.
+func needTools(t TB, tools map[string]string) {
+	t.Helper()
+	if os.Getenv("FT_KERNELTEST") == "skip" {
+		t.Skip("kerneltest: FT_KERNELTEST=skip: `make test-kernels` runs this in a guest")
+	}
+	for tool, pkg := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			missing(t, fmt.Sprintf("%s is missing, which boots other kernels: apt-get install %s", tool, pkg))
 		}
 	}
+}
+
+// Own is for tests that boot guests of their own making, which are to be called TestKernel…
+// as well: it ends the test where none are to be booted, or one of tools (programs, with
+// the packages that have them) is missing, and keeps other guests off until done is
+// called. cache is where what such a guest is made of may stay from one test to the next.
+func Own(t TB, tools map[string]string) (cache string, done func()) {
+	t.Helper()
+	needTools(t, tools)
+	cache, err := cacheDir()
+	if err != nil {
+		t.Fatalf("kerneltest: %v", err)
+	}
+	unlock, err := lock(cache, "guest.lock")
+	if err != nil {
+		t.Fatalf("kerneltest: wait for other guests: %v", err)
+	}
+	return cache, unlock
+}
+
+// Missing ends a test of Own's that lacks something else: it fails where nothing may be
+// missing, and is skipped elsewhere.
+func Missing(t TB, what string) {
+	t.Helper()
+	missing(t, what)
 }
 
 // missing ends a test that cannot have its guest: see the package's comment.

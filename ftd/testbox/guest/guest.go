@@ -13,7 +13,6 @@ package guest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -63,11 +62,16 @@ func Prepare(ctx context.Context, o Options) (Guest, error) {
 	if ctx.Err() != nil {
 		return Guest{}, fmt.Errorf("make the guest: %w", context.Cause(ctx))
 	}
-	path := filepath.Join(o.Dir, "bare.elf")
-	if werr := os.WriteFile(path, bare.Program(), 0o644); werr != nil {
-		return Guest{}, fmt.Errorf("make the guest: %w", errors.Join(werr, err))
+	return writeBare(o.Dir, err.Error())
+}
+
+// writeBare makes the guest that needs nothing.
+func writeBare(dir, why string) (Guest, error) {
+	path := filepath.Join(dir, "bare.elf")
+	if err := os.WriteFile(path, bare.Program(), 0o644); err != nil {
+		return Guest{}, fmt.Errorf("make the guest without Debian's kernel (%s): %w", why, err)
 	}
-	return Guest{Kernel: path, Why: err.Error()}, nil
+	return Guest{Kernel: path, Why: why}, nil
 }
 
 func prepareDebian(ctx context.Context, o Options) (Guest, error) {
