@@ -2,15 +2,12 @@ package chipset
 
 import (
 	"crypto/rand"
-	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"ft/chipset/firmware"
 	"ft/chipset/module"
-	"ft/chipset/rv64"
 	"ft/chipset/virtio"
 	"ft/drivers"
 )
@@ -100,6 +97,9 @@ func (d *driver) live(l *life, g *guest) {
 	defer close(l.done)
 	for {
 		out := g.runner.run()
+		if err := g.runner.closeRecord(); err != nil {
+			d.note(err.Error())
+		}
 		d.mu.Lock()
 		d.runner = nil
 		d.mu.Unlock()
@@ -163,97 +163,38 @@ func (d *driver) drain() bool {
 
 // build makes a machine with a kernel in its memory, at its first step.
 func (d *driver) build() (*guest, error) {
-	boot, err := d.boot()
-	if err != nil {
-		return nil, drivers.Refuse(drivers.RuleUnfit, "%v", err)
-	}
-	ram, err := unix.Mmap(-1, 0, int(d.opt.MemoryBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
-	if err != nil {
-		return nil, fmt.Errorf("%d MiB of memory for %s: %w", d.opt.MemoryBytes>>20, d.cfg.Name, err)
-	}
-	_ = unix.Madvise(ram, unix.MADV_HUGEPAGE) // faster where it is to be had
+	set := d.settings()
+	set.Seed = make([]byte, 64)
+	_, _ = rand.Read(set.Seed) // never fails
 	d.mu.Lock()
 	s := &sink{d: d, devices: d.devices, answered: d.diskAnswered}
 	d.mu.Unlock()
-	m, err := module.New(d.moduleConfig(ram), s)
-	if err == nil {
-		err = m.Load(boot)
-	}
-	if err != nil {
-		_ = unix.Munmap(ram)
-		return nil, err
-	}
-	return &guest{newRunner(m, d.inbox, nil), ram}, nil
-}
-
-func (d *driver) moduleConfig(ram []byte) module.Config {
-	cfg := module.Config{RAM: ram, Entropy: true}
-	switch d.opt.Compare {
-	case CompareStore:
-		cfg.Compare = rv64.StoreOnly
-	case CompareOff:
-		cfg.Compare = rv64.Off
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if disk := d.devices.disk; disk != nil {
-		cfg.Disk = disk.Front(d.opt.DiskSerial)
-	}
-	if nic := d.devices.nic; nic != nil {
-		cfg.NIC = nic.Front()
-	}
-	return cfg
-}
-
-// fileMax bounds a kernel or an initrd.
-const fileMax = 1 << 30
-
-// boot reads kernel and initrd, and lays out the memory. It is done for each boot: a kernel
-// that was replaced is the next one to run.
-func (d *driver) boot() (*firmware.Boot, error) {
-	ram := firmware.RAM{Base: firmware.RAMBase, Size: uint64(d.opt.MemoryBytes)}
-	file, err := readFile("kernel", d.opt.Kernel)
+	m, ram, err := set.build(s)
 	if err != nil {
 		return nil, err
 	}
-	kernel, err := firmware.ReadKernel(d.opt.Kernel, file, ram)
-	if err != nil {
-		return nil, err
-	}
-	var initrd []byte
-	if d.opt.Initrd != "" {
-		if initrd, err = readFile("initrd", d.opt.Initrd); err != nil {
+	r := newRunner(m, d.inbox)
+	if d.opt.Record != "" {
+		if r.record, err = newRecord(d.opt.Record, m, set); err != nil {
+			_ = unix.Munmap(ram)
 			return nil, err
 		}
 	}
-	seed := make([]byte, 64)
-	_, _ = rand.Read(seed) // never fails
-	board := firmware.Board{
-		Memory: ram, TimebaseHz: module.TimebaseHz, Extensions: module.Extensions, MMU: "riscv,sv39", Virtio: module.Virtio,
-		Bootargs: d.opt.Cmdline, RNGSeed: seed,
-	}
-	boot, err := firmware.Place(board, kernel, initrd)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", d.cfg.Name, err)
-	}
-	return boot, nil
+	return &guest{r, ram}, nil
 }
 
-func readFile(what, path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("the %s is not to be had: %w", what, err)
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("the %s %s is no regular file", what, path)
-	case info.Size() > fileMax:
-		return nil, fmt.Errorf("the %s %s has %d MiB, at most %d are taken", what, path, info.Size()>>20, fileMax>>20)
+// settings are what a machine is built from, apart from chance.
+func (d *driver) settings() settings {
+	set := settings{Kernel: d.opt.Kernel, Initrd: d.opt.Initrd, Cmdline: d.opt.Cmdline, MemoryBytes: d.opt.MemoryBytes, Compare: d.opt.Compare}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if disk := d.devices.disk; disk != nil {
+		set.Disk = disk.Front(d.opt.DiskSerial)
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read the %s: %w", what, err)
+	if nic := d.devices.nic; nic != nil {
+		set.NIC = nic.Front()
 	}
-	return b, nil
+	return set
 }
 
 // sink takes what leaves a machine.

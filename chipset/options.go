@@ -46,6 +46,10 @@ type Options struct {
 
 	ConsoleLogBytes int64 `json:"console_log_bytes,omitempty"` // of the console's past; 0 for DefaultConsoleLogBytes
 
+	// Record is a file for the inputs of each run of the machine, from which `ftd replay` has
+	// the run again; the one before stays beside it, with the ending .1. "" for none.
+	Record string `json:"record,omitempty"`
+
 	Engine      Engine        `json:"engine,omitempty"`
 	Compare     Compare       `json:"compare,omitempty"`
 	BlackoutMax time.Duration `json:"blackout_max_ns,omitempty"` // the longest stop of a re-integration

@@ -21,8 +21,8 @@ type runner struct {
 	machine *module.Machine
 	inbox   *inbox
 	clock   clock
-	record  *module.Recorder // nil: nothing is recorded
-	failed  error            // an input that the machine did not take
+	record  *record // nil: nothing is recorded
+	failed  error   // an input that the machine did not take
 
 	quit     atomic.Bool
 	made     time.Time
@@ -48,8 +48,8 @@ type outcome struct {
 	err   error         // the machine cannot go on
 }
 
-func newRunner(m *module.Machine, in *inbox, record *module.Recorder) *runner {
-	return &runner{machine: m, inbox: in, clock: newClock(), record: record, made: time.Now()}
+func newRunner(m *module.Machine, in *inbox) *runner {
+	return &runner{machine: m, inbox: in, clock: newClock(), made: time.Now()}
 }
 
 // run runs the machine until the guest resets it, stop is called, or it cannot go on.
@@ -95,6 +95,14 @@ func (r *runner) apply(in *module.Input) {
 		r.record.Input(r.machine.Steps(), in)
 	}
 	r.failed = r.machine.Apply(in)
+}
+
+// closeRecord ends the record, if there is one, when the machine runs no more.
+func (r *runner) closeRecord() error {
+	if r.record == nil {
+		return nil
+	}
+	return r.record.close(r.machine)
 }
 
 // idleMax bounds a wait, so that the loop is seen to be alive.

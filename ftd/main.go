@@ -6,6 +6,7 @@
 //	ftd keeper               the parent of the driver processes
 //	ftd driver KIND NAME     one driver process: the data path of one device
 //	ftd run-elf FILE         a bare-metal riscv64 program, by itself
+//	ftd replay RECORD        a machine's run, again
 //	ftd version
 //
 // One binary, so that the parts of a box are always of the same version. Nothing here
@@ -51,6 +52,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
   ftd driver KIND NAME --config FILE [--netns NAME]
                               a driver process; the keeper starts it
   ftd run-elf FILE            run a bare-metal riscv64 program; ftd run-elf --help says more
+  ftd replay RECORD           have a machine's run again; ftd replay --help says more
   ftd version
 
   --config FILE    configuration             (/etc/ft/ft.toml)
@@ -70,6 +72,7 @@ var roles = map[string]func(args []string, out, errs io.Writer) int{
 	"keeper":  runKeeper,
 	"driver":  runDriver,
 	"run-elf": runELF,
+	"replay":  runReplay,
 	"version": runVersion,
 	"help":    runHelp,
 }

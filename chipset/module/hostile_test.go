@@ -384,7 +384,7 @@ func playHostile(t *testing.T, seed uint64, kinds map[virtio.Op]int) {
 	world := &outside{r: r}
 	m := newHostile(t, seed, counting{world, kinds})
 	var log bytes.Buffer
-	rec := NewRecorder(&log, m)
+	rec := NewRecorder(&log, m, []byte("a hostile guest"))
 	var copied *Machine
 	var mirror *outside
 	copyAt := uint64(r.IntN(hostileSteps))
@@ -421,13 +421,17 @@ func playHostile(t *testing.T, seed uint64, kinds map[virtio.Op]int) {
 			break // it waits for what does not come
 		}
 	}
-	if err := rec.Close(m.Steps()); err != nil {
+	if err := rec.Close(m); err != nil {
 		t.Fatal(err)
 	}
 	replayed := &outside{}
 	again := newHostile(t, seed, replayed)
-	if _, err := Replay(bytes.NewReader(log.Bytes()), again, 1+r.Uint64N(5000)); err != nil {
-		t.Fatalf("seed %d: %v", seed, err)
+	record, err := OpenRecord(&log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end, err := record.Play(again, 1+r.Uint64N(5000)); err != nil || !end.Whole {
+		t.Fatalf("seed %d: %+v, %v", seed, end, err)
 	}
 	same(t, seed, "replayed", m, again, world, replayed)
 	if copied != nil {

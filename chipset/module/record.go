@@ -12,20 +12,22 @@ import (
 
 // A record is what a machine was given, so that the run can be had again: a head that names
 // the machine, then each input with the step at which it was applied, and at the end how
-// far the machine ran.
+// far the machine ran and what it was then.
 //
-//	head    "ftrecord", version, digest of the start (StartDigest)
-//	entry   step (8), length (4) and CRC32C (4) of what follows, the encoded input
-//	end     step, length 0
+//	head    "ftrecord", version, length of the description, the description (its writer's:
+//	        how to build the machine), digest of the start (StartDigest)
+//	entry   step (8), length (4), CRC32C (4) of both and of what follows, the encoded input
+//	end     the same with the length 0; fingerprint (8), digest of memory
 //
 // All numbers are little-endian. A record without its end (the recorder was killed) is
 // played up to its last whole entry.
 
 const (
-	recordMagic   = "ftrecord"
-	recordVersion = 1
-	recordHead    = 8 + 4 + sha256.Size
-	entryHead     = 8 + 4 + 4
+	recordMagic    = "ftrecord"
+	recordVersion  = 1
+	recordHead     = 8 + 4 + 4
+	entryHead      = 8 + 4 + 4
+	descriptionMax = 1 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -57,12 +59,14 @@ type Recorder struct {
 	err error
 }
 
-// NewRecorder begins the record of m, which has not run yet.
-func NewRecorder(w io.Writer, m *Machine) *Recorder {
+// NewRecorder begins the record of m, which has not run yet. The description is for whoever
+// builds the machine again.
+func NewRecorder(w io.Writer, m *Machine, description []byte) *Recorder {
 	r := &Recorder{w: bufio.NewWriterSize(w, 64<<10)}
 	digest := m.StartDigest()
 	head := binary.LittleEndian.AppendUint32([]byte(recordMagic), recordVersion)
-	r.write(append(head, digest[:]...))
+	head = binary.LittleEndian.AppendUint32(head, uint32(len(description)))
+	r.write(append(append(head, description...), digest[:]...))
 	return r
 }
 
@@ -75,17 +79,27 @@ func (r *Recorder) write(b []byte) {
 // Input records one that was applied at a step.
 func (r *Recorder) Input(step uint64, in *Input) {
 	r.buf = in.Append(append(r.buf[:0], make([]byte, entryHead)...))
-	body := r.buf[entryHead:]
+	r.entry(step, len(r.buf)-entryHead)
+}
+
+// entry writes what is in buf behind the room for its head.
+func (r *Recorder) entry(step uint64, length int) {
 	binary.LittleEndian.PutUint64(r.buf, step)
-	binary.LittleEndian.PutUint32(r.buf[8:], uint32(len(body)))
-	binary.LittleEndian.PutUint32(r.buf[12:], crc32.Checksum(body, castagnoli))
+	binary.LittleEndian.PutUint32(r.buf[8:], uint32(length))
+	binary.LittleEndian.PutUint32(r.buf[12:], entrySum(r.buf, r.buf[entryHead:]))
 	r.write(r.buf)
 }
 
-// Close ends the record at the step that the machine has reached.
-func (r *Recorder) Close(step uint64) error {
-	end := binary.LittleEndian.AppendUint64(nil, step)
-	r.write(append(end, make([]byte, entryHead-8)...))
+func entrySum(head, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(head[:12], castagnoli), castagnoli, body)
+}
+
+// Close ends the record with the machine as it is.
+func (r *Recorder) Close(m *Machine) error {
+	r.buf = binary.LittleEndian.AppendUint64(append(r.buf[:0], make([]byte, entryHead)...), m.Fingerprint())
+	memory := m.MemoryDigest()
+	r.buf = append(r.buf, memory[:]...)
+	r.entry(m.Steps(), 0)
 	if r.err == nil {
 		r.err = r.w.Flush()
 	}
@@ -95,51 +109,117 @@ func (r *Recorder) Close(step uint64) error {
 	return nil
 }
 
-// Replay does to m, which has not run yet, what a record says, in runs of up to quantum
-// steps, and returns the steps run. What the machine emits goes to its Sink as ever, and is
-// answered by the record alone. With no end in the record, m stands at its last input.
-func Replay(rd io.Reader, m *Machine, quantum uint64) (steps uint64, err error) {
-	rd = bufio.NewReaderSize(rd, 64<<10)
+// Record is a record that is being read.
+type Record struct {
+	Description []byte
+	start       Digest
+	r           io.Reader
+	buf         []byte
+}
+
+// OpenRecord reads a record's head.
+func OpenRecord(r io.Reader) (*Record, error) {
+	rec := &Record{r: bufio.NewReaderSize(r, 64<<10)}
 	var head [recordHead]byte
-	if _, err := io.ReadFull(rd, head[:]); err != nil || string(head[:8]) != recordMagic {
-		return 0, errors.New("this is no record of a machine's inputs")
+	if _, err := io.ReadFull(rec.r, head[:]); err != nil || string(head[:8]) != recordMagic {
+		return nil, errors.New("this is no record of a machine's inputs")
 	}
 	if v := binary.LittleEndian.Uint32(head[8:]); v != recordVersion {
-		return 0, fmt.Errorf("a record of version %d, version %d is known", v, recordVersion)
+		return nil, fmt.Errorf("a record of version %d, version %d is known", v, recordVersion)
 	}
-	if want := Digest(head[12:]); want != m.StartDigest() {
-		return 0, fmt.Errorf("the record is of a machine that started as %v, this one starts as %v: give the same kernel, initrd, command line, memory and devices", want, m.StartDigest())
+	n := binary.LittleEndian.Uint32(head[12:])
+	if n > descriptionMax {
+		return nil, fmt.Errorf("the record is damaged: a description of %d bytes", n)
 	}
-	var buf []byte
+	rec.Description = make([]byte, n)
+	for _, p := range [][]byte{rec.Description, rec.start[:]} {
+		if _, err := io.ReadFull(rec.r, p); err != nil {
+			return nil, errors.New("the record ends within its head")
+		}
+	}
+	return rec, nil
+}
+
+// End is how a play ended.
+type End struct {
+	Steps       uint64
+	Fingerprint uint64
+	Memory      Digest
+	Whole       bool // the record had an end, and the machine was then what it had been
+}
+
+// Play does to m, which has not run yet, what the record says, in runs of up to quantum
+// steps. What the machine emits goes to its Sink as ever, and is answered by the record
+// alone. An error says where the machine differs from the one that was recorded, or the
+// record is damaged.
+func (rec *Record) Play(m *Machine, quantum uint64) (End, error) {
+	if start := m.StartDigest(); start != rec.start {
+		return End{}, fmt.Errorf("the record is of a machine that started as %v, this one starts as %v: give the same kernel, initrd, command line, memory and devices", rec.start, start)
+	}
 	for {
-		var entry [entryHead]byte
-		if _, err := io.ReadFull(rd, entry[:]); err != nil {
-			return m.Steps(), nil // killed while recording
+		at, body, last, err := rec.next()
+		switch {
+		case errors.Is(err, io.ErrUnexpectedEOF): // the recorder was killed
+			return endOf(m), nil
+		case err == nil:
+			err = m.runTo(at, quantum)
 		}
-		at, n, sum := binary.LittleEndian.Uint64(entry[:]), binary.LittleEndian.Uint32(entry[8:]), binary.LittleEndian.Uint32(entry[12:])
-		if n > inputHead+InputMax {
-			return m.Steps(), fmt.Errorf("the record has an input of %d bytes at step %d, it is damaged", n, at)
-		}
-		if n > 0 {
-			buf = append(buf[:0], make([]byte, n)...)
-			if _, err := io.ReadFull(rd, buf); err != nil {
-				return m.Steps(), nil
-			}
-			if crc32.Checksum(buf, castagnoli) != sum {
-				return m.Steps(), fmt.Errorf("the record is damaged at step %d: its checksum does not match", at)
-			}
-		}
-		if err := m.runTo(at, quantum); err != nil || n == 0 {
-			return m.Steps(), err
+		if err == nil && last {
+			return rec.end(m, body)
 		}
 		var in Input
-		if err := in.Decode(buf); err != nil {
-			return m.Steps(), err
+		if err == nil {
+			err = in.Decode(body)
 		}
-		if err := m.Apply(&in); err != nil {
-			return m.Steps(), fmt.Errorf("the record at step %d: %w", at, err)
+		if err == nil {
+			err = m.Apply(&in)
+		}
+		if err != nil {
+			return endOf(m), fmt.Errorf("the record at step %d: %w", m.Steps(), err)
 		}
 	}
+}
+
+// next reads an entry, or the end.
+func (rec *Record) next() (at uint64, body []byte, last bool, err error) {
+	var head [entryHead]byte
+	if _, err := io.ReadFull(rec.r, head[:]); err != nil {
+		return 0, nil, false, io.ErrUnexpectedEOF
+	}
+	n := binary.LittleEndian.Uint32(head[8:])
+	if n > inputHead+InputMax {
+		return 0, nil, false, fmt.Errorf("it is damaged: an input of %d bytes", n)
+	}
+	if last = n == 0; last {
+		n = 8 + uint32(len(Digest{}))
+	}
+	if int(n) > cap(rec.buf) {
+		rec.buf = make([]byte, n)
+	}
+	body = rec.buf[:n]
+	if _, err := io.ReadFull(rec.r, body); err != nil {
+		return 0, nil, false, io.ErrUnexpectedEOF
+	}
+	if entrySum(head[:], body) != binary.LittleEndian.Uint32(head[12:]) {
+		return 0, nil, false, errors.New("it is damaged: a checksum does not match")
+	}
+	return binary.LittleEndian.Uint64(head[:]), body, last, nil
+}
+
+// end compares the machine with what the record says that it was at its end.
+func (rec *Record) end(m *Machine, body []byte) (End, error) {
+	end := endOf(m)
+	fingerprint, memory := binary.LittleEndian.Uint64(body), Digest(body[8:])
+	if end.Fingerprint != fingerprint || end.Memory != memory {
+		return end, fmt.Errorf("at step %d the machine differs from the recorded one: fingerprint %#x, recorded %#x; memory %v, recorded %v",
+			end.Steps, end.Fingerprint, fingerprint, end.Memory, memory)
+	}
+	end.Whole = true
+	return end, nil
+}
+
+func endOf(m *Machine) End {
+	return End{Steps: m.Steps(), Fingerprint: m.Fingerprint(), Memory: m.MemoryDigest()}
 }
 
 // runTo runs to a step in runs of up to quantum.
