@@ -189,10 +189,13 @@ func notice(skipped uint64) []byte {
 	return fmt.Appendf(nil, "\r\n[%d bytes left out: this reader was too slow]\r\n", skipped)
 }
 
+// readerBuffer is how much a reader takes at once.
+const readerBuffer = 16 << 10
+
 // copyTo writes everything from the reader's place on to w, as it comes, until w fails or
 // the console is closed.
 func (r *reader) copyTo(w io.Writer) error {
-	buf := make([]byte, 16<<10)
+	buf := make([]byte, readerBuffer)
 	for {
 		n, skipped, err := r.next(buf)
 		if err != nil {

@@ -57,7 +57,9 @@ func (l *consoleLog) Write(p []byte) (int, error) {
 	if err := l.write(p); err != nil {
 		l.failed(err)
 	}
-	time.Sleep(logPause)
+	if len(p) < readerBuffer { // it has caught up
+		time.Sleep(logPause)
+	}
 	return len(p), nil
 }
 
