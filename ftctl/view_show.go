@@ -45,8 +45,11 @@ func (a *app) componentText(c api.Component) string {
 			stats = fresh
 			delete(c.Detail, "stats")
 		}
-		if c.Device.Kind == kindNIC {
+		switch c.Device.Kind {
+		case kindNIC:
 			stats = f.nic(stats)
+		case kindMachine:
+			stats = f.machine(c.ID, stats)
 		}
 		f.tree("", stats)
 	}
@@ -71,6 +74,9 @@ func kindText(c api.Component) string {
 	case api.KindSystem:
 		return "the box"
 	case api.KindDevice:
+		if c.Device.Kind == kindMachine {
+			return kindMachine // duplex is what it may become
+		}
 		return "duplex " + c.Device.Kind
 	case api.KindSide:
 		return fmt.Sprintf("side of the %s %s, in module %s", c.Device.Kind, c.Device.ID, api.ModuleOf(c.ID))
@@ -99,7 +105,7 @@ func (f *facts) device(d api.DeviceStatus) {
 	f.add("driver", "%s", strings.TrimSuffix(string(d.Driver)+", pid "+fmt.Sprint(d.Pid), ", pid 0"))
 	for _, x := range d.Sides {
 		text := x.State.String()
-		for _, more := range []string{x.Resource, roleText(deviceSide{&d, &x}), x.Note} {
+		for _, more := range []string{partText(&x), roleText(deviceSide{&d, &x}), x.Note} {
 			if more != "" {
 				text += ", " + more
 			}

@@ -163,7 +163,7 @@ func sideText(s deviceSide) string {
 			parts = append(parts, text)
 		}
 	}
-	add("%s", x.Resource)
+	add("%s", partText(x))
 	add("%s", roleText(s))
 	add("%s", x.Note)
 	if !x.State.InService() && x.Progress == nil {
@@ -179,6 +179,14 @@ func sideText(s deviceSide) string {
 		add("tried again in %s", humanDuration(x.RetryAt.Sub(now())))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// partText is what a side is made of, unless that is the module itself.
+func partText(x *api.SideStatus) string {
+	if x.Resource == api.ModuleOf(x.ID) {
+		return ""
+	}
+	return x.Resource
 }
 
 // roleText says which side of a NIC carries it, unless its driver's note begins with that.

@@ -16,9 +16,10 @@ import (
 
 // output is what a verb writes while it runs.
 type output struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-	got chan struct{} // a write has happened
+	mu     sync.Mutex
+	buf    bytes.Buffer
+	got    chan struct{} // a write has happened
+	broken error         // what every write fails with
 }
 
 func newOutput() *output { return &output{got: make(chan struct{}, 1)} }
@@ -26,6 +27,9 @@ func newOutput() *output { return &output{got: make(chan struct{}, 1)} }
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.broken != nil {
+		return 0, o.broken
+	}
 	select {
 	case o.got <- struct{}{}:
 	default:
