@@ -13,8 +13,9 @@ import (
 	"ft/drivers/notify"
 	"ft/ftd/api"
 
-	_ "ft/bond"   // the driver of NICs
-	_ "ft/mirror" // the driver of disks
+	_ "ft/bond"    // the driver of NICs
+	_ "ft/chipset" // the driver of machines
+	_ "ft/mirror"  // the driver of disks
 )
 
 // runKeeper is the parent of the driver processes. It handles signals itself.
