@@ -66,7 +66,7 @@ func (n *Network) finish(lower netlink.Link) (*port, error) {
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		p.file.Close()
-		if errors.Is(err, unix.EBUSY) {
+		if errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EBUSY) {
 			return nil, fmt.Errorf("the MAC %s is in use on %s already: give the machine another", n.cfg.MAC, lower.Attrs().Name)
 		}
 		return nil, fmt.Errorf("set it up: %w", err)

@@ -55,19 +55,23 @@ func up(t *testing.T, name string) {
 }
 
 // wire is a raw socket on peer.
-func wire(t *testing.T) int {
+func wire(t *testing.T) int { return wireOn(t, "peer") }
+
+// everything is ETH_P_ALL in network order.
+const everything = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL&0xff<<8
+
+func wireOn(t *testing.T, name string) int {
 	t.Helper()
-	l, err := netlink.LinkByName("peer")
+	l, err := netlink.LinkByName(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const all = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL&0xff<<8
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, everything)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index}); err != nil {
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: everything, Ifindex: l.Attrs().Index}); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: int64(patience / time.Second)}); err != nil {
