@@ -14,7 +14,7 @@ export CGO_ENABLED = 0
 LDFLAGS  = -X ft/ftd/api.stamped=$(VERSION)
 BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all build run clean-box test test-kernels bench bench-guest sim lint race clean needs-run needs-test
+.PHONY: all build run clean-box test test-kernels bench bench-guest sim oracle lint race clean needs-run needs-test
 
 all: build
 
@@ -60,6 +60,10 @@ bench-guest: needs-test
 # More seeds than the tests run: make sim SEEDS=10000 SEED0=1
 sim:
 	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./mirror/sim -sim.seeds $(SEEDS) -sim.seed0 $(SEED0)
+
+# The hart against QEMU, more seeds than the tests run: make oracle SEEDS=10000 SEED0=1
+oracle:
+	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./chipset/rv64/oracle -oracle.seeds $(SEEDS) -oracle.seed0 $(SEED0)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt: the files above"; exit 1; }
