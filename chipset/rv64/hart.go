@@ -178,6 +178,7 @@ func (h *Hart) EnterSupervisor(pc, a0, a1 uint64) {
 	h.csr.medeleg = medelegMask
 	h.csr.mideleg = midelegMask
 	h.csr.mcounteren = 0xffff_ffff
+	h.csr.scounteren = 7 // cycle, time, instret for U mode, as kernels rely on (OpenSBI, mstatus_init)
 	h.csr.menvcfg = menvcfgSTCE
 	h.csr.pmpaddr[0] = pmpaddrMask
 	h.csr.pmpcfg[0] = pmpNAPOT<<3 | pmpR | pmpW | pmpX
