@@ -205,7 +205,6 @@ func TestNICThatIsUsedElsewhereStaysOut(t *testing.T) {
 	n := newNICBox(t)
 	n.up()
 	n.ip(n.net.Box, "link", "add", "br9", "type", "bridge")
-	n.do("bringdown", "pci1/net0")
 	for _, c := range []struct {
 		make, undo string
 		says       []string
@@ -213,6 +212,7 @@ func TestNICThatIsUsedElsewhereStaysOut(t *testing.T) {
 		{"addr add 198.51.100.1/24 dev eth1", "addr flush dev eth1", []string{"eth1", "198.51.100.1"}},
 		{"link set eth1 master br9", "link set eth1 nomaster", []string{"eth1", "br9"}},
 	} {
+		n.do("bringdown", "pci1/net0") // after the first round it is on its way in by itself
 		n.ip(n.net.Box, strings.Fields(c.make)...)
 		before := n.settings("eth1")
 		sentence := n.refuse("bringup", "pci1/net0")
@@ -222,7 +222,6 @@ func TestNICThatIsUsedElsewhereStaysOut(t *testing.T) {
 		n.unchanged(map[string]map[string]string{"eth1": before})
 		n.ip(n.net.Box, strings.Fields(c.undo)...)
 	}
-	n.do("bringup", "pci1/net0")
 	n.wait("net0", "duplex")
 }
 
