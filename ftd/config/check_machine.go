@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"ft/bond/nic"
@@ -20,6 +21,9 @@ func (k *checker) machines(c *Config, h Host) {
 		kernel, initrd := k.readable(m.Kernel, "the kernel", h), k.readable(m.Initrd, "the initrd", h)
 		if kernel && initrd {
 			k.boots(m, h)
+		}
+		if m.Record.Path != "" {
+			k.recordDir(m.Record, h)
 		}
 		if m.Disk.Path != "" {
 			k.machineDisk(m, h)
@@ -60,6 +64,16 @@ func (k *checker) readable(f File, what string, h Host) bool {
 		return problem(fmt.Sprintf("%s %s is empty", what, f.Path), "put the file there again")
 	}
 	return true
+}
+
+// recordDir: the file comes by itself, its directory does not.
+func (k *checker) recordDir(f File, h Host) {
+	dir := filepath.Dir(f.Path)
+	if dev, err := h.Leg(dir); err != nil || dev.Kind != Directory {
+		k.add(f.Line, Problem{Absent: true,
+			What:   fmt.Sprintf("the record cannot be written: there is no directory %s", dir),
+			WayOut: "make it, or mend the path"})
+	}
 }
 
 // boots: the kernel is one, and it all fits in the machine's memory.

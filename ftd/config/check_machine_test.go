@@ -73,6 +73,8 @@ func TestTheMachinesOfThisHost(t *testing.T) {
 		{"a kernel larger than the memory", oneMachine(large, "memory = \"64MiB\"\n"), "f:3: the kernel " + large + " has 68157440 bytes, more than the machine's memory of 64MiB; give the machine more memory", true},
 		{"a kernel that asks for more memory", oneMachine(big, "memory = \"64MiB\"\n"), "f:3: kernel " + big + ": a riscv64 Image that needs 80 MiB from 2 MiB on, but the guest's memory is 64 MiB; give the machine more memory", true},
 		{"an initrd that does not fit", oneMachine(good, initrd(sized(t, "initrd", 60<<20))+"memory = \"64MiB\"\n"), `f:3: memory = 64MiB of machine "guest": an initrd of 60 MiB does not fit `, true},
+		{"a record", oneMachine(good, fmt.Sprintf("record = %q\n", dir+"/guest.record")), "", false},
+		{"a record nowhere", oneMachine(good, "record = \"/none/guest.record\"\n"), "f:4: the record cannot be written: there is no directory /none; make it, or mend the path", true},
 		{"no disk there", oneMachine(good, "disk = \"/none\"\n"), "f:4: /none does not exist; mend the path", true},
 		{"a leg by another name", oneMachine(good, fmt.Sprintf("disk = %q\n[[disk]]\nname = \"disk0\"\npci0 = %q\n", loop, leg)),
 			fmt.Sprintf("f:4: %s lies on the same storage as pci0 of disk0 (%s, line 7); each machine needs a disk of its own", loop, leg), false},

@@ -25,6 +25,33 @@ func (r *reader) checkMachines(c *Config) {
 	}
 	r.checkMachineDisks(c)
 	r.checkMachineLinks(c)
+	r.checkRecords(c)
+}
+
+// checkRecords: a record is a file of its own, for it is written anew at each start.
+func (r *reader) checkRecords(c *Config) {
+	used := map[string]string{}
+	for _, d := range c.Disks {
+		for side, leg := range d.Legs {
+			used[filepath.Clean(leg.Path)] = fmt.Sprintf("%s of %s", moduleKeys[side], d.Name)
+		}
+	}
+	for _, m := range c.Machines {
+		used[filepath.Clean(m.Kernel.Path)] = "the kernel of " + m.Name
+		used[filepath.Clean(m.Initrd.Path)] = "the initrd of " + m.Name
+		used[filepath.Clean(m.Disk.Path)] = "the disk of " + m.Name
+	}
+	for _, m := range c.Machines {
+		if m.Record.Path == "" {
+			continue
+		}
+		path := filepath.Clean(m.Record.Path)
+		if by := used[path]; by != "" {
+			r.complainAt(m.Record.Line, fmt.Sprintf("%s is %s, and would be overwritten by a record", path, by), "give record a file of its own")
+			continue
+		}
+		used[path] = "the record of " + m.Name
+	}
 }
 
 // checkMachineDisks finds a disk of two machines, and one that is a leg.

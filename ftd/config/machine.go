@@ -24,6 +24,7 @@ type Machine struct {
 	Engine      string // auto, interpret
 	Compare     string // step, store, off
 	ConsoleLog  int64  // bytes of the console's past that are kept
+	Record      File   // of the machine's inputs, for `ftd replay`; a zero File: none
 	BlackoutMax time.Duration
 	Line        int
 }
@@ -71,6 +72,7 @@ func (r *reader) machine(t *table) Machine {
 		Engine:      t.choice("engine", "auto", "auto", "interpret"),
 		Compare:     t.choice("compare", "step", "step", "store", "off"),
 		ConsoleLog:  t.size("console_log", consoleLogDefault, consoleLogMin),
+		Record:      t.file("record"),
 		BlackoutMax: t.duration("blackout_max", 20*time.Millisecond, time.Millisecond, time.Minute),
 		Line:        t.line(""),
 	}

@@ -27,6 +27,7 @@ mac = "02-46-54-00-00-05"
 engine = "interpret"
 compare = "store"
 console_log = "1MiB"
+record = "/srv/guest.record"
 blackout_max = "5ms"
 
 [[machine]]
@@ -45,11 +46,11 @@ name = "third"
 kernel = "/k"
 nic = "link:eth2"
 `)
-	line := 20 // of [[machine]] "small"
+	line := 21 // of [[machine]] "small"
 	want := []Machine{
 		{Name: "guest", Kernel: File{"/boot/vmlinux", 9}, Initrd: File{"/boot/initrd", 10}, Cmdline: "console=ttyS0 quiet", Memory: 1 << 30,
 			Disk: MachineDisk{Device: "disk1", Line: 13}, NIC: MachineNIC{Device: "net0", MAC: "02:46:54:00:00:05", Line: 14},
-			Engine: "interpret", Compare: "store", ConsoleLog: 1 << 20, BlackoutMax: 5 * time.Millisecond, Line: 7},
+			Engine: "interpret", Compare: "store", ConsoleLog: 1 << 20, Record: File{"/srv/guest.record", 19}, BlackoutMax: 5 * time.Millisecond, Line: 7},
 		{Name: "small", Kernel: File{"/k", line + 3}},
 		{Name: "other", Kernel: File{"/k", line + 7}, Disk: MachineDisk{Path: "/srv/disk.img", Line: line + 8}, NIC: MachineNIC{TAP: "tap0", Netns: "blue", Line: line + 9}},
 		{Name: "third", Kernel: File{"/k", line + 14}, NIC: MachineNIC{Link: "eth2", Line: line + 15}},
@@ -121,6 +122,9 @@ func TestMistakesInAMachine(t *testing.T) {
 			`11: net0 says itself which network namespace it is in; leave netns out`}},
 		{"one MAC for two", "nic = \"net0\"\nmac = \"02:00:00:00:00:01\"\n" + second + "nic = \"tap:t0\"\nmac = \"02:00:00:00:00:01\"\n", []string{
 			`15: the MAC 02:00:00:00:00:01 is given twice: in line 10 already; leave mac out: a machine has one of its own then`}},
+		{"a record over something else", "initrd = \"/i\"\nrecord = \"/srv/../i\"\n" + second + "record = \"/r\"\n[[machine]]\nname = \"three\"\nkernel = \"/k\"\nrecord = \"/r\"\n", []string{
+			`11: /i is the initrd of guest, and would be overwritten by a record; give record a file of its own`,
+			`19: /r is the record of two, and would be overwritten by a record; give record a file of its own`}},
 		{"a name that is taken", "[[machine]]\nname = \"disk0\"\nkernel = \"/k\"\n", []string{
 			`11: the name "disk0" is taken already, in line 2; give this one another`}},
 	} {

@@ -115,7 +115,7 @@ func (c *Core) served(s *side, from drivers.State) {
 		s.served = c.now
 		s.partner().stirred = c.now
 	case !in && from.InService():
-		s.active = false
+		s.active, s.note = false, "" // what was said of it in service
 		if c.now.Sub(s.served) >= stableAfter {
 			s.fails = 0
 		}
@@ -165,6 +165,8 @@ func (c *Core) becomeFace(d *device) {
 	}
 	severity := Info
 	switch {
+	case to == drivers.FaceDown && d.restarts():
+		severity = Warning
 	case to == drivers.FaceDown && d.wanted():
 		severity = Critical
 	case to < d.face.state:

@@ -101,6 +101,12 @@ func (c *Core) proposeStopMachine(p *proposal, ev StopMachine) *refusal {
 	return nil
 }
 
+// restarts says that the machine is down because it starts from the beginning: somebody had
+// it reset, or its guest reboots.
+func (d *device) restarts() bool {
+	return d.kind.machine && (onItsWay(d.sides[0].state) || onItsWay(d.sides[1].state))
+}
+
 // halted says that the machine is on and serves nobody: its kernel has panicked.
 func (d *device) halted() bool {
 	return d.kind.machine && d.down != "" && (d.sides[0].state.InService() || d.sides[1].state.InService())

@@ -37,7 +37,8 @@ func configuredMachine(m config.Machine, nics []config.NIC) configured {
 	netns := c.netns
 	c.options = func(devDir string) any { return machineOptions(m, devDir, netns) }
 	placeless := m
-	placeless.Line, placeless.Kernel.Line, placeless.Initrd.Line, placeless.Disk.Line, placeless.NIC.Line = 0, 0, 0, 0, 0
+	placeless.Line, placeless.Disk.Line, placeless.NIC.Line = 0, 0, 0
+	placeless.Kernel.Line, placeless.Initrd.Line, placeless.Record.Line = 0, 0, 0
 	c.settings = placeless
 	return c
 }
@@ -55,6 +56,7 @@ func machineOptions(m config.Machine, devDir, netns string) chipset.Options {
 		Netns:           netns,
 		MAC:             m.NIC.MAC,
 		ConsoleLogBytes: m.ConsoleLog,
+		Record:          m.Record.Path,
 		Engine:          chipset.Engine(m.Engine),
 		Compare:         chipset.Compare(m.Compare),
 		BlackoutMax:     m.BlackoutMax,

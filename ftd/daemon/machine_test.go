@@ -1,8 +1,15 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
 	"net"
+	"net/http"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -11,6 +18,10 @@ import (
 
 	"ft/chipset"
 	"ft/drivers"
+	"ft/drivers/host"
+	"ft/drivers/unixhttp"
+	"ft/ftd/api"
+	"ft/ftd/control"
 )
 
 const (
@@ -40,6 +51,7 @@ mac = "02:00:00:00:00:09"
 engine = "interpret"
 compare = "off"
 console_log = "1MiB"
+record = "/srv/record"
 blackout_max = "5ms"
 `)
 	c := configuredMachine(cfg.Machines[0], cfg.NICs)
@@ -47,7 +59,7 @@ blackout_max = "5ms"
 	want := chipset.Options{
 		Kernel: "/boot/vmlinux", Initrd: "/boot/initrd", Cmdline: "quiet", MemoryBytes: 1 << 30,
 		Disk: "/x/dev/disk1", DiskSerial: "disk1", Link: "net0", Netns: "box", MAC: "02:00:00:00:00:09",
-		ConsoleLogBytes: 1 << 20, Engine: chipset.EngineInterpret, Compare: chipset.CompareOff, BlackoutMax: 5 * time.Millisecond,
+		ConsoleLogBytes: 1 << 20, Record: "/srv/record", Engine: chipset.EngineInterpret, Compare: chipset.CompareOff, BlackoutMax: 5 * time.Millisecond,
 	}
 	if options != want {
 		t.Errorf("got  %+v\nwant %+v", options, want)
@@ -121,7 +133,7 @@ func TestAMachineAtAReload(t *testing.T) {
 	}{
 		{"new", box, box + guest, "", []string{"guest"}},
 		{"with all that it hangs on", "", box + guest, "", []string{"disk1", "net0", "guest"}},
-		{"moved in the file", box + guest, "\n\n" + guest + box, "", nil},
+		{"moved in the file", box + guest + "record = \"/r\"\ninitrd = \"/i\"\n", "\n\n" + guest + "\ninitrd = \"/i\"\nrecord = \"/r\"\n" + box, "", nil},
 		{"more memory", box + guest, box + guest + "memory = \"1GiB\"\n", `the machine "guest" has other settings`, nil},
 		{"another kernel", box + guest, box + strings.Replace(guest, "vmlinux", "vmlinux-6", 1), "has other settings", nil},
 		{"without its disk", box + guest, box + strings.Replace(guest, "disk = \"disk1\"\n", "", 1), "has other settings", nil},
@@ -140,5 +152,151 @@ func TestAMachineAtAReload(t *testing.T) {
 				t.Errorf("added %q, want %q", names, c.added)
 			}
 		})
+	}
+}
+
+// machineDriver answers in the place of a machine's driver process.
+type machineDriver struct {
+	status  drivers.Status
+	refusal error
+	asked   []string
+}
+
+func (m *machineDriver) serve(t *testing.T, sock string) {
+	t.Helper()
+	l, err := unixhttp.Listen(sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { unixhttp.Write(w, m.status) })
+	mux.HandleFunc("POST /command", func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		m.asked = append(m.asked, string(b))
+		if m.refusal != nil {
+			unixhttp.WriteError(w, m.refusal)
+			return
+		}
+		unixhttp.Write(w, struct{}{})
+	})
+	s := &http.Server{Handler: mux}
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+}
+
+// machineBox is a daemon's inside with a disk and a machine whose driver is m.
+func machineBox(t *testing.T, m *machineDriver) *Daemon {
+	t.Helper()
+	cfg := parsed(t, disk1+guest[:strings.Index(guest, "nic")])
+	dir := t.TempDir()
+	log := slog.New(slog.DiscardHandler)
+	rec, _ := testRecorder(t, dir)
+	d := &Daemon{Options: Options{Log: log}, runDir: dir, rec: rec, events: rec.events, devices: map[string]*device{},
+		owner: newOwner(control.New(control.Config{Name: "box"}), rec, log)}
+	d.owner.dispatch = func(control.Action, *gate) bool { return true } // nothing is carried out
+	ctx, cancel := context.WithCancel(context.Background())
+	go d.owner.run(ctx)
+	t.Cleanup(func() { cancel(); <-d.owner.ended })
+	d.ctx = ctx
+	_ = d.owner.post(ctx, control.StateLoaded{})
+	for _, c := range allConfigured(cfg) {
+		sock := host.SocketPath(dir, c.name)
+		d.devices[c.name] = &device{as: c, config: drivers.Config{Name: c.name}, log: log, client: host.Dial(sock), post: d.owner.post}
+		told := control.DeviceConfigured{Kind: c.kind, Name: c.name, Needs: c.needs}
+		for i, path := range c.paths {
+			told.Sides[i].Resource.Path = path
+		}
+		_ = d.owner.post(ctx, told)
+	}
+	m.serve(t, host.SocketPath(dir, "guest"))
+	m.status = drivers.Status{Name: "guest", State: drivers.FaceSimplex, Face: "guest"}
+	m.status.Sides[0] = drivers.SideStatus{State: drivers.Simplex, Resource: drivers.Resource{Path: "cpu0"}}
+	_ = d.owner.post(ctx, control.DriverConnected{Device: "guest", Status: m.status})
+	return d
+}
+
+func TestAResetIsForTheDriver(t *testing.T) {
+	m := &machineDriver{}
+	d := machineBox(t, m)
+	reset := func(id string) (api.Outcome, error) {
+		return d.Change(context.Background(), api.Change{Verb: api.Machine, ID: id, By: "anna", Action: api.MachineReset})
+	}
+	out, err := reset("guest")
+	if err != nil || out.Text != "guest starts again from the beginning: ftctl console guest shows how it gets on" {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if want := `{"name":"machine","args":{"action":"reset","by":"anna"}}`; len(m.asked) != 1 || strings.TrimSpace(m.asked[0]) != want {
+		t.Errorf("the driver was asked %q", m.asked)
+	}
+	m.refusal = drivers.Refuse(drivers.RuleBusy, "I/O does not end")
+	var refused *drivers.Refused
+	if _, err = reset("guest"); !errors.As(err, &refused) || refused.Code != drivers.RuleBusy || refused.Sentence != "I/O does not end" {
+		t.Errorf("the driver's refusal came as %v", err)
+	}
+	for id, want := range map[string]string{"disk1": "disk1 is a disk, no machine", "cpu0": "cpu0 is no machine but a part of the box: name the machine, as ftctl ls has it"} {
+		if _, err = reset(id); !errors.As(err, &refused) || refused.Code != control.RuleMachine || refused.Sentence != want {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	var missing *api.NoSuchComponent
+	if _, err = reset("nobody"); !errors.As(err, &missing) {
+		t.Errorf("nobody: %v", err)
+	}
+	// One that is off has nothing to be reset.
+	_ = d.owner.post(d.ctx, control.DriverReport{Device: "guest", Event: drivers.Event{Seq: 1, Kind: drivers.EventSide, To: "offline",
+		Reason: "the guest powered itself off", Detail: map[string]any{"out_by": drivers.OutByGuest}}})
+	if _, err = reset("guest"); !errors.As(err, &refused) || refused.Sentence != "guest is not on (the guest powered itself off): ftctl machine start guest starts it" {
+		t.Errorf("off: %v", err)
+	}
+	if len(m.asked) != 2 {
+		t.Errorf("the driver was asked %q", m.asked)
+	}
+}
+
+func TestAConsoleIsItsDriversSocket(t *testing.T) {
+	d := machineBox(t, &machineDriver{})
+	open := func(id string) (net.Conn, error) { return d.Console(context.Background(), id) }
+	var refused *drivers.Refused
+	_, err := open("guest")
+	if want := "guest has no console now, for its driver process does not run (guest runs on cpu0 alone: this version runs a machine on one CPU module)"; !errors.As(err, &refused) || refused.Sentence != want {
+		t.Errorf("without a socket: %v", err)
+	}
+	path := chipset.ConsolePath(d.runDir, "guest")
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := open("guest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	peer, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	if _, err := io.WriteString(peer, "login: "); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len("login: "))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "login: " {
+		t.Errorf("read %q, %v", got, err)
+	}
+	// Its process has died and left the socket.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	if _, err := open("guest"); !errors.As(err, &refused) || refused.Code != drivers.RuleState {
+		t.Errorf("with a dead socket: %v", err)
+	}
+	if _, err := open("disk1"); !errors.As(err, &refused) || refused.Code != control.RuleMachine {
+		t.Errorf("a disk's: %v", err)
+	}
+	var missing *api.NoSuchComponent
+	if _, err := open("nobody"); !errors.As(err, &missing) {
+		t.Errorf("nobody's: %v", err)
 	}
 }
