@@ -132,6 +132,6 @@ func checkConfig(path string, out, errs io.Writer) int {
 	if bad {
 		return exitFailed
 	}
-	fmt.Fprintf(out, "%s is good: %d disks, %d NICs\n", filepath.Clean(path), len(cfg.Disks), len(cfg.NICs))
+	fmt.Fprintf(out, "%s is good: %d disks, %d NICs, %d machines\n", filepath.Clean(path), len(cfg.Disks), len(cfg.NICs), len(cfg.Machines))
 	return exitDone
 }

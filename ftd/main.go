@@ -60,7 +60,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
   --state DIR      what survives a restart   (/var/lib/ft; of a test box DIR/state)
   --run DIR        the run directory         (/run/ft)
   --netns NAME     the network namespace that a driver lives in, by name or path
-  --check-config   look at the configuration, the legs and the NICs, start nothing
+  --check-config   look at the configuration and all that it names, start nothing
 
 ftctl is the admin's command.
 `
