@@ -74,9 +74,11 @@ func (r *Raw) Send(frame []byte) {
 	}
 }
 
-// Next waits for the next frame that matches, and passes over others.
+// Next waits for the next frame that matches, and passes over others. within is as that of
+// WaitFor.
 func (r *Raw) Next(what string, within time.Duration, match func(frame []byte) bool) []byte {
 	r.t.Helper()
+	within *= busy
 	deadline := time.Now().Add(within)
 	for {
 		frame, err := r.receive()
