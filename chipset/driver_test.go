@@ -242,7 +242,11 @@ func executable(code []byte) []byte {
 const extensionReset = 0x5352_5354
 
 func TestGuestSwitchesItselfOff(t *testing.T) {
-	b := boxWith(t, sbi(extensionReset, 0, 0), nil)
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := boxWith(t, sbi(extensionReset, 0, 0), func(o *chipset.Options) { o.Disk = disk })
 	e := b.event("simplex → offline")
 	if e.Detail["out_by"] != drivers.OutByGuest {
 		t.Errorf("%+v", e)
@@ -250,7 +254,7 @@ func TestGuestSwitchesItselfOff(t *testing.T) {
 	if st := b.Status(); st.Sides[0].OutBy != drivers.OutByGuest || b.state() != "powered-off" {
 		t.Errorf("%+v", st)
 	}
-	if err := b.power("start"); err != nil {
+	if err := b.power("start"); err != nil { // which finds its disk free
 		t.Fatal(err)
 	}
 	b.event("simplex → offline")

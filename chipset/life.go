@@ -95,6 +95,7 @@ func (d *driver) running(g *guest, why string) {
 // live runs machine after machine.
 func (d *driver) live(l *life, g *guest) {
 	defer close(l.done)
+	defer d.closeDevices() // others may have them; whoever changes them waits for done first
 	for {
 		out := g.runner.run()
 		if err := g.runner.closeRecord(); err != nil {
