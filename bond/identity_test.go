@@ -256,7 +256,7 @@ func TestRefusalsChangeNothing(t *testing.T) {
 	onEachPath(t, func(t *testing.T, kind string) {
 		r := readyRig(t, kind, nil)
 		givesAddress(t, "eth1", "198.51.100.7/24")
-		before := r.traces(1)
+		before := r.settled(1)
 		r.start()
 		r.wait("side 1 refused", func(st drivers.Status) bool { return st.Sides[1].State == drivers.Offline })
 		if after := r.traces(1); after != before {

@@ -32,11 +32,7 @@ func TestRemovalLeavesNoTrace(t *testing.T) {
 				r.setUp(1, false)
 				before := [2]string{}
 				for s := range before {
-					bondtest.WaitFor(t, "nothing to move any more", 10*time.Second, func() bool {
-						was := before[s]
-						before[s] = r.traces(drivers.Side(s))
-						return !tentative(t, r.net.Index(r.net.NIC(drivers.Side(s)))) && before[s] == was
-					})
+					before[s] = r.settled(drivers.Side(s))
 				}
 				r.start()
 				r.attach(1)
@@ -75,6 +71,20 @@ func TestRemovalLeavesNoTrace(t *testing.T) {
 			})
 		}
 	})
+}
+
+// settled are the traces of a NIC that the bond has not touched, once the kernel has done
+// what it does to one by itself: IPv6 takes its time.
+func (r *rig) settled(s drivers.Side) (traces string) {
+	r.t.Helper()
+	name := r.net.NIC(s)
+	bondtest.WaitFor(r.t, "nothing of "+name+" to move any more", 10*time.Second, func() bool {
+		was := traces
+		traces = r.traces(s)
+		isUp := link(r.t, name).Up
+		return !tentative(r.t, r.net.Index(name)) && traces == was && isUp == strings.Contains(traces, "address fe80:")
+	})
+	return traces
 }
 
 // traces are all that a NIC shows of what was done to it.
