@@ -18,7 +18,7 @@ func TestKernelBondingCompared(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: it measures")
 	}
-	kerneltest.RunTests(t, kerneltest.Options{Modules: guestModules, Timeout: 10 * time.Minute, Args: []string{"-test.run=^TestFewerLosses"}}, "ft/bond")
+	kerneltest.RunTests(t, kerneltest.Options{Modules: guestModules, Args: []string{"-test.run=^TestFewerLosses"}}, "ft/bond")
 }
 
 // contender is a face that is to survive pulled cables.

@@ -2,7 +2,6 @@ package bond
 
 import (
 	"testing"
-	"time"
 
 	"ft/bond/datapath"
 	"ft/drivers/kerneltest"
@@ -21,7 +20,6 @@ func TestKernelBonding(t *testing.T) {
 			}
 			kerneltest.RunTests(t, kerneltest.Options{
 				Modules: guestModules,
-				Timeout: 10 * time.Minute, // on a busy machine; 1 is enough on a quiet one
 				// Tests of the core have no paths, and nothing of a kernel.
 				Args: []string{"-test.run=./^" + kind + "$", "-test.skip=^TestKernelBonding|^TestCore|^TestDamping|^TestTranscripts|^TestFewerLosses"},
 			}, "ft/bond")

@@ -41,7 +41,7 @@ type Options struct {
 	Files    map[string]string // other files: path in the guest → path here
 	CPUs     int               // 1 when 0; more take turns on one thread, 100 ms each unless they wait
 	Memory   int               // MiB, 512 when 0
-	Timeout  time.Duration     // of the whole guest, from its boot; 3 minutes when 0
+	Timeout  time.Duration     // of the whole guest, from its boot; 10 minutes when 0
 
 	// Binary is the program that Run runs: a static one, or one that is in Programs by its
 	// full path, with what it depends on.
@@ -171,9 +171,10 @@ func with(m, more map[string]string) map[string]string {
 	return all
 }
 
+// timeout is for what hangs: on a busy machine a guest may take many times as long as alone.
 func (o Options) timeout() time.Duration {
 	if o.Timeout <= 0 {
-		return 3 * time.Minute
+		return 10 * time.Minute
 	}
 	return o.Timeout
 }

@@ -2,7 +2,6 @@ package tc
 
 import (
 	"testing"
-	"time"
 
 	"ft/drivers/kerneltest"
 )
@@ -16,7 +15,6 @@ func TestKernelWithGact(t *testing.T) {
 			}
 			kerneltest.RunTests(t, kerneltest.Options{
 				Kernel:  k,
-				Timeout: 5 * time.Minute, // a stream in a guest without KVM takes its time
 				Modules: []string{"veth", "bridge", "sch_ingress", "cls_u32", "cls_bpf", "act_mirred", "act_gact", "af_packet", "ipv6"},
 				Args:    []string{"-test.skip=^TestKernel|^TestStream"}, // these say little there
 			}, "ft/bond/datapath/tc")
