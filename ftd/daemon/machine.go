@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"ft/chipset"
 	"ft/drivers"
@@ -108,7 +109,7 @@ func (d *Daemon) machine(ctx context.Context, c api.Change) (api.Outcome, error)
 			return control.StartMachine{Request: r, Target: c.ID}
 		}, c)
 		if err == nil {
-			err = d.tested(ctx, c.ID)
+			err = d.started(ctx, c.ID)
 		}
 		return out, err
 	case api.MachineStop:
@@ -131,6 +132,32 @@ func (d *Daemon) machine(ctx context.Context, c api.Change) (api.Outcome, error)
 		dev.log.Warn("it was reset, and does not say how it stands now", "error", err)
 	}
 	return api.Outcome{Text: fmt.Sprintf("%s starts again from the beginning: ftctl console %s shows how it gets on", c.ID, c.ID), Seq: d.events.LastSeq()}, nil
+}
+
+// started waits, within limits, until a machine that is being started is on, so that what
+// keeps it from that is an answer to whoever asked.
+func (d *Daemon) started(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, testPatience)
+	defer cancel()
+	for {
+		for _, s := range sidesOf(d.Status(), id) {
+			dev := d.device(s.device)
+			switch {
+			case s.side.State.InService(), s.side.Target == control.Out:
+				return nil
+			case s.side.State != drivers.Offline || dev == nil:
+			case dev.refused(s.number) != nil:
+				return dev.refused(s.number)
+			case s.side.RetryAt != nil:
+				return fmt.Errorf("%s; it is tried again by itself", d.verdictOn(id))
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil // it is under way: `ftctl status` tells the rest
+		case <-time.After(drainPoll):
+		}
+	}
 }
 
 // machineDevice finds a machine by its name.

@@ -184,8 +184,11 @@ func (m *machineDriver) serve(t *testing.T, sock string) {
 	t.Cleanup(func() { s.Close() })
 }
 
+// nothing is carried out.
+func nothing(control.Action, *gate) bool { return true }
+
 // machineBox is a daemon's inside with a disk and a machine whose driver is m.
-func machineBox(t *testing.T, m *machineDriver) *Daemon {
+func machineBox(t *testing.T, m *machineDriver, dispatch func(control.Action, *gate) bool) *Daemon {
 	t.Helper()
 	cfg := parsed(t, disk1+guest[:strings.Index(guest, "nic")])
 	dir := t.TempDir()
@@ -193,11 +196,12 @@ func machineBox(t *testing.T, m *machineDriver) *Daemon {
 	rec, _ := testRecorder(t, dir)
 	d := &Daemon{Options: Options{Log: log}, runDir: dir, rec: rec, events: rec.events, devices: map[string]*device{},
 		owner: newOwner(control.New(control.Config{Name: "box"}), rec, log)}
-	d.owner.dispatch = func(control.Action, *gate) bool { return true } // nothing is carried out
+	rec.post, d.owner.dispatch = d.owner.post, dispatch
 	ctx, cancel := context.WithCancel(context.Background())
-	go d.owner.run(ctx)
-	t.Cleanup(func() { cancel(); <-d.owner.ended })
 	d.ctx = ctx
+	d.goRun(d.owner.run)
+	d.goRun(d.rec.run)
+	t.Cleanup(func() { cancel(); d.wg.Wait() })
 	_ = d.owner.post(ctx, control.StateLoaded{})
 	for _, c := range allConfigured(cfg) {
 		sock := host.SocketPath(dir, c.name)
@@ -217,7 +221,7 @@ func machineBox(t *testing.T, m *machineDriver) *Daemon {
 
 func TestAResetIsForTheDriver(t *testing.T) {
 	m := &machineDriver{}
-	d := machineBox(t, m)
+	d := machineBox(t, m, nothing)
 	reset := func(id string) (api.Outcome, error) {
 		return d.Change(context.Background(), api.Change{Verb: api.Machine, ID: id, By: "anna", Action: api.MachineReset})
 	}
@@ -254,7 +258,7 @@ func TestAResetIsForTheDriver(t *testing.T) {
 }
 
 func TestAConsoleIsItsDriversSocket(t *testing.T) {
-	d := machineBox(t, &machineDriver{})
+	d := machineBox(t, &machineDriver{}, nothing)
 	open := func(id string) (net.Conn, error) { return d.Console(context.Background(), id) }
 	var refused *drivers.Refused
 	_, err := open("guest")
@@ -298,5 +302,62 @@ func TestAConsoleIsItsDriversSocket(t *testing.T) {
 	var missing *api.NoSuchComponent
 	if _, err := open("nobody"); !errors.As(err, &missing) {
 		t.Errorf("nobody's: %v", err)
+	}
+}
+
+// Whoever starts a machine is told what keeps it from starting.
+func TestAMachineThatDoesNotStartIsAnError(t *testing.T) {
+	type attach struct {
+		control.Action
+		gate *gate
+	}
+	attaches := make(chan attach, 8)
+	m := &machineDriver{}
+	d := machineBox(t, m, func(a control.Action, g *gate) bool {
+		if a.Kind == control.ActionAttach {
+			attaches <- attach{a, g}
+		}
+		return true
+	})
+	// The driver's process is there, and its machine is off.
+	off := m.status
+	off.State, off.Sides[0] = drivers.FaceDown, drivers.SideStatus{State: drivers.Offline, Reason: "off", Since: time.Now(), OutBy: drivers.OutByGuest}
+	_ = d.owner.post(d.ctx, control.DriverStatus{Device: "guest", Status: off})
+	d.goRun(func(ctx context.Context) { // the driver: the first try fails, the second does not
+		seq := uint64(0)
+		report := func(to, reason string) {
+			seq++
+			_ = d.owner.post(ctx, control.DriverReport{Device: "guest", Event: drivers.Event{Seq: seq, Kind: drivers.EventSide, To: to, Reason: reason}})
+		}
+		for _, fails := range []bool{true, false} {
+			var a attach
+			select {
+			case a = <-attaches:
+			case <-ctx.Done():
+				return
+			}
+			a.gate.wait(ctx)
+			result := control.ActionResult{ID: a.ID, Outcome: control.OK}
+			report("diagnostics", "reading /boot/vmlinux")
+			if fails {
+				report("offline", "no such file")
+				result.Outcome, result.Sentence = control.Failed, "no such file"
+			} else {
+				report("simplex", "")
+			}
+			_ = d.owner.post(ctx, result)
+		}
+	})
+	start := func() error {
+		_, err := d.Change(context.Background(), api.Change{Verb: api.Machine, ID: "guest", By: "anna", Action: api.MachineStart})
+		return err
+	}
+	if err := start(); err == nil || err.Error() != "guest could not be started: no such file; it is tried again by itself" {
+		t.Errorf("%v", err)
+	}
+	for range 2 { // it is on then
+		if err := start(); err != nil {
+			t.Error(err)
+		}
 	}
 }
