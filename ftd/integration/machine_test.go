@@ -1,0 +1,208 @@
+package integration_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/ftd/api"
+	"ft/ftd/testbox/guest/bare"
+)
+
+// The machine as a device of the box: on disk0, with a program of its own that counts the
+// seconds and echoes what is typed. What its guest does with its disk and NIC is tested where
+// the guest is (ftd/testbox/guest).
+
+// newMachineBox makes a box whose disk0 is the disk of guest. Nothing runs yet.
+func newMachineBox(t *testing.T) *box {
+	t.Helper()
+	b := newBox(t, legFile(t, legBytes), legFile(t, legBytes))
+	kernel := filepath.Join(b.dir, "kernel")
+	if err := os.WriteFile(kernel, bare.Program(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.configure("\n[[machine]]\nname = \"guest\"\nkernel = \"" + kernel + "\"\nmemory = \"64MiB\"\ndisk = \"disk0\"\n")
+	return b
+}
+
+// watcher is `ftctl console`, without a terminal.
+type watcher struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	keys io.WriteCloser
+
+	mu   sync.Mutex
+	seen bytes.Buffer
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen.Write(p)
+}
+
+func (b *box) console(args ...string) *watcher {
+	b.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watcher{t: b.t, cmd: exec.CommandContext(ctx, filepath.Join(binDir, "ftctl"), append([]string{"--socket", b.sock, "console", "guest"}, args...)...)}
+	w.cmd.Stdout = w
+	var err error
+	if w.keys, err = w.cmd.StdinPipe(); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := w.cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { cancel(); _ = w.cmd.Wait() })
+	return w
+}
+
+// count is how often the machine has said something.
+func (w *watcher) count(text string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return strings.Count(w.seen.String(), text)
+}
+
+// sees waits until it has been said n times.
+func (w *watcher) sees(text string, n int) {
+	w.t.Helper()
+	await(w.t, 30*time.Second, "the console to say "+text, func() bool { return w.count(text) >= n })
+}
+
+const greeting = "It counts the seconds and echoes what you type."
+
+func TestAMachineIsADeviceOfTheBox(t *testing.T) {
+	t.Parallel()
+	b := newMachineBox(t)
+	b.start()
+	b.wait("disk0", "duplex")
+	b.wait("guest", "simplex")
+
+	// It is simplex at its best: said, and nothing that a person could mend.
+	st := b.status()
+	if st.System.Verdict != "guest runs on cpu0 alone: this version runs a machine on one CPU module" || st.System.Action != "none" {
+		t.Errorf("the box says %q, %q", st.System.Verdict, st.System.Action)
+	}
+	if _, code := b.ftctl("status", "--check"); code != failed {
+		t.Errorf("status --check exits %d: simplex is 1", code)
+	}
+	if s := b.refuse("bringdown", "cpu0"); !strings.Contains(s, "ftctl machine stop guest") {
+		t.Errorf("the refusal names no way out: %s", s)
+	}
+	if s := b.refuse("bringdown", "disk0", "--accept-risk=last-side"); !strings.Contains(s, "in use") {
+		t.Errorf("the machine's disk is taken away: %s", s)
+	}
+
+	// Its console: the past, then what is typed, and whoever looks on.
+	first, second := b.console(), b.console("--read-only")
+	first.sees(greeting, 1)
+	if _, err := io.WriteString(first.keys, "hello there\r"); err != nil {
+		t.Fatal(err)
+	}
+	first.sees("hello there", 1)
+	second.sees("hello there", 1)
+	if stats := b.stats("guest"); stats["state"] != "running" || stats["console"].(map[string]any)["watchers"] != 2.0 {
+		t.Errorf("it says of itself %v", stats)
+	}
+
+	// From the beginning.
+	b.do("machine", "reset", "guest")
+	first.sees(greeting, 2)
+
+	// Its driver's process dies, and the machine with it: it is started anew, and whoever
+	// looks on sees it.
+	killed := b.processOf("guest").Pid
+	if err := unix.Kill(killed, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 20*time.Second, "another process", func() bool { p := b.processOf("guest").Pid; return p != 0 && p != killed })
+	b.wait("guest", "simplex")
+	before := second.count(greeting)
+	b.do("machine", "reset", "guest")
+	second.sees(greeting, before+1)
+
+	// ftd is in no way of it.
+	b.killFtd()
+	running := b.processOf("guest").Pid
+	b.start()
+	b.wait("guest", "simplex")
+	if now := b.processOf("guest").Pid; now != running {
+		t.Errorf("process %d was killed with ftd, %d is another", running, now)
+	}
+	b.stop() // which switches it off and needs no second word
+}
+
+func TestAMachineThatWasStoppedStaysOff(t *testing.T) {
+	t.Parallel()
+	b := newMachineBox(t)
+	b.start()
+	b.wait("guest", "simplex")
+	if out := b.do("machine", "stop", "guest"); out != "guest is off: cpu0 is safe to pull\n" {
+		t.Errorf("ftctl says %q", out)
+	}
+	b.wait("cpu0/guest", "offline")
+	off := func(when string) {
+		t.Helper()
+		if s := b.refuse("machine", "reset", "guest"); !strings.Contains(s, "guest is not on (stopped by an admin (root))") {
+			t.Errorf("%s: %s", when, s)
+		}
+		if v := deviceOf(t, b.status(), "guest").Verdict; v != "guest is off: stopped by an admin (root)" {
+			t.Errorf("%s the verdict is %q", when, v)
+		}
+	}
+	off("at once")
+	b.killFtd()
+	b.start()
+	off("after a restart of ftd")
+	b.stop()
+	b.start()
+	b.wait("disk0", "duplex")
+	off("after a restart of everything")
+	if s := b.refuse("console", "guest"); !strings.Contains(s, "guest has no console now, for its driver process does not run") {
+		t.Errorf("its console: %s", s)
+	}
+	if out := b.do("machine", "start", "guest"); !strings.Contains(out, "guest is starting") {
+		t.Errorf("ftctl says %q", out)
+	}
+	b.wait("guest", "simplex")
+
+	// A kernel that is none: whoever starts it is told, and so is who asks later.
+	b.do("machine", "stop", "guest")
+	kernel := filepath.Join(b.dir, "kernel")
+	if err := os.WriteFile(kernel, bytes.Repeat([]byte("#!/bin/sh\n"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.refuse("machine", "start", "guest"); !strings.Contains(s, "kernel "+kernel) {
+		t.Errorf("ftctl says %q", s)
+	}
+	if d := deviceOf(t, b.status(), "guest"); !strings.HasPrefix(d.Verdict, "guest is not started: kernel "+kernel) || d.Action != "mend that, then: ftctl machine start guest" {
+		t.Errorf("the verdict is %q, %q", d.Verdict, d.Action)
+	}
+	if err := os.WriteFile(kernel, bare.Program(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.do("machine", "start", "guest")
+	b.wait("guest", "simplex")
+	b.stop()
+}
+
+func deviceOf(t *testing.T, st api.Status, id string) api.DeviceStatus {
+	t.Helper()
+	for _, d := range st.Devices {
+		if d.ID == id {
+			return d
+		}
+	}
+	t.Fatalf("there is no %s", id)
+	return api.DeviceStatus{}
+}
