@@ -104,7 +104,7 @@ func signed(v, size uint64) uint64 {
 func (h *Hart) storeConditional(o *op, a, size uint64) (fold uint64, st status) {
 	data, failed := uint64(0), uint64(1)
 	if h.reservation.size != 0 {
-		off, ok := h.reachPart(a, a, wantStore)
+		off, ok := h.reachPart(a, wantStore)
 		if !ok {
 			return 0, stTrap
 		}

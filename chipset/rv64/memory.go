@@ -58,11 +58,11 @@ func (h *Hart) read(o *op, a, size uint64) (v uint64, ok bool) {
 		}
 		return h.busLoad(o, a, pa, size)
 	}
-	off1, ok := h.reachPart(a, a, wantLoad)
+	off1, ok := h.reachPart(a, wantLoad)
 	if !ok {
 		return 0, false
 	}
-	off2, ok := h.reachPart(a+first, a, wantLoad)
+	off2, ok := h.reachPart(a+first, wantLoad)
 	if !ok {
 		return 0, false
 	}
@@ -84,11 +84,11 @@ func (h *Hart) write(o *op, a, size, v uint64) (ok bool) {
 		}
 		return h.busStore(o, a, pa, size, v)
 	}
-	off1, ok := h.reachPart(a, a, wantStore)
+	off1, ok := h.reachPart(a, wantStore)
 	if !ok {
 		return false
 	}
-	off2, ok := h.reachPart(a+first, a, wantStore)
+	off2, ok := h.reachPart(a+first, wantStore)
 	if !ok {
 		return false
 	}
@@ -130,8 +130,9 @@ func (h *Hart) reached(a uint64, w want) (off uint64, ok bool) {
 }
 
 // reachPart is reach for one half of an access across two pages, of which the other half
-// may trap: nothing is entered, and a device is an access fault at fault.
-func (h *Hart) reachPart(a, fault uint64, w want) (off uint64, ok bool) {
+// may trap: nothing is entered, and a device is an access fault. xtval is the address of the
+// half that faulted.
+func (h *Hart) reachPart(a uint64, w want) (off uint64, ok bool) {
 	if off, ok = h.reached(a, w); ok {
 		return off, true
 	}
@@ -140,7 +141,7 @@ func (h *Hart) reachPart(a, fault uint64, w want) (off uint64, ok bool) {
 		return 0, false
 	}
 	if off, ok = h.inRAM(pa); !ok {
-		h.raise(w.accessFault(), fault)
+		h.raise(w.accessFault(), a)
 	}
 	return off, ok
 }

@@ -88,7 +88,7 @@ func TestStoreAcrossPagesFaults(t *testing.T) {
 	}
 }
 
-// One that has a device in it is an access fault, at the access's address.
+// One that has a device in it is an access fault, at the address of that part.
 func TestAccessIntoDevice(t *testing.T) {
 	b := newBoard(t)
 	p := b.paging(3)
@@ -98,7 +98,7 @@ func TestAccessIntoDevice(t *testing.T) {
 	p.on(ramBase)
 	b.SetReg(a0, vaB-4)
 	b.run(1)
-	b.trapped(causeLoadAccess, vaB-4, ramBase)
+	b.trapped(causeLoadAccess, vaB, ramBase)
 }
 
 // What the bus is asked, and what becomes of its answers.

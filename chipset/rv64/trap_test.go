@@ -40,7 +40,7 @@ func TestTraps(t *testing.T) {
 		{"amoadd.d, misaligned", halves(encR(0x2f, 3, 0, t0, a0, zero)), m | s | u, pageA + 4, causeStoreMisaligned, pageA + 4},
 		{"lr.w from a device", halves(encR(0x2f, 2, amoLRW<<1, t0, a0, zero)), m | s | u, deviceBase, causeLoadAccess, deviceBase},
 		{"amoadd.w to a device", halves(encR(0x2f, 2, 0, t0, a0, zero)), m | s | u, deviceBase, causeStoreAccess, deviceBase},
-		{"a load across RAM's end", halves(encI(0x03, 3, t0, a0, 0)), m | s | u, ramBase + 1<<20 - 4, causeLoadAccess, ramBase + 1<<20 - 4},
+		{"a load across RAM's end", halves(encI(0x03, 3, t0, a0, 0)), m | s | u, ramBase + 1<<20 - 4, causeLoadAccess, ramBase + 1<<20},
 	} {
 		for _, mode := range []Priv{User, Supervisor, Machine} {
 			if c.modes>>mode&1 == 0 {
