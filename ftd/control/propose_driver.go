@@ -273,7 +273,11 @@ func (c *Core) attachEnded(n *facts, s *side, ev drivers.Event) {
 		c.forbidden(n, s, code, ev.Reason)
 		return
 	}
-	if s.work != attaching { // else the result of the attach says more
+	switch {
+	case s.work == attaching: // its result says more
+	case n.hold.kind == holdRefused, n.hold.kind == holdRetry && n.hold.until.After(c.now):
+		// Its result came before this, and has said what follows.
+	default:
 		c.tryAgain(n, s, AnswerFailed, ev.Reason)
 	}
 }
