@@ -186,9 +186,7 @@ func (b *Block) notified(queue int) {
 			return
 		}
 	}
-	if n == 0 { // else the next answer goes on from here
-		b.arm(queue)
-	}
+	b.arm(queue) // what is left for want of room goes on with the next answer
 	b.signal(queue)
 }
 

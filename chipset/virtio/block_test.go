@@ -219,10 +219,12 @@ func TestBlockAnswers(t *testing.T) {
 
 func TestBlockIgnoresAnswersThatNobodyAskedFor(t *testing.T) {
 	g := newBlock(t, BlockConfig{}, blockFeatures)
-	g.request(blockFlush, 0, false)
+	r := g.request(blockFlush, 0, false)
 	id := g.sent()[0].ID
 	for _, wrong := range []uint64{0, 1, id + 1, id + inFlightMax, id - inFlightMax, ^uint64(0)} {
-		g.dev.Complete(&Completion{ID: wrong})
+		if g.dev.Complete(&Completion{ID: wrong}); g.blockStatus(r) != 0xff {
+			t.Fatalf("the answer to %d was taken for one to %d", wrong, id)
+		}
 	}
 	g.dev.Complete(&Completion{ID: id})
 	g.dev.Complete(&Completion{ID: id}) // twice
@@ -243,10 +245,10 @@ func TestBlockBoundsWhatIsOutside(t *testing.T) {
 	}
 	g.dev = b
 	g.start(blockFeatures, 256)
-	header, status := g.allocate(16), g.allocate(1)
+	header, status, data := g.allocate(16), g.allocate(1), g.allocate(BlockDataMax)
 	before := g.queues[0].availIdx
 	for range 200 {
-		g.queues[0].add(buffer{header, 16, false}, buffer{ramBase, 512, true}, buffer{status, 1, true})
+		g.queues[0].add(buffer{header, 16, false}, buffer{data, 512, true}, buffer{status, 1, true})
 	}
 	g.queues[0].kick(before)
 	out := g.sent()
@@ -275,14 +277,76 @@ func TestBlockBoundsTheBytesOutside(t *testing.T) {
 	b, _ := NewBlock(slot, g, g, BlockConfig{Sectors: 1 << 20})
 	g.dev = b
 	g.start(blockFeatures, 64)
-	header, status := g.allocate(16), g.allocate(1)
+	header, status, data := g.allocate(16), g.allocate(1), g.allocate(BlockDataMax)
 	before := g.queues[0].availIdx
 	for range 20 {
-		g.queues[0].add(buffer{header, 16, false}, buffer{ramBase, BlockDataMax, true}, buffer{status, 1, true})
+		g.queues[0].add(buffer{header, 16, false}, buffer{data, BlockDataMax, true}, buffer{status, 1, true})
 	}
 	g.queues[0].kick(before)
-	if out := g.sent(); len(out) != inFlightBytes/BlockDataMax {
+	out := g.sent()
+	if len(out) != inFlightBytes/BlockDataMax {
 		t.Fatalf("%d requests of %d bytes are outside, want %d", len(out), BlockDataMax, inFlightBytes/BlockDataMax)
+	}
+	content := make([]byte, BlockDataMax)
+	for len(out) > 0 {
+		g.dev.Complete(&Completion{ID: out[0].ID, Data: content})
+		out = append(out[1:], g.sent()...)
+	}
+	if got := len(g.queues[0].harvest()); got != 20 {
+		t.Fatalf("%d of 20 came back", got)
+	}
+}
+
+// Headers, data and status may share buffers as they like (2.7.4.3).
+func TestBlockRequestInOddPieces(t *testing.T) {
+	g := newBlock(t, BlockConfig{}, blockFeatures)
+	p := binary.LittleEndian.AppendUint32(nil, blockOut)
+	p = append(p, make([]byte, 12)...)
+	data := make([]byte, 1024)
+	for i := range data {
+		data[i] = byte(i * 13)
+	}
+	p = append(p, data...)
+	status := g.put([]byte{0xff})
+	g.queues[0].send(buffer{g.put(p[:7]), 7, false}, buffer{g.put(p[7:300]), 293, false}, buffer{g.put(p[300:]), len(p) - 300, false}, buffer{status, 1, true})
+	out := g.sent()
+	if len(out) != 1 || !bytes.Equal(out[0].Data, data) {
+		t.Fatalf("left: %v", out)
+	}
+	h := g.put(make([]byte, blockHeader))
+	a, b := g.allocate(300), g.allocate(213)
+	g.queues[0].send(buffer{h, blockHeader, false}, buffer{a, 300, true}, buffer{b, 213, true}) // the status is the last byte of b
+	g.mem(b, 213)[212] = 0xff
+	id := g.sent()[0].ID
+	g.dev.Complete(&Completion{ID: id, Data: data[:512]})
+	if !bytes.Equal(append(bytes.Clone(g.mem(a, 300)), g.mem(b, 212)...), data[:512]) || g.mem(b, 213)[212] != byte(OK) {
+		t.Fatal("data and status are not where they belong")
+	}
+}
+
+// A driver that has not moved used_event on is interrupted once only.
+func TestBlockInterruptsOnlyWhenAsked(t *testing.T) {
+	g := newBlock(t, BlockConfig{}, blockFeatures)
+	for range 3 {
+		g.request(blockFlush, 0, false)
+	}
+	for i, r := range g.sent() {
+		g.dev.Complete(&Completion{ID: r.ID})
+		if g.line != (i == 0) {
+			t.Fatalf("answer %d: the line is %v", i, g.line)
+		}
+		g.acknowledge()
+	}
+	// Without EVENT_IDX, a flag says it.
+	g = newBlock(t, BlockConfig{}, blockFeatures&^featureEventIdx)
+	for i := range uint16(2) {
+		g.queues[0].setU16(g.queues[0].avail, i*availNoInterrupt)
+		g.request(blockFlush, 0, false)
+		g.dev.Complete(&Completion{ID: g.sent()[0].ID})
+		if g.line != (i == 0) {
+			t.Fatalf("with flags %d: the line is %v", i*availNoInterrupt, g.line)
+		}
+		g.acknowledge()
 	}
 }
 

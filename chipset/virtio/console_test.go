@@ -56,6 +56,11 @@ func TestConsoleTyping(t *testing.T) {
 	if d.Room() != 0 || d.Receive(long) != 0 {
 		t.Fatal("a guest without a driver takes what is typed")
 	}
+	g.start(featuresCommon, 16)
+	g.queues[consoleReceive].send(buffer{a, 3, true})
+	if got := g.queues[consoleReceive].harvest(); len(got) != 0 {
+		t.Fatalf("what was typed to the driver before came to this one: %v", got)
+	}
 }
 
 func TestEntropy(t *testing.T) {

@@ -73,9 +73,7 @@ func (d *EntropyDevice) notified(queue int) {
 			return
 		}
 	}
-	if n == 0 { // else the answer goes on from here
-		d.arm(queue)
-	}
+	d.arm(queue) // what is left goes on with the answer
 	d.signal(queue)
 }
 

@@ -71,6 +71,7 @@ func TestBrokenRules(t *testing.T) {
 			for i := range 3 {
 				h.desc(i, 0, 0xffff_ffff, descNext|descWrite, uint16(i+1))
 			}
+			h.desc(3, buf, 1, descWrite, 0)
 			h.make(0)
 		}, ViolationSegment},
 		{"readable behind writable", 0, func(h hostileRing) {
@@ -185,6 +186,32 @@ func TestBrokenRules(t *testing.T) {
 				t.Fatalf("after a reset %d requests left, want 1: %v", len(out), g.dev.Info().Violation)
 			}
 		})
+	}
+}
+
+// What is under way counts: with it no more than the ring holds, and not back over it.
+func TestAvailableIndexWithRequestsUnderWay(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		idx  uint16
+		want Violation
+	}{
+		{"two more, which fills the ring", 4, ViolationNone}, {"three more", 5, ViolationAvailIndex},
+		{"back by one", 1, ViolationAvailIndex}, {"back by two", 0, ViolationAvailIndex}, {"back by three", 0xffff, ViolationAvailIndex},
+	} {
+		g := newGuest(t)
+		g.dev = devices(t, g)["block"]
+		g.start(blockFeatures, 4)
+		g.request(blockFlush, 0, false)
+		g.request(blockFlush, 0, false)
+		g.queues[0].setU16(g.queues[0].avail+2, c.idx)
+		for i := range uint64(4) { // all of them the first request
+			g.queues[0].setU16(g.queues[0].avail+availHeader+availEntry*i, 0)
+		}
+		g.write(regQueueNotify, 0)
+		if v := g.dev.Info().Violation; v != c.want {
+			t.Errorf("%s: the device says %q, want %q", c.name, v, c.want)
+		}
 	}
 }
 

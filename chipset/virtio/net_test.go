@@ -224,7 +224,7 @@ func TestNetBoundsWhatWaits(t *testing.T) {
 
 func TestNetDropsWhatTheDriverDoesNotTake(t *testing.T) {
 	g, n := newNet(t, netFeatures&^(featuresNetOffload|featureNetMergeable))
-	g.supply(1526, 1526)
+	a := g.supply(1526, 1526)
 	drop := func(name string, p []byte) {
 		t.Helper()
 		before := n.Info().Dropped
@@ -243,14 +243,49 @@ func TestNetDropsWhatTheDriverDoesNotTake(t *testing.T) {
 	drop("half a header", make([]byte, 6))
 	drop("more than there can be", packet(NetFrameMax))
 	p = packet(100)
-	p[headerFlags] = 2
+	p[headerFlags] = 2 // VIRTIO_NET_HDR_F_DATA_VALID
 	if n.Receive(p) == 0 {
 		t.Error("a frame whose checksum was found valid is dropped")
+	}
+	if flags := g.mem(a[0], 1)[0]; flags != 0 {
+		t.Errorf("its header has the flags %#x, which were not negotiated", flags)
 	}
 	n.SetLink(false)
 	drop("with the link down", packet(100))
 	g.write(regStatus, 0)
 	drop("after a reset", packet(100))
+}
+
+func TestNetDropsWhatItCannotSend(t *testing.T) {
+	g, n := newNet(t, netFeatures)
+	g.queues[netTransmit].send(buffer{ramBase, NetFrameMax, false}, buffer{ramBase, 1, false})
+	if out := g.sent(); len(out) != 0 || n.Info().Dropped != 1 || len(g.queues[netTransmit].harvest()) != 1 {
+		t.Fatalf("left: a frame of %d bytes", len(out[0].Data))
+	}
+	g.queues[netTransmit].send(buffer{ramBase, NetFrameMax, false})
+	if out := g.sent(); len(out) != 1 || n.Info().Dropped != 1 {
+		t.Fatal("the longest frame that there can be was dropped")
+	}
+}
+
+// Buffers in very many pieces: what a frame cannot be spread over is dropped, and the
+// buffers stay for a smaller one.
+func TestNetSpreadsAFrameOverABoundedNumberOfPieces(t *testing.T) {
+	g, n := newNet(t, netFeatures)
+	a := g.allocate(1 << 16)
+	for range 5 {
+		var list []buffer
+		for i := range 250 {
+			list = append(list, buffer{a + uint64(i)*16, 16, true})
+		}
+		g.queues[netReceive].add(list...)
+	}
+	if n.Receive(packet(250*16*4+100)) != 0 || n.Info().Phase != PhaseLive || n.Info().Dropped != 1 {
+		t.Fatalf("it is %v with %d dropped", n.Info().Phase, n.Info().Dropped)
+	}
+	if n.Receive(packet(250*16*4-100)) == 0 || len(g.queues[netReceive].harvest()) != 4 {
+		t.Fatalf("a frame for four buffers: %d received", n.Info().Received)
+	}
 }
 
 func TestNetLink(t *testing.T) {

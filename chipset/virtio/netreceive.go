@@ -43,11 +43,8 @@ func (n *Net) Receive(frame []byte) int {
 		n.s.Counters.Dropped++
 		return 0
 	}
-	if n.state.WaitCount > 0 {
-		n.deliverWaiting()
-	}
 	became := deliveryWait
-	if n.state.WaitCount == 0 {
+	if n.state.WaitCount == 0 { // else behind those that wait
 		became = n.deliver(frame)
 		n.signal(netReceive)
 	}

@@ -360,6 +360,30 @@ func TestPropertyDamagedStates(t *testing.T) {
 	})
 }
 
+// States in two minds: what no device saves is not loaded.
+func TestImpossibleStatesAreRefused(t *testing.T) {
+	for name, spoil := range map[string]func(s *blockState){
+		"held with nothing outside":       func(s *blockState) { s.Drain = drainReset; s.InFlight = inFlight{} },
+		"more room than segments":         func(s *blockState) { s.InFlight.Slots[0].Room = 4096 },
+		"a segment around the end":        func(s *blockState) { s.InFlight.Slots[0].Segs[0].Addr = ^uint64(0) - 5 },
+		"an ID of another slot":           func(s *blockState) { s.InFlight.Slots[0].ID++ },
+		"an ID that is still to come":     func(s *blockState) { s.InFlight.Slots[0].ID += inFlightMax },
+		"a queue ready that cannot be":    func(s *blockState) { s.Queues[0].Num = 7 },
+		"an operation that there is none": func(s *blockState) { s.InFlight.Slots[0].Op = opEnd },
+	} {
+		g := newBlock(t, BlockConfig{}, blockFeatures)
+		g.request(blockIn, 0, true, make([]byte, 512))
+		b := g.dev.(*Block)
+		if err := devices(t, g)["block"].LoadState(b.SaveState(nil)); err != nil {
+			t.Fatal(err)
+		}
+		spoil(&b.state)
+		if err := devices(t, g)["block"].LoadState(b.SaveState(nil)); err == nil {
+			t.Errorf("%s: it was loaded", name)
+		}
+	}
+}
+
 func TestStatesOfOthersAreRefused(t *testing.T) {
 	g := newGuest(t)
 	saved := devices(t, g)["block"].SaveState(nil)

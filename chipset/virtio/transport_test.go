@@ -186,7 +186,9 @@ func TestAQueueThatIsReadyCannotBeMoved(t *testing.T) {
 	g := newBlock(t, BlockConfig{}, blockFeatures)
 	g.write(regQueueSel, 0)
 	g.write(regQueueNum, 2)
-	g.write(regQueueDescLow, ramBase)
+	for _, reg := range []uint64{regQueueDescLow, regQueueDriverLow, regQueueDeviceLow} {
+		g.write(reg, ramBase+0x10_0000)
+	}
 	r := g.request(blockFlush, 0, false)
 	if out := g.sent(); len(out) != 1 || out[0].Op != Flush {
 		t.Fatalf("left: %v; %v", out, g.dev.Info().Violation)
@@ -194,6 +196,41 @@ func TestAQueueThatIsReadyCannotBeMoved(t *testing.T) {
 	g.dev.Complete(&Completion{ID: 1 * inFlightMax})
 	if g.blockStatus(r) != OK {
 		t.Fatal("not answered")
+	}
+}
+
+func TestInterruptsAreAcknowledgedOneByOne(t *testing.T) {
+	g, n := newNet(t, netFeatures)
+	g.queues[netTransmit].send(buffer{g.put(packet(60)), NetHeader + 60, false})
+	n.SetLink(false)
+	if got := g.read(regInterruptStatus); got != interruptUsed|interruptConfig || !g.line {
+		t.Fatalf("InterruptStatus is %#x", got)
+	}
+	g.write(regInterruptACK, interruptUsed)
+	if got := g.read(regInterruptStatus); got != interruptConfig || !g.line {
+		t.Fatalf("with one acknowledged InterruptStatus is %#x", got)
+	}
+	g.write(regInterruptACK, interruptConfig)
+	if g.line {
+		t.Fatal("the line stays high")
+	}
+}
+
+// Nobody runs while a device is held; stores that come all the same do nothing.
+func TestStoresDuringAHold(t *testing.T) {
+	g := newBlock(t, BlockConfig{}, blockFeatures)
+	g.request(blockFlush, 0, false)
+	id := g.sent()[0].ID
+	g.write(regStatus, 0)
+	g.write(regStatus, 0)
+	g.write(regStatus, statusFailed)
+	g.write(regQueueSel, 1)
+	if g.held != 1 || g.dev.Info().Phase != PhaseHeld {
+		t.Fatalf("Hold was called %d times, it is %v", g.held, g.dev.Info().Phase)
+	}
+	g.dev.Complete(&Completion{ID: id})
+	if i := g.dev.Info(); i.Phase != PhaseReset || i.Resets != 2 { // with the one of the start
+		t.Fatalf("it is %v after %d resets", i.Phase, i.Resets)
 	}
 }
 
