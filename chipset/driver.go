@@ -41,7 +41,7 @@ func init() { drivers.Register(Kind, New) }
 // Limits.
 const (
 	eventsMax = 1024             // events that nobody has read yet
-	drainMax  = 30 * time.Second // for requests under way when a machine is switched off
+	drainMax  = 15 * time.Second // for requests under way when a machine is switched off, and then for a flush
 	aliveMax  = 5 * time.Second  // a quantum takes under a millisecond, a wait a second
 )
 

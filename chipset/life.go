@@ -72,7 +72,7 @@ func (d *driver) endLife() error {
 	case <-l.done:
 		d.life = nil
 		return nil
-	case <-time.After(drainMax + time.Second):
+	case <-time.After(2*drainMax + time.Second):
 		return drivers.Refuse(drivers.RuleBusy, "%s has I/O under way on %s that does not end; try again when the disk answers", d.cfg.Name, d.opt.Disk)
 	}
 }
@@ -127,6 +127,11 @@ func (d *driver) live(l *life, g *guest) {
 		}
 		g = next
 		d.running(g, "running since its "+why)
+		select {
+		case <-l.quit: // whoever closed it may not have seen this runner
+			g.runner.stop()
+		default:
+		}
 	}
 }
 
@@ -151,15 +156,26 @@ func (d *driver) after(out outcome) (why string, again bool) {
 	return why, true
 }
 
-// drain waits until no request of a machine that has ended is under way, and forgets what
-// was on its way to it.
+// drain waits until no request of a machine that has ended is under way, has the disk put
+// what it holds on stable storage, and forgets what was on its way to the machine.
 func (d *driver) drain() bool {
 	d.mu.Lock()
 	disk := d.devices.disk
 	d.mu.Unlock()
-	ok := disk == nil || disk.Drain(drainMax) == nil
-	d.inbox.clear()
-	return ok
+	defer d.inbox.clear()
+	if disk == nil {
+		return true
+	}
+	if err := disk.Drain(drainMax); err != nil {
+		return false
+	}
+	disk.Submit(&virtio.Request{Op: virtio.Flush}, func(c *virtio.Completion, release func()) {
+		if c.Status != virtio.OK {
+			d.note("the disk could not be flushed: " + disk.Stats().LastError)
+		}
+		release()
+	})
+	return disk.Drain(drainMax) == nil
 }
 
 // build makes a machine with a kernel in its memory, at its first step.
