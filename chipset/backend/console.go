@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"ft/drivers/unixhttp"
 )
 
 // A console shows what the guest writes to whoever watches, and keeps it.
@@ -34,7 +33,7 @@ const (
 
 // ConsoleConfig is what a console is opened with.
 type ConsoleConfig struct {
-	Socket   string // path of the unix socket, made for this user alone; "" for none
+	Socket   string // path of the unix socket, made for root or this user alone; "" for none
 	Log      string // path of the log file; "" for none
 	LogBytes int64  // the log is turned over at half of it, so that both parts have that many; 0: DefaultConsoleLog
 
@@ -53,10 +52,10 @@ type Console struct {
 	end      uint64 // bytes written so far; the last historySize of them are there
 	sleeping int    // readers that wait for more
 	closed   bool
-	watchers map[*net.UnixConn]struct{}
+	watchers map[net.Conn]struct{}
 	stats    ConsoleStats
 
-	listener *net.UnixListener
+	listener net.Listener   // nil: no socket
 	done     sync.WaitGroup // listener, log and watchers
 }
 
@@ -74,7 +73,7 @@ func OpenConsole(cfg ConsoleConfig) (*Console, error) {
 	if cfg.LogBytes <= 0 {
 		cfg.LogBytes = DefaultConsoleLog
 	}
-	c := &Console{cfg: cfg, watchers: map[*net.UnixConn]struct{}{}}
+	c := &Console{cfg: cfg, watchers: map[net.Conn]struct{}{}}
 	c.more = sync.NewCond(&c.mu)
 	var log *consoleLog
 	if cfg.Log != "" {
@@ -86,7 +85,7 @@ func OpenConsole(cfg ConsoleConfig) (*Console, error) {
 		c.append(past)
 	}
 	if cfg.Socket != "" {
-		l, err := listenUnix(cfg.Socket)
+		l, err := unixhttp.Listen(cfg.Socket)
 		if err != nil {
 			if log != nil {
 				log.close()
@@ -102,21 +101,6 @@ func OpenConsole(cfg ConsoleConfig) (*Console, error) {
 		go c.keep(log, c.end)
 	}
 	return c, nil
-}
-
-// listenUnix listens on a socket that one who is gone may have left.
-func listenUnix(path string) (*net.UnixListener, error) {
-	addr := &net.UnixAddr{Name: path, Net: "unix"}
-	if c, err := net.DialUnix("unix", nil, addr); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("%w: somebody answers there", ErrInUse)
-	} else if errors.Is(err, unix.ECONNREFUSED) {
-		_ = os.Remove(path)
-	}
-	old := unix.Umask(0o177) // the socket is never there with other rights
-	l, err := net.ListenUnix("unix", addr)
-	unix.Umask(old)
-	return l, err
 }
 
 // Write appends what the guest has written. It does not wait for anyone.
@@ -216,7 +200,7 @@ func (r *reader) copyTo(w io.Writer) error {
 func (c *Console) accept() {
 	defer c.done.Done()
 	for {
-		conn, err := c.listener.AcceptUnix()
+		conn, err := c.listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -235,7 +219,7 @@ func (c *Console) accept() {
 const acceptPause = 100 * time.Millisecond
 
 // watch starts a watcher, or says why not.
-func (c *Console) watch(conn *net.UnixConn) (refusal string) {
+func (c *Console) watch(conn net.Conn) (refusal string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -261,7 +245,7 @@ func (c *Console) watch(conn *net.UnixConn) (refusal string) {
 }
 
 // listen hands on what a watcher types, until it goes.
-func (c *Console) listen(conn *net.UnixConn) {
+func (c *Console) listen(conn net.Conn) {
 	buf := make([]byte, 1024)
 	for {
 		n, err := conn.Read(buf)
@@ -275,7 +259,7 @@ func (c *Console) listen(conn *net.UnixConn) {
 }
 
 // leave ends a watcher: the one of its goroutines that sees it first ends the other.
-func (c *Console) leave(conn *net.UnixConn, r *reader) {
+func (c *Console) leave(conn net.Conn, r *reader) {
 	conn.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()

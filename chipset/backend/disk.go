@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ft/chipset/virtio"
 )
 
@@ -223,6 +225,9 @@ func (d *Disk) work(q *jobQueue) {
 
 // do is a job's I/O.
 func (d *Disk) do(j *job) error {
+	if j.buf == nil && (j.op == virtio.Read || j.op == virtio.Write) {
+		return unix.ENOMEM
+	}
 	switch m := &d.media; j.op {
 	case virtio.Read:
 		return m.read(j.buf, j.offset)

@@ -44,7 +44,8 @@ type NetworkConfig struct {
 
 	// Frame gets each frame that comes in. It must not block; p is good during the call.
 	Frame func(p []byte)
-	// Carrier is called at each change of the link, on one goroutine. May be nil.
+	// Carrier is called at each change of the link after the opening, on one goroutine. May
+	// be nil.
 	Carrier func(up bool)
 }
 
@@ -109,7 +110,7 @@ func OpenNetwork(cfg NetworkConfig) (*Network, error) {
 		return nil, fmt.Errorf("open a network interface: %w", err)
 	}
 	n.mtu, n.offered = p.mtu, p.offloads
-	n.become(p.carrier())
+	n.up, n.reason = p.carrier() // Front tells it; later changes are called out
 	n.take(p)
 	n.done.Add(3)
 	go n.write()
@@ -118,7 +119,7 @@ func OpenNetwork(cfg NetworkConfig) (*Network, error) {
 	return n, nil
 }
 
-// Front is the virtio device for this interface.
+// Front is the virtio device for this interface as it is now; its MTU is that at the opening.
 func (n *Network) Front() *virtio.NetConfig {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,15 +14,9 @@ import (
 // Giving space back, and writing zeroes without sending them.
 
 // zeroes is what is written where nothing better works; page-aligned for O_DIRECT.
-var zeroes = mustMap(1 << 20)
-
-func mustMap(n int) []byte {
-	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
-	if err != nil {
-		panic(err)
-	}
-	return b
-}
+var zeroes = sync.OnceValues(func() ([]byte, error) {
+	return unix.Mmap(-1, 0, 1<<20, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+})
 
 // blockSize is a block device's size in bytes.
 func blockSize(fd int) (int64, error) {
@@ -77,9 +72,18 @@ func (m *media) zero(offset, length int64, unmap bool) error {
 	if err := m.allocate(unix.FALLOC_FL_ZERO_RANGE, offset, length); !unsupported(err) {
 		return err
 	}
+	return m.writeZeroes(offset, length)
+}
+
+// writeZeroes does it by hand.
+func (m *media) writeZeroes(offset, length int64) error {
+	p, err := zeroes()
+	if err != nil {
+		return err
+	}
 	for length > 0 {
-		n := min(length, int64(len(zeroes)))
-		if err := m.write(zeroes[:n], offset); err != nil {
+		n := min(length, int64(len(p)))
+		if err := m.write(p[:n], offset); err != nil {
 			return err
 		}
 		offset, length = offset+n, length-n
