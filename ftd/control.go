@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,7 @@ const (
 // controlFlags is the command line of the control daemon and of the test box.
 type controlFlags struct {
 	config, socket, state, dev, testbox string
+	guest                               string
 	check, clean, noKeeper              bool
 	set                                 map[string]bool // flags that were given
 }
@@ -41,6 +43,7 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	f.StringVar(&c.state, "state", defaultState, "")
 	f.StringVar(&c.testbox, "testbox", "", "")
 	f.BoolVar(&c.clean, "clean", false, "")
+	f.StringVar(&c.guest, "guest", string(testbox.GuestKinds[0]), "")
 	f.BoolVar(&c.check, "check-config", false, "")
 	// Not in the usage: for the test box and for tests, which must not meet a real box.
 	f.StringVar(&c.dev, "dev-dir", defaultDev, "")
@@ -51,13 +54,19 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	c.set = map[string]bool{}
 	f.Visit(func(f *flag.Flag) { c.set[f.Name] = true })
 	if c.testbox != "" && (c.set["config"] || c.set["state"] || c.check) {
-		return c, misused(errs, errors.New("a test box makes its own configuration and state: --testbox goes with --socket and --clean alone")), true
+		return c, misused(errs, errors.New("a test box makes its own configuration and state: --testbox goes with --socket, --guest and --clean alone")), true
 	}
 	if c.set["testbox"] && c.testbox == "" {
 		return c, misused(errs, errors.New("--testbox needs a directory")), true
 	}
 	if c.clean && c.testbox == "" {
 		return c, misused(errs, errors.New("--clean is for test boxes: it goes with --testbox DIR")), true
+	}
+	if c.set["guest"] && (c.testbox == "" || c.clean) {
+		return c, misused(errs, errors.New("--guest is for test boxes: it goes with --testbox DIR")), true
+	}
+	if !slices.Contains(testbox.GuestKinds, testbox.GuestKind(c.guest)) {
+		return c, misused(errs, fmt.Errorf("there is no guest %q; there are %q", c.guest, testbox.GuestKinds)), true
 	}
 	if err := absolute(&c.config, &c.socket, &c.state, &c.dev); err != nil {
 		return c, failed(errs, err), true
@@ -78,7 +87,7 @@ func runControl(args []string, out, errs io.Writer) int {
 	log := slog.New(slog.NewTextHandler(sink, nil))
 	var err error
 	if c.testbox != "" {
-		o := testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Out: out, Log: log}
+		o := testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Guest: testbox.GuestKind(c.guest), Out: out, Log: log}
 		if c.clean {
 			err = testbox.Clean(o)
 		} else {

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -131,7 +132,11 @@ func (a *Apt) configure(ctx context.Context, arch, source string) error {
 func (a *Apt) run(ctx context.Context, out *bytes.Buffer, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = a.dir
-	cmd.WaitDelay = killPatience // apt's own children may hold its output open
+	// Its own process group: Ctrl-C is for who called us, and a kill is for apt's children
+	// as well.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = killPatience
 	cmd.Env = append(os.Environ(), "APT_CONFIG="+filepath.Join(a.dir, "apt.conf"), "LC_ALL=C")
 	var said bytes.Buffer
 	cmd.Stderr = &said

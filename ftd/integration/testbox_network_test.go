@@ -61,7 +61,7 @@ func TestTestBoxLeavesNamespacesOfOthersAlone(t *testing.T) {
 	b.ends()
 	command(t, "ip", "netns", "add", mine[0])
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", mine[0]).Run() })
-	out, err := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"),
+	out, err := testbox(filepath.Join(b.dir, "box"), "--guest", "none",
 		"--socket", b.sock, "--dev-dir", filepath.Join(b.dir, "dev")).CombinedOutput()
 	if err == nil {
 		t.Fatalf("it started over a network namespace of nobody's:\n%s", out)

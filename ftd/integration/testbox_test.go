@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,9 +24,15 @@ import (
 // the same helpers as any other.
 type throwaway struct {
 	*box
-	out  lockedBuffer
-	init *exec.Cmd
-	end  chan error
+	guest string // what its machine runs; "none" when ""
+	out   lockedBuffer
+	init  *exec.Cmd
+	end   chan error
+}
+
+// testbox is the command of a test box in a directory.
+func testbox(dir string, args ...string) *exec.Cmd {
+	return exec.Command(filepath.Join(binDir, "ftd"), append([]string{"--testbox", dir}, args...)...)
 }
 
 // lockedBuffer takes a process's output while it is looked at.
@@ -83,8 +90,11 @@ func newThrowaway(t *testing.T) *throwaway {
 func (b *throwaway) start() {
 	b.t.Helper()
 	b.out.reset()
-	b.init = exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"),
-		"--socket", b.sock, "--dev-dir", filepath.Join(b.dir, "dev"))
+	guest, best := b.guest, "The box is simplex" // with a machine, which has one side
+	if guest == "" {
+		guest, best = "none", "The box is duplex"
+	}
+	b.init = testbox(filepath.Join(b.dir, "box"), "--guest", guest, "--socket", b.sock, "--dev-dir", filepath.Join(b.dir, "dev"))
 	b.init.Stdout, b.init.Stderr = &b.out, &b.out
 	b.init.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := b.init.Start(); err != nil {
@@ -94,7 +104,7 @@ func (b *throwaway) start() {
 	cmd, end := b.init, b.end
 	go func() { end <- cmd.Wait() }()
 	b.t.Cleanup(func() { _ = cmd.Process.Kill() })
-	b.hears("The box is duplex")
+	b.hears(best)
 }
 
 // hears waits until the test box has said something.
@@ -242,7 +252,7 @@ func TestTestBoxIsCleaned(t *testing.T) {
 	t.Parallel()
 	b := newThrowaway(t)
 	clean := func() (string, error) {
-		out, err := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"), "--clean").CombinedOutput()
+		out, err := testbox(filepath.Join(b.dir, "box"), "--clean").CombinedOutput()
 		return string(out), err
 	}
 	b.start()
@@ -345,13 +355,13 @@ func TestSecondTestBoxIsRefused(t *testing.T) {
 	t.Parallel()
 	b := newThrowaway(t)
 	b.start()
-	again := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"), "--socket", b.sock)
+	again := testbox(filepath.Join(b.dir, "box"), "--guest", "none", "--socket", b.sock)
 	out, err := again.CombinedOutput()
 	if err == nil {
 		t.Fatal("a second test box on the same directory was started")
 	}
 	says(t, string(out), "already")
-	other := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "other"), "--socket", b.sock)
+	other := testbox(filepath.Join(b.dir, "other"), "--guest", "none", "--socket", b.sock)
 	out, err = other.CombinedOutput()
 	if err == nil {
 		t.Fatal("a second test box on the same run directory was started")
@@ -371,12 +381,15 @@ func TestTestBoxTouchesNothingOfOthers(t *testing.T) {
 	b.killAll()
 	<-b.end
 
+	// It has disks of the same names: else its keeper finds the killed box's and goes on with them.
 	other := newBox(t, legFile(t, legBytes), legFile(t, legBytes))
+	other.configure(fmt.Sprintf("\n[[disk]]\nname = \"disk1\"\npci0 = %q\npci1 = %q\n", legFile(t, legBytes), legFile(t, legBytes)))
 	other.sock = b.sock
 	other.start()
 	other.wait("disk0", "duplex")
+	other.wait("disk1", "duplex")
 	ftd, driver := other.ftd.Process.Pid, other.driverPid()
-	again := exec.Command(filepath.Join(binDir, "ftd"), "--testbox", filepath.Join(b.dir, "box"), "--socket", b.sock, "--dev-dir", filepath.Join(b.dir, "dev"))
+	again := testbox(filepath.Join(b.dir, "box"), "--guest", "none", "--socket", b.sock, "--dev-dir", filepath.Join(b.dir, "dev"))
 	out, err := again.CombinedOutput()
 	if err == nil {
 		t.Fatal("a test box was started on the run directory of another box")

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"ft/ftd/testbox/guest"
 	"ft/ftd/testbox/network"
 )
 
@@ -24,7 +25,7 @@ const boxName = "box"
 
 func disks(dir string) []disk {
 	var ds []disk
-	for _, name := range []string{"disk0"} {
+	for _, name := range []string{"disk0", guestDisk} {
 		d := disk{name: name}
 		for side := range d.legs {
 			d.legs[side] = filepath.Join(dir, fmt.Sprintf("%s-pci%d.img", name, side))
@@ -49,7 +50,7 @@ func nicConfig(netns string) string {
 
 // writeConfig makes the ft.toml of the box. The loop devices are others at each
 // start, so it is written anew each time. Without a network there is no NIC.
-func writeConfig(path string, ds []disk, net network.Names) error {
+func writeConfig(path string, ds []disk, net network.Names, g guest.Guest) error {
 	var b strings.Builder
 	b.WriteString("# The test box's own: written anew at each start of `ftd --testbox`.\n\n" +
 		"[system]\nname = \"" + boxName + "\"\nbringup = \"auto\"\ndrills = true\n")
@@ -60,6 +61,7 @@ func writeConfig(path string, ds []disk, net network.Names) error {
 	if net.Box != "" {
 		b.WriteString(nicConfig(net.Box))
 	}
+	b.WriteString(machineConfig(g, net.Box != ""))
 	return replaceFile(path, []byte(b.String()))
 }
 

@@ -16,7 +16,7 @@ const (
 	startPoll    = 200 * time.Millisecond // while it comes up
 	statusPoll   = time.Second            // afterwards
 	progressStep = 20.0                   // percent between two lines of progress
-	hintPatience = 20 * time.Second       // after which what to try is said also without duplex
+	hintPatience = 20 * time.Second       // after which what to try is said also before it has settled
 )
 
 // interactive is what the box tells the person who started it.
@@ -44,7 +44,12 @@ func (b *box) say(format string, args ...any) {
 func (b *box) follow() error {
 	client := api.NewClient(b.Socket)
 	defer client.Close()
-	hinted := false
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if b.served() {
+		go b.awaitGuest(ctx)
+	}
+	hinted, began := false, time.Now()
 	tick := time.NewTicker(startPoll)
 	defer tick.Stop()
 	for {
@@ -59,7 +64,7 @@ func (b *box) follow() error {
 			continue // starting, or being started again: children.go says so
 		}
 		b.tell(client, st)
-		if !hinted && (st.System.State == drivers.FaceDuplex || time.Since(b.began) > hintPatience) {
+		if !hinted && (settled(st) || time.Since(began) > hintPatience) {
 			hinted = true
 			b.hint(st)
 			tick.Reset(statusPoll)
@@ -71,6 +76,21 @@ func (b *box) status(client *api.Client) (api.Status, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	return client.Status(ctx)
+}
+
+// settled says whether the box is as good as it gets: both sides of everything but the
+// machine, which has but one.
+func settled(st api.Status) bool {
+	for _, d := range st.Devices {
+		best := drivers.FaceDuplex
+		if d.Kind == machineKind {
+			best = drivers.FaceSimplex
+		}
+		if d.State != best {
+			return false
+		}
+	}
+	return len(st.Devices) > 0
 }
 
 // tell says what has changed: the events since the last time, progress, and the box.
@@ -132,10 +152,10 @@ The box is %s. In another terminal, try:
   %[2]s inject pci0/disk0 hang        # a leg that answers no more; ends with: inject pci0/disk0 clear
   %[2]s inject disk0 crash            # kill -9 of the mirror process, under load if you like
   %[2]s bringdown pci0/disk0; %[2]s bringup pci0/disk0
-%[6]s
-The legs are %[4]s and %[5]s; they stay for the next start.
+%[6]s%[7]s
+The legs, %[4]s, %[5]s and so on, stay for the next start.
 Ctrl-C ends the box (unmount first).
-`, st.System.State, ftctl, face, b.disks[0].legs[0], b.disks[0].legs[1], b.networkHint(ftctl))
+`, st.System.State, ftctl, face, b.disks[0].legs[0], b.disks[0].legs[1], b.networkHint(ftctl), b.guestHint(ftctl))
 }
 
 // networkHint is the part about net0. The stream of datagrams is 5000 a second.

@@ -29,6 +29,7 @@ import (
 
 	"ft/drivers/keeper"
 	"ft/ftd/api"
+	"ft/ftd/testbox/guest"
 	"ft/ftd/testbox/network"
 )
 
@@ -37,6 +38,7 @@ type Options struct {
 	Dir    string    // legs, state, configuration, logs: made when missing
 	Socket string    // ftd's; its directory is the run directory
 	DevDir string    // where the faces' links appear
+	Guest  GuestKind // GuestDebian when ""
 	Out    io.Writer // for the person who started it
 	Log    *slog.Logger
 }
@@ -56,6 +58,7 @@ type box struct {
 	runDir   string
 	disks    []disk
 	net      network.Names
+	guest    guest.Guest // a zero Guest: there is no machine
 	children *children
 	keeper   *child
 	ftd      *child
@@ -65,32 +68,54 @@ type box struct {
 
 // Run makes the box, runs it until SIGINT or SIGTERM, and removes it again.
 func Run(o Options) error {
-	return within(o, func(b *box) (err error) {
-		if _, err := b.cleanEarlier(); err != nil {
-			return err
-		}
-		if err := b.refuseOthers(); err != nil {
-			return err
-		}
-		defer func() {
-			if rerr := b.remove(b.record(), true); rerr != nil {
-				err = errors.Join(err, rerr)
-				return
+	err := within(o, func(b *box) error {
+		err := b.withChildren(func() error {
+			if _, err := b.cleanEarlier(); err != nil {
+				return err
 			}
-			b.say("removed  processes, loop devices, network and links; left: the legs, with the data, and ftd's state in %s", b.Dir)
-		}()
-		if err := b.build(); err != nil {
+			return b.refuseOthers()
+		})
+		if err != nil {
 			return err
 		}
-		return b.follow()
+		if err := b.makeGuest(); err != nil {
+			return err
+		}
+		return b.withChildren(b.run)
 	})
+	if errors.Is(err, errStopped) {
+		return nil
+	}
+	return err
+}
+
+// run is the box's life.
+func (b *box) run() (err error) {
+	if err := b.refuseOthers(); err != nil { // that have come meanwhile
+		return err
+	}
+	defer func() {
+		if rerr := b.remove(b.record(), true); rerr != nil {
+			err = errors.Join(err, rerr)
+			return
+		}
+		b.say("removed  processes, loop devices, network and links; left: the legs, with the data, and ftd's state in %s", b.Dir)
+	}()
+	if err := b.build(); err != nil {
+		return err
+	}
+	return b.follow()
 }
 
 // Clean removes what an earlier box of the directory left behind that was killed, and
 // starts none.
 func Clean(o Options) error {
 	return within(o, func(b *box) error {
-		found, err := b.cleanEarlier()
+		found := false
+		err := b.withChildren(func() (err error) {
+			found, err = b.cleanEarlier()
+			return err
+		})
 		switch {
 		case err != nil:
 			return err
@@ -120,11 +145,17 @@ func within(o Options, f func(*box) error) error {
 	defer unlock()
 	signal.Notify(b.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(b.signals)
+	return f(b)
+}
+
+// withChildren runs f while this process is the parent of all that the box starts, and of
+// nothing else.
+func (b *box) withChildren(f func() error) (err error) {
 	if b.children, err = newChildren(b.Log, append(os.Environ(), mark(b.Dir))); err != nil {
 		return err
 	}
 	defer b.children.close()
-	return f(b)
+	return f()
 }
 
 func newBox(o Options) (*box, error) {
@@ -218,7 +249,7 @@ func (b *box) build() error {
 		}
 	}
 	config := filepath.Join(b.Dir, "ft.toml")
-	if err := writeConfig(config, b.disks, b.net); err != nil {
+	if err := writeConfig(config, b.disks, b.net, b.guest); err != nil {
 		return err
 	}
 	if err := b.startKeeper(b.runDir); err != nil {

@@ -62,14 +62,18 @@ func Prepare(ctx context.Context, o Options) (Guest, error) {
 	if ctx.Err() != nil {
 		return Guest{}, fmt.Errorf("make the guest: %w", context.Cause(ctx))
 	}
-	return writeBare(o.Dir, err.Error())
+	return PrepareBare(o, err.Error())
 }
 
-// writeBare makes the guest that needs nothing.
-func writeBare(dir, why string) (Guest, error) {
-	path := filepath.Join(dir, "bare.elf")
-	if err := os.WriteFile(path, bare.Program(), 0o644); err != nil {
-		return Guest{}, fmt.Errorf("make the guest without Debian's kernel (%s): %w", why, err)
+// PrepareBare makes the guest that needs nothing; why says why it is not Debian.
+func PrepareBare(o Options, why string) (Guest, error) {
+	path := filepath.Join(o.Dir, "bare.elf")
+	err := os.MkdirAll(o.Dir, 0o755)
+	if err == nil {
+		err = os.WriteFile(path, bare.Program(), 0o644)
+	}
+	if err != nil {
+		return Guest{}, fmt.Errorf("make the bare-metal guest: %w", err)
 	}
 	return Guest{Kernel: path, Why: why}, nil
 }

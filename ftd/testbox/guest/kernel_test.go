@@ -226,7 +226,7 @@ func TestKernelGuestIsKilled(t *testing.T) {
 // TestKernelBareMetal: the program that stands in for Debian's kernel.
 func TestKernelBareMetal(t *testing.T) {
 	own(t)
-	g, err := writeBare(t.TempDir(), "there is no network")
+	g, err := PrepareBare(Options{Dir: t.TempDir()}, "there is no network")
 	if err != nil {
 		t.Fatal(err)
 	}
