@@ -41,7 +41,7 @@ func boot(t TB, o Options, commands []plan.Command, ended func(int, plan.Result)
 		t.Fatalf("kerneltest: pack the guest: %v", err)
 	}
 	// Guests measure time, and an emulated processor keeps a real one busy: one at a time.
-	cache, err := cacheDir()
+	cache, err := Cache()
 	if err != nil {
 		t.Fatalf("kerneltest: %v", err)
 	}

@@ -46,8 +46,8 @@ type image struct {
 	modules string // its directory under lib/modules
 }
 
-// cacheDir is where kernels stay from one test to the next.
-func cacheDir() (string, error) {
+// Cache is where kernels stay from one run to the next, and what else is fetched for guests.
+func Cache() (string, error) {
 	if dir := os.Getenv("FT_KERNELS"); dir != "" {
 		return filepath.Abs(dir)
 	}
@@ -89,7 +89,7 @@ func find(k Kernel, say func(format string, args ...any)) (image, error) {
 	if suites[k] == nil {
 		return image{}, fmt.Errorf("there is no kernel %q to be tested on", k)
 	}
-	cache, err := cacheDir()
+	cache, err := Cache()
 	if err != nil {
 		return image{}, err
 	}

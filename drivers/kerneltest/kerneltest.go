@@ -211,7 +211,7 @@ func needTools(t TB, tools map[string]string) {
 func Own(t TB, tools map[string]string) (cache string, done func()) {
 	t.Helper()
 	needTools(t, tools)
-	cache, err := cacheDir()
+	cache, err := Cache()
 	if err != nil {
 		t.Fatalf("kerneltest: %v", err)
 	}
