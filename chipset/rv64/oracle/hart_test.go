@@ -15,9 +15,7 @@ const (
 	causeEcallU      = 8
 	causeEcallM      = 11
 
-	pteUser   = 0x1f // V, R, W, X, U
-	pteA      = 1 << 6
-	pteD      = 1 << 7
+	pteUser   = pteV | pteR | pteW | pteX | pteU
 	satpSv39  = 8 << 60
 	stepsEach = 4 // instructions that a random one and its logging take, and more than that
 )

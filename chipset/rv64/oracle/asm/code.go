@@ -21,6 +21,7 @@ type fixup struct {
 	op    *Op
 	args  Args
 	label string
+	from  uint64 // where the distance is counted from
 }
 
 // New starts a program at an address.
@@ -86,13 +87,22 @@ func (c *Code) Address(label string) uint64 {
 }
 
 // To lays out a branch or jump to a label, which may come later.
-func (c *Code) To(name string, a Args, label string) {
+func (c *Code) To(name string, a Args, label string) { c.distance(name, a, label, c.Here()) }
+
+// La sets a register to the address of a label, which may come later, up to 2 KiB away.
+func (c *Code) La(rd Reg, label string) {
+	from := c.Here()
+	c.Op("auipc", Args{Rd: rd})
+	c.distance("addi", Args{Rd: rd, Rs1: rd}, label, from)
+}
+
+func (c *Code) distance(name string, a Args, label string, from uint64) {
 	o := Named(name)
 	at, known := c.labels[label]
 	if known {
-		a.Imm = int64(at - c.Here())
+		a.Imm = int64(at - from)
 	} else {
-		c.fixups = append(c.fixups, fixup{c.Here(), o, a, label})
+		c.fixups = append(c.fixups, fixup{c.Here(), o, a, label, from})
 	}
 	word, size := o.Encode(a)
 	c.Texts[c.Here()] = o.Text(a)
@@ -102,7 +112,7 @@ func (c *Code) To(name string, a Args, label string) {
 // Finish fills in the distances to labels that came later.
 func (c *Code) Finish() {
 	for _, f := range c.fixups {
-		f.args.Imm = int64(c.Address(f.label) - f.at)
+		f.args.Imm = int64(c.Address(f.label) - f.from)
 		word, size := f.op.Encode(f.args)
 		for i := range size {
 			c.Bytes[f.at-c.Base+uint64(i)] = byte(word >> (8 * i))
