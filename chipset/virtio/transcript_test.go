@@ -52,7 +52,6 @@ type player struct {
 	chains  []uint16 // heads that were made available, by number from 1
 	status  []uint64 // of block requests, by the same number; 0 for others
 	last    Info
-	config  uint32
 	wasLine bool
 }
 
