@@ -16,14 +16,16 @@ import (
 //   - This version can give it one CPU module. So it is simplex at its best: that is said,
 //     and is nothing that a person could mend (alone).
 
-// poweredOff takes the word of a guest that has powered its machine off. An admin's word goes
-// before it, unless that one turns out not to be kept (takeBack).
-func (c *Core) poweredOff(n *facts, s *side, reason string) {
+// poweredOff takes the word of a guest that has powered its machine off, just now or at a time.
+// An admin's word that is out, or later, goes before it, unless that one turns out not to be
+// kept (takeBack).
+func (c *Core) poweredOff(n *facts, s *side, reason string, at time.Time) {
+	counts := func(t Target) bool { return !t.out() && (at.IsZero() || at.After(t.Since)) }
 	off := Target{Direction: Out, By: ByGuest, Since: c.now, Reason: orElse(reason, "the guest powered itself off")}
 	switch {
-	case !n.target.out():
+	case counts(n.target):
 		n.target = off
-	case s.undo != nil && !s.undo.out():
+	case s.undo != nil && counts(*s.undo):
 		*s.undo = off
 	}
 }

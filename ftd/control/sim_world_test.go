@@ -150,6 +150,7 @@ func (b *simBox) guest(d *simDriver) {
 		return
 	}
 	if b.pick(2) == 0 {
+		b.now = b.now.Add(time.Millisecond) // no two things happen at one time
 		b.tell("the guest of %s powers it off", d.name)
 		d.powerOff(b.now)
 		return

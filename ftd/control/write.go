@@ -172,6 +172,7 @@ func (c *Core) takeBack(p *proposal, d *device, sentence string) {
 		switch happened := f.target; { // since the word was given
 		case happened.Broken:
 			f.target = c.brokenTarget(s, *was, happened.Reason)
+		case happened.By == ByGuest && !was.out(): // its word stands, whatever became of an admin's
 		case happened.By != ByFault || was.out():
 			f.target = *was
 		}
