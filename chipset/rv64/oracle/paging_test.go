@@ -47,7 +47,7 @@ func (p *program) entry(pl *place, first, n uint64) uint64 {
 	}
 	at := framesAt + (first+p.rng.Uint64N(n))*pageSize
 	switch n := p.rng.IntN(24); {
-	case n == 0 && !pl.across:
+	case n == 0 && !pl.across && bits&(pteR|pteW|pteX) != 0:
 		at = p.hole()
 	case n == 1:
 		bits |= 1 << (54 + p.rng.IntN(10))
@@ -97,7 +97,8 @@ func (p *program) place(first, n uint64, d *description) place {
 		pl.va = 3<<30 | (framesAt - base) + first*pageSize + offset
 		v := p.entry(&pl, first, 1)
 		v = v&1023 | base>>12<<10 | v>>54<<54
-		if p.rng.IntN(4) == 0 {
+		// A misaligned leaf. A pointer to where there is no memory is a page fault in QEMU.
+		if v&(pteR|pteW|pteX) != 0 && p.rng.IntN(4) == 0 {
 			v |= 1 << (10 + p.rng.IntN(18))
 		}
 		store(root39+8*3, v)

@@ -66,7 +66,7 @@ func compareUser(t testing.TB, path string, b *batch) error {
 // one of them.
 func TestTheOracleFindsAMistake(t *testing.T) {
 	path := qemu(t, "qemu-riscv64", "qemu-user")
-	sh := shape{seed: 1, streams: 20, cases: 8, items: 60, onlyStream: -1}
+	sh := shape{seed: 1, streams: 20, cases: 8, items: 25, onlyStream: -1}
 	sh.spoil = func(c *asm.Code) []byte {
 		image := bytes.Clone(c.Bytes)
 		for at, text := range c.Texts {
