@@ -1,8 +1,8 @@
 // Command ftd is the daemon of a fault-tolerant box, in all its roles:
 //
 //	ftd                      the control daemon: policy, states, API; in no data path
-//	ftd --testbox DIR        the same on a throw-away box of loop devices, and of NICs
-//	                         in network namespaces
+//	ftd --testbox DIR        the same on a throw-away box of loop devices, of NICs in
+//	                         network namespaces, and with a machine that boots Debian
 //	ftd keeper               the parent of the driver processes
 //	ftd driver KIND NAME     one driver process: the data path of one device
 //	ftd run-elf FILE         a bare-metal riscv64 program, by itself
@@ -44,7 +44,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
 
   ftd [--config FILE] [--socket PATH] [--state DIR] [--check-config]
                               the control daemon
-  ftd --testbox DIR [--socket PATH]
+  ftd --testbox DIR [--socket PATH] [--guest debian|bare|none]
                               a throw-away box on loop devices, until Ctrl-C
   ftd --testbox DIR --clean   remove what a box of DIR left behind that was killed;
                               the data stay
@@ -59,6 +59,8 @@ const usage = `ftd: duplex devices that never stop while one side is good
   --socket PATH    where ftctl reaches ftd   (/run/ft/ftd.sock); its directory is the run directory
   --state DIR      what survives a restart   (/var/lib/ft; of a test box DIR/state)
   --run DIR        the run directory         (/run/ft)
+  --guest KIND     what the test box's machine runs: Debian's kernel for riscv64, fetched
+                   once with apt (debian); a program that is built in (bare); none
   --netns NAME     the network namespace that a driver lives in, by name or path
   --check-config   look at the configuration and all that it names, start nothing
 

@@ -25,6 +25,9 @@ func TestCommandLineMistakesAreUsage(t *testing.T) {
 		{"--testbox", ""},
 		{"--clean"},
 		{"--testbox", "box", "--config", "x"},
+		{"--testbox", "box", "--guest", "windows"},
+		{"--testbox", "box", "--clean", "--guest", "bare"},
+		{"--guest", "none"},
 		{"--check-config", "extra"},
 	} {
 		var out, errs bytes.Buffer

@@ -148,15 +148,28 @@ func (a *Apt) run(ctx context.Context, out *bytes.Buffer, name string, args ...s
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", name, context.Cause(ctx))
 	case err != nil:
-		return fmt.Errorf("%s: %w: %s", name, err, oneLine(said.String()))
+		return fmt.Errorf("%s: %w: %s", name, err, complaint(said.String()))
 	}
 	return nil
 }
 
-// oneLine puts what a tool has said into a sentence.
-func oneLine(said string) string {
-	lines := strings.FieldsFunc(said, func(r rune) bool { return r == '\n' || r == '\r' })
-	return strings.Join(slices.Compact(lines), "; ")
+// complaint is what matters of what a tool has said: apt's errors, without the one that
+// only says that there were others.
+func complaint(said string) string {
+	var all, errs []string
+	for line := range strings.Lines(said) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		all = append(all, line)
+		if text, ok := strings.CutPrefix(line, "E: "); ok && !strings.HasPrefix(text, "Some index files") {
+			errs = append(errs, text)
+		}
+	}
+	if len(errs) > 0 {
+		all = errs
+	}
+	return strings.Join(slices.Compact(all), "; ")
 }
 
 // Depends are the names of the packages that a package depends on, without those that

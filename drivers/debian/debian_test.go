@@ -117,3 +117,15 @@ func TestSystemAptStays(t *testing.T) {
 		t.Errorf("the system's %s would be run", hook)
 	}
 }
+
+func TestComplaintIsWhatMatters(t *testing.T) {
+	for said, want := range map[string]string{
+		"W: slow\nE: Failed to fetch http://x/InRelease  Could not connect\nE: Some index files failed to download. They have been ignored, or old ones used instead.\n": "Failed to fetch http://x/InRelease  Could not connect",
+		"dpkg-deb: error: not a Debian archive\n\n": "dpkg-deb: error: not a Debian archive",
+		"": "",
+	} {
+		if got := complaint(said); got != want {
+			t.Errorf("%q becomes %q, want %q", said, got, want)
+		}
+	}
+}

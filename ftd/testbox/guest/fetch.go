@@ -64,7 +64,7 @@ func findDebian(ctx context.Context, cache string, say func(string, ...any)) (di
 	ctx, cancel := context.WithTimeoutCause(ctx, fetchMax, fmt.Errorf("it took longer than %v", fetchMax))
 	defer cancel()
 	if err := fetch(ctx, dir); err != nil {
-		return distribution{}, fmt.Errorf("fetch Debian's kernel for %s: %w", arch, err)
+		return distribution{}, fmt.Errorf("fetch Debian's kernel for %s: %w; it is tried again at the next start (the mirror and the proxy are those of this computer's apt)", arch, err)
 	}
 	return openDebian(dir)
 }
