@@ -38,6 +38,7 @@ type hostile struct {
 	writes   int
 	emitted  int
 	began    bool // in this step
+	moves    int
 }
 
 func (h *hostile) at(addr uint64, n int) []byte {
@@ -273,8 +274,14 @@ func (h *hostile) step(s *script) {
 	}
 }
 
+// movesMax bounds the devices that one script makes: they are large.
+const movesMax = 8
+
 // move continues in another process.
 func (h *hostile) move() {
+	if h.moves++; h.moves > movesMax {
+		return
+	}
 	saved := h.dev.SaveState(nil)
 	line := h.line
 	d := h.make()
