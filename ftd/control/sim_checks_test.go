@@ -135,6 +135,12 @@ func (r *ruleBook) checkAnswer(event Event, a Answer) {
 
 // checkAction: rules 1, 4, 5 and 6 for what the core wants done.
 func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
+	if d := r.devs[a.Device]; a.Kind == ActionStart {
+		if on := r.missing(r.b.device(a.Device)); on != "" && !d.started {
+			r.fail("%s is started, and %s, on which it stands, is down", a.Device, on)
+		}
+		d.started = true // also if it is dropped: it is asked for again
+	}
 	if r.b.failed[a.After] {
 		return // it is dropped: the core does not know yet that the write failed
 	}
@@ -144,12 +150,6 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 				r.fail("rule 4: the driver of %s is told to take in %s, which an admin took out", a.Device, sideID(s.dev, s.index))
 			}
 		}
-	}
-	if d := r.devs[a.Device]; a.Kind == ActionStart {
-		if on := r.missing(r.b.device(a.Device)); on != "" && !d.started {
-			r.fail("%s is started, and %s, on which it stands, is down", a.Device, on)
-		}
-		d.started = true
 	}
 	if a.Kind == ActionSnapshot {
 		r.devs[a.Device].lagging = true // it believes the next one
