@@ -61,7 +61,7 @@ func (h *Hart) atomic(o *op) (fold uint64, st status) {
 	if o.aux&^1 == amoSCW {
 		return h.storeConditional(o, a, size)
 	}
-	off, _, isRAM, ok := h.reach(a, w)
+	off, _, isRAM, ok := h.reach(a, size, w)
 	if !ok {
 		return 0, stTrap
 	}
@@ -104,7 +104,7 @@ func signed(v, size uint64) uint64 {
 func (h *Hart) storeConditional(o *op, a, size uint64) (fold uint64, st status) {
 	data, failed := uint64(0), uint64(1)
 	if h.reservation.size != 0 {
-		off, ok := h.reachPart(a, wantStore)
+		off, ok := h.reachPart(a, size, wantStore)
 		if !ok {
 			return 0, stTrap
 		}

@@ -94,27 +94,44 @@ func hashIndex(pa uint64) uint64 { return (pa>>1 ^ pa>>17) % hashSize }
 // find returns the block at pc, or nil when fetching traps; the trap is then taken, as a
 // step of its own. It may disturb: fetching sets A bits, and those may lie in code.
 func (h *Hart) find(pc uint64) *block {
-	pa, ok := h.fetch(pc)
+	pa, split, ok := h.fetch(pc)
 	if !ok {
 		h.fetchTrap(pc)
 		return nil
 	}
 	i := h.blockAt(pa)
-	if h.code.blocks[i].cross {
-		pa2, ok := h.fetch(pc + 2)
-		if !ok {
-			h.fetchTrap(pc)
-			return nil
+	if split || h.code.blocks[i].cross {
+		if h.ram16(pa-h.cfg.RAMBase)&3 == 3 {
+			pa2, split2, ok := h.fetch(pc + 2)
+			if !ok {
+				h.fetchTrap(pc)
+				return nil
+			}
+			split = split || split2
+			// All of an instruction is read behind all of its translation, which may have
+			// written to it.
+			i = h.blockAt(pa)
+			if b := &h.code.blocks[i]; b.cross && (b.pa2 != pa2 || b.n == 0) {
+				h.decodeCross(b, pa2)
+			}
 		}
-		// All of an instruction is read behind all of its translation, which may have
-		// written to it.
-		i = h.blockAt(pa)
-		if b := &h.code.blocks[i]; b.pa2 != pa2 || b.n == 0 {
-			h.decodeCross(b, pa2)
+		if split {
+			return h.alone(&h.code.blocks[i])
 		}
 	}
 	h.jumps[jumpIndex(pc)] = jumpEntry{pc, h.regime, i}
 	return &h.code.blocks[i]
+}
+
+// alone returns the first instruction of b, from which no way leads on but find: the
+// page's next instruction may not be fetched.
+func (h *Hart) alone(b *block) *block {
+	if b.n > 1 {
+		return h.cut(b, 1)
+	}
+	h.code.short = *b
+	h.code.short.taken, h.code.short.fall, h.code.short.linkable = nil, nil, false
+	return &h.code.short
 }
 
 // blockAt returns the index of the block at a physical address in RAM, decoding it if it

@@ -267,7 +267,7 @@ func (h *Hart) readMachineCSR(n uint32) (v uint64, ok bool) {
 	}
 	switch {
 	case n >= csrPmpaddr0 && n <= csrPmpaddr15:
-		return h.readPMPAddr(int(n - csrPmpaddr0)), true
+		return c.pmpaddr[n-csrPmpaddr0], true
 	case n == csrMcountinhibit, // nothing is ever inhibited
 		n >= csrMhpmevent3 && n <= csrMhpmevent31,
 		n >= csrMhpmcounter3 && n <= csrMhpmcounter31,

@@ -44,7 +44,7 @@ func TestCSRFields(t *testing.T) {
 		{name: "mcause", n: csrMcause, hi: ones},
 		{name: "mtval", n: csrMtval, hi: ones},
 		{name: "mip", n: csrMip, hi: 0x202}, // with Sstc STIP is the timer's
-		{name: "pmpaddr15", n: csrPmpaddr15, hi: 1<<54 - 1<<10},
+		{name: "pmpaddr15", n: csrPmpaddr15, hi: 1<<54 - 1},
 		{name: "tselect", n: csrTselect},
 		{name: "tdata1", n: csrTselect + 1},
 		{name: "mhpmcounter31", n: csrMhpmcounter31},

@@ -32,7 +32,7 @@
 //   - WFI waits, in S mode only when TW is clear and never in U mode (illegal
 //     instruction), until an interrupt is pending in mip & mie, whatever mstatus says.
 //   - satp.ASID, the hpm counters and all triggers are hard-wired to zero; PMP has 16
-//     entries with a granularity of 4 KiB.
+//     entries, down to four bytes.
 //   - Instructions are fetched from RAM only.
 //
 // Data flows down: run.go takes interrupts and bounds the steps, interp.go executes

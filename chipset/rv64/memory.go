@@ -49,7 +49,7 @@ func (h *Hart) store(o *op, a uint64) (fold uint64, st status) {
 func (h *Hart) read(o *op, a, size uint64) (v uint64, ok bool) {
 	first := pageSize - a%pageSize // bytes up to the page's end
 	if size <= first {
-		off, pa, isRAM, ok := h.reach(a, wantLoad)
+		off, pa, isRAM, ok := h.reach(a, size, wantLoad)
 		switch {
 		case !ok:
 			return 0, false
@@ -58,11 +58,11 @@ func (h *Hart) read(o *op, a, size uint64) (v uint64, ok bool) {
 		}
 		return h.busLoad(o, a, pa, size)
 	}
-	off1, ok := h.reachPart(a, wantLoad)
+	off1, ok := h.reachPart(a, first, wantLoad)
 	if !ok {
 		return 0, false
 	}
-	off2, ok := h.reachPart(a+first, wantLoad)
+	off2, ok := h.reachPart(a+first, size-first, wantLoad)
 	if !ok {
 		return 0, false
 	}
@@ -74,7 +74,7 @@ func (h *Hart) read(o *op, a, size uint64) (v uint64, ok bool) {
 func (h *Hart) write(o *op, a, size, v uint64) (ok bool) {
 	first := pageSize - a%pageSize
 	if size <= first {
-		off, pa, isRAM, ok := h.reach(a, wantStore)
+		off, pa, isRAM, ok := h.reach(a, size, wantStore)
 		switch {
 		case !ok:
 			return false
@@ -84,11 +84,11 @@ func (h *Hart) write(o *op, a, size, v uint64) (ok bool) {
 		}
 		return h.busStore(o, a, pa, size, v)
 	}
-	off1, ok := h.reachPart(a, wantStore)
+	off1, ok := h.reachPart(a, first, wantStore)
 	if !ok {
 		return false
 	}
-	off2, ok := h.reachPart(a+first, wantStore)
+	off2, ok := h.reachPart(a+first, size-first, wantStore)
 	if !ok {
 		return false
 	}
@@ -97,11 +97,11 @@ func (h *Hart) write(o *op, a, size, v uint64) (ok bool) {
 	return true
 }
 
-// reach translates a virtual address for a load or store, through the TLB, and enters
-// what it finds: an offset in RAM, or a physical address outside. ok is false if it
-// raised a trap. After reaching for a store, the store has to follow: the page counts as
-// written.
-func (h *Hart) reach(a uint64, w want) (off, pa uint64, isRAM, ok bool) {
+// reach translates the virtual address of a load or store of size bytes in one page, through
+// the TLB, and enters what it finds: an offset in RAM, or a physical address outside. ok is
+// false if it raised a trap. After reaching for a store, the store has to follow: the page
+// counts as written.
+func (h *Hart) reach(a, size uint64, w want) (off, pa uint64, isRAM, ok bool) {
 	if off, ok = h.reached(a, w); ok {
 		return off, 0, true, true
 	}
@@ -109,12 +109,17 @@ func (h *Hart) reach(a uint64, w want) (off, pa uint64, isRAM, ok bool) {
 	if !ok {
 		return 0, 0, false, false
 	}
-	if off, isRAM = h.inRAM(pa); isRAM {
-		if w == wantStore {
-			h.keepStore(a, off, pte)
-		} else {
-			h.keepLoad(a, off, pte)
-		}
+	if !h.pmpAllows(pa, size, w, h.data.key.kind) {
+		h.raise(w.accessFault(), a)
+		return 0, 0, false, false
+	}
+	off, isRAM = h.inRAM(pa)
+	switch {
+	case !isRAM || h.pmpSplits(pa):
+	case w == wantStore:
+		h.keepStore(a, off, pte)
+	default:
+		h.keepLoad(a, off, pte)
 	}
 	return off, pa, isRAM, true
 }
@@ -132,7 +137,7 @@ func (h *Hart) reached(a uint64, w want) (off uint64, ok bool) {
 // reachPart is reach for one half of an access across two pages, of which the other half
 // may trap: nothing is entered, and a device is an access fault. xtval is the address of the
 // half that faulted.
-func (h *Hart) reachPart(a uint64, w want) (off uint64, ok bool) {
+func (h *Hart) reachPart(a, size uint64, w want) (off uint64, ok bool) {
 	if off, ok = h.reached(a, w); ok {
 		return off, true
 	}
@@ -140,10 +145,12 @@ func (h *Hart) reachPart(a uint64, w want) (off uint64, ok bool) {
 	if !ok {
 		return 0, false
 	}
-	if off, ok = h.inRAM(pa); !ok {
+	off, ok = h.inRAM(pa)
+	if !ok || !h.pmpAllows(pa, size, w, h.data.key.kind) {
 		h.raise(w.accessFault(), a)
+		return 0, false
 	}
-	return off, ok
+	return off, true
 }
 
 // busLoad reads from a device.

@@ -1,7 +1,9 @@
 package rv64
 
 // Physical memory protection (privileged specification, "Physical Memory Protection"),
-// with a granularity of 4 KiB, so that a page is allowed or refused as a whole.
+// down to regions of four bytes (G = 0). A page that entries treat as a whole is checked when
+// its translation is entered in a TLB; one in which some entry begins or ends is in none, so
+// that each access to it is checked by itself.
 
 const (
 	pmpCount = 16
@@ -15,34 +17,29 @@ const (
 	pmpNA4   = 2
 	pmpNAPOT = 3
 
-	pmpGrain    = 10 // log2(4 KiB) - 2
 	pmpaddrMask = 1<<54 - 1
 )
 
 func pmpMode(cfg uint8) uint8 { return cfg >> 3 & 3 }
 
-// pmpAllows says whether an access of a kind to the page of pa passes. The entry with
-// the lowest number that matches decides; without a match only M mode passes.
-func (h *Hart) pmpAllows(pa uint64, w want, k kind) bool {
+// pmpAllows says whether an access of a kind to size bytes at pa, all in one page, passes.
+// The entry with the lowest number that matches any of them decides, and has to match all;
+// without a match only M mode passes.
+func (h *Hart) pmpAllows(pa, size uint64, w want, k kind) bool {
 	machine := k == kindM
-	at := pa >> 2
-	for i := range h.csr.pmpcfg {
-		cfg := h.csr.pmpcfg[i]
-		mode := pmpMode(cfg)
-		if mode == pmpOff {
+	first, last := pa>>2, (pa+size-1)>>2
+	for i, cfg := range h.csr.pmpcfg {
+		low, high := h.pmpRange(i, pmpMode(cfg))
+		switch {
+		case last < low || first > high:
 			continue
-		}
-		low, high := h.pmpRange(i, mode)
-		if at < low || at > high {
-			continue
-		}
-		if machine && cfg&pmpL == 0 {
+		case first < low || last > high:
+			return false
+		case machine && cfg&pmpL == 0:
 			return true
-		}
-		switch w {
-		case wantLoad:
+		case w == wantLoad:
 			return cfg&pmpR != 0
-		case wantStore:
+		case w == wantStore:
 			return cfg&pmpW != 0
 		}
 		return cfg&pmpX != 0
@@ -50,23 +47,39 @@ func (h *Hart) pmpAllows(pa uint64, w want, k kind) bool {
 	return machine
 }
 
+// pmpSplits says whether an entry begins or ends inside the page of pa, and counts there.
+func (h *Hart) pmpSplits(pa uint64) bool {
+	first := pa &^ (pageSize - 1) >> 2
+	last := first + pageSize/4 - 1
+	for i, cfg := range h.csr.pmpcfg {
+		low, high := h.pmpRange(i, pmpMode(cfg))
+		if last >= low && first <= high {
+			return first < low || last > high
+		}
+	}
+	return false
+}
+
 // pmpRange is what an entry covers, first and last unit of four bytes; low > high when
 // it covers nothing.
 func (h *Hart) pmpRange(i int, mode uint8) (low, high uint64) {
-	const grain = uint64(1)<<pmpGrain - 1
 	addr := h.csr.pmpaddr[i]
-	if mode == pmpTOR {
+	switch mode {
+	case pmpTOR:
 		if i > 0 {
-			low = h.csr.pmpaddr[i-1] &^ grain
+			low = h.csr.pmpaddr[i-1]
 		}
-		if addr &^= grain; addr == 0 {
+		if addr == 0 {
 			return 1, 0
 		}
 		return low, addr - 1
+	case pmpNA4:
+		return addr, addr
+	case pmpNAPOT:
+		span := addr ^ (addr + 1) // the trailing ones and the zero above
+		return addr &^ span, addr | span
 	}
-	addr |= grain >> 1
-	span := addr ^ (addr + 1) // the trailing ones and the zero above
-	return addr &^ span, addr | span
+	return 1, 0
 }
 
 // pmpLocked says whether an address register may not be written: its entry is locked,
@@ -82,25 +95,12 @@ func (h *Hart) pmpLocked(i int) bool {
 	return false
 }
 
-// readPMPAddr reads an address register as the granularity shows it.
-func (h *Hart) readPMPAddr(i int) uint64 {
-	const grain = uint64(1)<<pmpGrain - 1
-	if pmpMode(h.csr.pmpcfg[i]) == pmpNAPOT {
-		return h.csr.pmpaddr[i] | grain>>1
-	}
-	return h.csr.pmpaddr[i] &^ grain
-}
-
 // writePMPConfig writes eight configuration bytes from entry i on.
 func (h *Hart) writePMPConfig(i int, v uint64) {
 	for j := i; j < i+8; j++ {
 		cfg := uint8(v>>(8*(j-i))) & (pmpL | 3<<3 | pmpX | pmpW | pmpR)
-		old := h.csr.pmpcfg[j]
-		if old&pmpL != 0 {
+		if h.csr.pmpcfg[j]&pmpL != 0 {
 			continue
-		}
-		if pmpMode(cfg) == pmpNA4 { // finer than the granularity
-			cfg = cfg&^(3<<3) | old&(3<<3)
 		}
 		if cfg&(pmpR|pmpW) == pmpW { // reserved
 			cfg &^= pmpW

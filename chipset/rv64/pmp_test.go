@@ -10,6 +10,7 @@ func TestPMP(t *testing.T) {
 		rwx  = pmpR | pmpW | pmpX
 		tor  = pmpTOR << 3
 		na   = pmpNAPOT << 3
+		na4  = pmpNA4 << 3
 		all  = pmpaddrMask
 		read = wantLoad
 	)
@@ -41,6 +42,7 @@ func TestPMP(t *testing.T) {
 		{"below it", []entry{{0, pageA >> 2}, {tor | pmpR, pageB >> 2}}, pageA - 4096, read, Supervisor, false},
 		{"at the top", []entry{{0, pageA >> 2}, {tor | pmpR, pageB >> 2}}, pageB, read, Supervisor, false},
 		{"from zero on", []entry{{tor | pmpR, pageB >> 2}}, pageA, read, Supervisor, true},
+		{"four bytes of eight", []entry{{na4 | rwx, pageA >> 2}}, pageA, read, Machine, false},
 		{"an empty range", []entry{{0, pageB >> 2}, {tor, pageA >> 2}, {na | rwx, all}}, pageA, read, Supervisor, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -52,7 +54,7 @@ func TestPMP(t *testing.T) {
 				old := b.readPMPConfig(0)
 				b.writePMPConfig(0, old|uint64(e.cfg)<<(8*i))
 			}
-			if got := b.pmpAllows(c.pa, c.w, b.kindOf(c.mode, c.w == wantFetch)); got != c.ok {
+			if got := b.pmpAllows(c.pa, 8, c.w, b.kindOf(c.mode, c.w == wantFetch)); got != c.ok {
 				t.Errorf("allowed: %v", got)
 			}
 		})
@@ -93,21 +95,116 @@ func TestPMPOnWalks(t *testing.T) {
 	again("open again", 2, 0)
 }
 
+// Regions that begin and end inside a page: what touches one is refused, what lies beside
+// it is not, whatever was cached of the page before.
+func TestPMPInsideAPage(t *testing.T) {
+	const closed = pageA + 0x100 // eight bytes
+	for _, c := range []struct {
+		name   string
+		at     uint64
+		f3     uint32
+		store  bool
+		refuse bool
+	}{
+		{"below", closed - 8, f3LD, false, false},
+		{"into it", closed - 4, f3LD, false, true},
+		{"it", closed, f3LD, false, true},
+		{"a byte of it", closed + 7, f3LB, false, true},
+		{"out of it", closed + 4, f3LD, false, true},
+		{"above", closed + 8, f3LD, false, false},
+		{"a store below", closed - 1, f3SB, true, false},
+		{"a store into it", closed - 1, f3SH, true, true},
+		{"a store above", closed + 8, f3SD, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBoard(t)
+			code := assemble(ramBase)
+			for range 2 { // the second time with what the first has cached
+				if c.store {
+					code.store(c.f3, t0, a0, 0)
+				} else {
+					code.load(c.f3, t0, a0, 0)
+				}
+			}
+			b.load(code)
+			b.EnterSupervisor(ramBase, c.at, 0)
+			b.writeCSR(csrStvec, handler)
+			b.writePMPAddr(1, pmpaddrMask)
+			b.writePMPConfig(0, pmpNAPOT<<11|7<<8)
+			b.run(1)
+			b.want("all open: pc", b.PC(), ramBase+4)
+			b.writePMPAddr(0, napot(closed, 8))
+			b.writePMPConfig(0, pmpNAPOT<<11|7<<8|pmpNAPOT<<3)
+			for i := range uint64(2) {
+				b.SetPriv(Supervisor)
+				b.SetPC(ramBase + 4*i)
+				b.run(1)
+				switch {
+				case !c.refuse:
+					b.want("pc", b.PC(), ramBase+4*i+4)
+				case c.store:
+					b.trapped(causeStoreAccess, c.at, ramBase+4*i)
+				default:
+					b.trapped(causeLoadAccess, c.at, ramBase+4*i)
+				}
+			}
+		})
+	}
+}
+
+// Instructions are fetched by parcels of two bytes: blocks, links and the jump cache do not
+// lead around PMP.
+func TestPMPFetchInsideAPage(t *testing.T) {
+	b := newBoard(t)
+	b.load(assemble(ramBase).label("loop").addi(t0, t0, 1).addi(t0, t0, 1).jal(zero, "loop"))
+	b.EnterSupervisor(ramBase, 0, 0)
+	b.writeCSR(csrStvec, handler)
+	open := uint64(pmpNAPOT<<11 | 7<<8)
+	b.writePMPAddr(1, pmpaddrMask)
+	b.writePMPConfig(0, open)
+	start := func() {
+		b.SetPriv(Supervisor)
+		b.SetPC(ramBase)
+	}
+	start()
+	b.run(30) // decoded, linked, cached
+	for offset := uint64(0); offset < 12; offset += 4 {
+		b.writePMPAddr(0, (ramBase+offset)>>2)
+		b.writePMPConfig(0, open|pmpNA4<<3|pmpR)
+		start()
+		b.run(offset/4 + 1)
+		b.trapped(causeFetchAccess, ramBase+offset, ramBase+offset)
+	}
+	// One that begins in front of what is closed.
+	b.writePMPAddr(0, (ramBase+8)>>2)
+	b.WriteRAM(ramBase+6, []byte{nop, 0, 0, 0})
+	b.SetPriv(Supervisor)
+	b.SetPC(ramBase + 6)
+	b.run(1)
+	b.trapped(causeFetchAccess, ramBase+8, ramBase+6)
+	b.writePMPConfig(0, open)
+	b.SetPriv(Supervisor)
+	b.SetPC(ramBase + 6)
+	b.run(1)
+	b.want("open again: pc", b.PC(), ramBase+10)
+}
+
 func TestPMPRegisters(t *testing.T) {
 	b := newBoard(t)
 	b.writePMPConfig(0, pmpNA4<<3|pmpR)
-	b.want("NA4, finer than the granularity", b.readPMPConfig(0), pmpR)
+	b.want("NA4", b.readPMPConfig(0), pmpNA4<<3|pmpR)
 	b.writePMPConfig(0, pmpW)
 	b.want("W without R", b.readPMPConfig(0), 0)
 	b.writePMPAddr(0, 0x1234_5678)
-	b.want("an address, off", b.readPMPAddr(0), 0x1234_5400)
 	b.writePMPConfig(0, pmpNAPOT<<3)
-	b.want("an address, NAPOT", b.readPMPAddr(0), 0x1234_57ff)
+	b.want("an address", b.csr.pmpaddr[0], 0x1234_5678)
+	b.writePMPAddr(0, ^uint64(0))
+	b.want("the largest address", b.csr.pmpaddr[0], pmpaddrMask)
 	b.writePMPConfig(0, (pmpL|pmpTOR<<3)<<8)
 	b.writePMPAddr(0, 7<<20)
-	b.want("below a locked range", b.readPMPAddr(0), 0x1234_5400)
+	b.want("below a locked range", b.csr.pmpaddr[0], pmpaddrMask)
 	b.writePMPAddr(1, 7<<20)
-	b.want("a locked one", b.readPMPAddr(1), 0)
+	b.want("a locked one", b.csr.pmpaddr[1], 0)
 	b.writePMPConfig(0, 0)
 	b.want("a locked configuration", b.readPMPConfig(0), (pmpL|pmpTOR<<3)<<8)
 }

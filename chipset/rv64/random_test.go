@@ -259,7 +259,7 @@ func (m *maker) shake() func(b *board) {
 		b.writeCSR(csrMtvec, ramBase)
 		b.writeCSR(csrStvec, ramBase+0x400)
 		b.writeCSR(csrSatp, satp)
-		if all := uint64(pmpNAPOT<<3 | pmpR | pmpW | pmpX); b.readPMPConfig(0) != all || b.readPMPAddr(0) != pmpaddrMask {
+		if all := uint64(pmpNAPOT<<3 | pmpR | pmpW | pmpX); b.readPMPConfig(0) != all || b.csr.pmpaddr[0] != pmpaddrMask {
 			b.writeCSR(csrPmpaddr0, pmpaddrMask) // which empties caches
 			b.writeCSR(csrPmpcfg0, all)
 		}

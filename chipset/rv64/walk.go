@@ -87,14 +87,11 @@ func (w want) misaligned() uint64 {
 func (h *Hart) raise(cause, value uint64) { h.trapCause, h.trapValue = cause, value }
 
 // translate returns the physical address of va and the address of the entry that maps
-// it (0 if nothing is translated), or raises the fault. b is the regime's bank.
+// it (0 if nothing is translated), or raises the fault. b is the regime's bank. PMP is still
+// to be asked about the physical address.
 func (h *Hart) translate(b *bank, va uint64, w want) (pa, pte uint64, ok bool) {
 	k := b.key.kind
 	if k == kindM || b.key.root>>60 == satpBare {
-		if !h.pmpAllows(va, w, k) {
-			h.raise(w.accessFault(), va)
-			return 0, 0, false
-		}
 		return va, 0, true
 	}
 	levels := uint(3)
@@ -110,7 +107,7 @@ func (h *Hart) translate(b *bank, va uint64, w want) (pa, pte uint64, ok bool) {
 	for level := levels - 1; ; level-- {
 		at := table + va>>(12+9*level)&511*8
 		off, isRAM := h.inRAM(at)
-		if !isRAM || !h.pmpAllows(at, wantLoad, kindS) {
+		if !isRAM || !h.pmpAllows(at, 8, wantLoad, kindS) {
 			h.raise(w.accessFault(), va)
 			return 0, 0, false
 		}
@@ -140,12 +137,7 @@ func (h *Hart) translate(b *bank, va uint64, w want) (pa, pte uint64, ok bool) {
 			h.raise(w.accessFault(), va)
 			return 0, 0, false
 		}
-		pa = (ppn|va>>12&low)<<12 | va&0xfff
-		if !h.pmpAllows(pa, w, k) {
-			h.raise(w.accessFault(), va)
-			return 0, 0, false
-		}
-		return pa, at, true
+		return (ppn|va>>12&low)<<12 | va&0xfff, at, true
 	}
 	h.raise(w.pageFault(), va)
 	return 0, 0, false
@@ -176,7 +168,7 @@ func (h *Hart) accessed(e, off, at uint64, w want) bool {
 	if e&bits == bits {
 		return true
 	}
-	if !h.pmpAllows(at, wantStore, kindS) {
+	if !h.pmpAllows(at, 8, wantStore, kindS) {
 		return false
 	}
 	page := off / pageSize
@@ -197,20 +189,23 @@ func (h *Hart) inWalk(off uint64, flag uint8) {
 	h.guard(page, flag)
 }
 
-// fetch translates the pc. ok is false when it raised a trap.
-func (h *Hart) fetch(va uint64) (pa uint64, ok bool) {
+// fetch translates the address of a parcel of two bytes. split says that others in its page
+// may be treated differently by PMP. ok is false when it raised a trap.
+func (h *Hart) fetch(va uint64) (pa uint64, split, ok bool) {
 	if e := &h.instr.fetch.entries[va>>12&tlbMask]; e.tag == va&^0xfff {
-		return va + e.off + h.cfg.RAMBase, true
+		return va + e.off + h.cfg.RAMBase, false, true
 	}
 	pa, pte, ok := h.translate(h.instr, va, wantFetch)
 	if !ok {
-		return 0, false
+		return 0, false, false
 	}
 	off, isRAM := h.inRAM(pa)
-	if !isRAM {
+	if !isRAM || !h.pmpAllows(pa, 2, wantFetch, h.instr.key.kind) {
 		h.raise(causeFetchAccess, va)
-		return 0, false
+		return 0, false, false
 	}
-	h.keepFetch(va, off, pte)
-	return pa, true
+	if split = h.pmpSplits(pa); !split {
+		h.keepFetch(va, off, pte)
+	}
+	return pa, split, true
 }
