@@ -28,7 +28,7 @@ type reservation struct {
 	addr, size uint64
 }
 
-func decodeAMO(o *op, w uint32) {
+func decodeAMO(o *instruction, w uint32) {
 	f3, f5 := w>>12&7, w>>27
 	if f3 != 2 && f3 != 3 {
 		return
@@ -43,11 +43,11 @@ func decodeAMO(o *op, w uint32) {
 	default:
 		return
 	}
-	o.code, o.aux = opAMO, aux
+	o.op.code, o.aux = opAMO, aux
 }
 
 // atomic executes opAMO.
-func (h *Hart) atomic(o *op) (fold uint64, st status) {
+func (h *Hart) atomic(o site) (fold uint64, st status) {
 	a := h.x[o.rs1]
 	size := uint64(4) << (o.aux & 1)
 	w := wantStore
@@ -74,7 +74,7 @@ func (h *Hart) atomic(o *op) (fold uint64, st status) {
 		h.reservation = reservation{h.cfg.RAMBase + off, size}
 		if o.rd != regSink {
 			h.x[o.rd] = v
-			fold = mix(v) * h.wv[o.pos]
+			fold = mix(v) * o.weight
 		}
 		return fold, h.settled()
 	}
@@ -89,7 +89,7 @@ func (h *Hart) atomic(o *op) (fold uint64, st status) {
 		h.x[o.rd] = old
 		data += old * foldSecond
 	}
-	return mix(data) * h.wc[o.pos], h.settled()
+	return mix(data) * o.weight, h.settled()
 }
 
 // signed is the low size bytes of a value, sign-extended.
@@ -101,7 +101,7 @@ func signed(v, size uint64) uint64 {
 }
 
 // storeConditional executes SC. Without a reservation it fails before it looks at memory.
-func (h *Hart) storeConditional(o *op, a, size uint64) (fold uint64, st status) {
+func (h *Hart) storeConditional(o site, a, size uint64) (fold uint64, st status) {
 	data, failed := uint64(0), uint64(1)
 	if h.reservation.size != 0 {
 		off, ok := h.reachPart(a, size, wantStore)
@@ -122,7 +122,7 @@ func (h *Hart) storeConditional(o *op, a, size uint64) (fold uint64, st status) 
 		h.x[o.rd] = failed
 		data += failed * foldSecond
 	}
-	return mix(data) * h.wc[o.pos], h.settled()
+	return mix(data) * o.weight, h.settled()
 }
 
 // amoResult is what an AMO stores; for words, the operands are sign-extended, which

@@ -4,16 +4,18 @@ import "unsafe"
 
 // Decoded code.
 //
-// A block is a run of instructions in one page, decoded from physical memory, up to the
-// first that ends it, the page's end, or maxBlock. It is found by its physical address,
-// so that processes share the blocks of a library; what in it depends on the pc is kept
-// relative to the block's start. An instruction that lies across two pages is a block of
-// its own, checked against the second page's translation whenever it is looked up.
+// A block is a run of instructions in one page, decoded from physical memory, that is
+// entered at its start and left at its end or by a branch that is taken; a branch that is
+// not goes on in it, and a jump forwards is followed within the page. It is found by its
+// physical address, so that processes share the blocks of a library; what in it depends
+// on the pc is kept relative to the block's start. An instruction that lies across two
+// pages is a block of its own, checked against the second page's translation whenever it
+// is looked up.
 //
 // Three ways lead to a block, from fast to slow, all of them invisible to the guest:
-//   - links between blocks of one page: taken and fall. They are valid as long as
-//     execution stays in the page with the page's translation unchanged; whatever
-//     changes it leaves the block by another way (status stLeave).
+//   - links between blocks of one page, from where one is left (note.taken). They are
+//     valid as long as execution stays in the page with the page's translation
+//     unchanged; whatever changes it leaves the block by another way (status stLeave).
 //   - the jump cache, by pc and regime. A regime is a number that is never used again;
 //     it ends when a fetch translation of its bank goes or any block is dropped.
 //   - find: the fetch TLB or a walk, the table by physical address, or decoding.
@@ -24,57 +26,68 @@ import "unsafe"
 // being executed when it goes is safe to leave.
 
 const (
-	maxBlocks = 1 << 17
-	maxOps    = 1 << 20 // places for decoded instructions; 16 + 16 bytes each
-	jumpSize  = 4096
-	hashSize  = 1 << 16
-	none      = ^uint32(0)
+	maxOps      = 1 << 20 // places for decoded instructions, 16 + 40 bytes each, if memory is large
+	minOps      = 1 << 16
+	opsPerBlock = 4 // on average, at least
+	maxBranches = 4 // in a block
+	jumpSize    = 4096
+	hashSize    = 1 << 16
+	none        = ^uint32(0)
 )
 
 type block struct {
-	ops         *op
-	n           uint64 // steps
-	size        uint64 // bytes, which is where the block falls through to
-	sum         prefix // over all steps
-	taken, fall *block
-	linkable    bool  // ends at a place relative to its start, in cacheable storage
-	cross       bool  // one instruction, across two pages
-	prefixes    int   // index into codeCache.prefixes: n+1 of them
-	target      int64 // relative to the start, where taken leads
-	pa, pa2     uint64
-	nextHash    uint32 // of the blocks in one bucket
-	nextPage    uint32 // of the blocks of one page
-	nextCross   uint32 // of the blocks across pages
+	ops       *op
+	notes     *note
+	n         uint64 // steps, if it is not left before
+	pa, pa2   uint64
+	nextHash  uint32 // of the blocks in one bucket
+	nextPage  uint32 // of the blocks of one page
+	nextCross uint32 // of the blocks across pages
+	cross     bool   // one instruction, across two pages
+}
+
+// note is that of an op of the block.
+func (b *block) note(o *op) *note {
+	i := (uintptr(unsafe.Pointer(o)) - uintptr(unsafe.Pointer(b.ops))) / opSize
+	return (*note)(unsafe.Add(unsafe.Pointer(b.notes), i*unsafe.Sizeof(note{})))
+}
+
+// behind is the offset of what lies behind an op.
+func (b *block) behind(o *op) uint64 {
+	n := b.note(o)
+	return uint64(n.off) + n.size()
 }
 
 type jumpEntry struct {
 	pc     uint64
-	regime uint32
-	block  uint32
+	regime uint64
+	block  *block
 }
 
 func jumpIndex(pc uint64) uint64 { return (pc>>1 ^ pc>>13) % jumpSize }
 
 type codeCache struct {
-	blocks   []block
-	ops      []op
-	prefixes []prefix
-	nBlocks  uint32
-	nOps     int
-	hash     []uint32 // by physical address: index of the bucket's first block
-	pages    []uint32 // by page of RAM: index of the page's first block
-	decoded  []uint64 // by page of RAM: its chunks with decoded code
-	cross    uint32   // index of the first block across pages
+	blocks  []block
+	ops     []op
+	notes   []note // as many
+	nBlocks int
+	nOps    int
+	hash    []uint32 // by physical address: index of the bucket's first block
+	pages   []uint32 // by page of RAM: index of the page's first block
+	decoded []uint64 // by page of RAM: its chunks with decoded code
+	cross   uint32   // index of the first block across pages
 
 	// The storage of a block that was cut to fit the steps that are left.
-	short    block
-	shortOps [maxBlock + 1]op
+	short      block
+	shortOps   [maxBlock + 1]op
+	shortNotes [maxBlock + 1]note
 }
 
 func (c *codeCache) init(ram uint64) {
-	c.blocks = make([]block, maxBlocks)
-	c.ops = make([]op, maxOps)
-	c.prefixes = make([]prefix, maxOps)
+	n := max(min(ram/8, maxOps), minOps)
+	c.ops = make([]op, n)
+	c.notes = make([]note, n)
+	c.blocks = make([]block, n/opsPerBlock)
 	c.hash = make([]uint32, hashSize)
 	c.pages = make([]uint32, ram/pageSize)
 	c.decoded = make([]uint64, ram/pageSize)
@@ -119,20 +132,14 @@ func (h *Hart) find(pc uint64) *block {
 			return h.alone(&h.code.blocks[i])
 		}
 	}
-	h.jumps[jumpIndex(pc)] = jumpEntry{pc, h.regime, i}
-	return &h.code.blocks[i]
+	b := &h.code.blocks[i]
+	h.jumps[jumpIndex(pc)] = jumpEntry{pc, h.regime, b}
+	return b
 }
 
 // alone returns the first instruction of b, from which no way leads on but find: the
 // page's next instruction may not be fetched.
-func (h *Hart) alone(b *block) *block {
-	if b.n > 1 {
-		return h.cut(b, 1)
-	}
-	h.code.short = *b
-	h.code.short.taken, h.code.short.fall, h.code.short.linkable = nil, nil, false
-	return &h.code.short
-}
+func (h *Hart) alone(b *block) *block { return h.cut(b, 1) }
 
 // blockAt returns the index of the block at a physical address in RAM, decoding it if it
 // is not there.
@@ -155,150 +162,160 @@ func (h *Hart) fetchTrap(pc uint64) {
 	h.takeTrap(pc)
 }
 
-// link returns the block at pc, in the page of b, which began at start and led there,
-// if the jump cache has it, and remembers it in b.
-func (h *Hart) link(b *block, start, pc uint64) *block {
-	e := &h.jumps[jumpIndex(pc)]
-	if e.pc != pc || e.regime != h.regime {
-		return nil
-	}
-	to := &h.code.blocks[e.block]
-	if to.cross {
-		return nil
-	}
-	if pc == start+b.size {
-		b.fall = to
-	}
-	if pc == start+uint64(b.target) {
-		b.taken = to
-	}
-	return to
-}
-
 // decodeBlock decodes the block at the physical address pa, which lies in RAM, and
 // returns its index.
 func (h *Hart) decodeBlock(pa uint64) uint32 {
 	c := &h.code
-	if c.nBlocks == maxBlocks || c.nOps+maxBlock+1 > maxOps {
+	if c.nBlocks == len(c.blocks) || c.nOps+maxBlock+1 > len(c.ops) {
 		h.dropAllCode()
 	}
-	i := c.nBlocks
+	i := uint32(c.nBlocks)
 	c.nBlocks++
 	b := &c.blocks[i]
-	*b = block{pa: pa, ops: &c.ops[c.nOps], prefixes: c.nOps}
+	*b = block{pa: pa, ops: &c.ops[c.nOps], notes: &c.notes[c.nOps]}
 	at := pa - h.cfg.RAMBase
 	page := at / pageSize
-	end := (page + 1) * pageSize
-	b.cross = end-at == 2 && h.ram16(at)&3 == 3
-	if !b.cross {
-		for from := at; ; {
-			w := uint32(h.ram16(from))
-			if w&3 == 3 {
-				if end-from == 2 { // across the pages
-					break
-				}
-				w |= uint32(h.ram16(from+2)) << 16
-			}
-			o := decodeParcel(w)
-			size := o.size()
-			h.append(b, o)
-			from += size
-			if o.code.ends() || b.n == maxBlock || from == end {
-				break
-			}
-		}
-		h.finish(b)
-	} else {
-		c.nOps += 2 // for the instruction and opEnd, by decodeCross
+	if at%pageSize == pageSize-2 && h.ram16(at)&3 == 3 {
+		b.cross = true
 		b.nextCross, c.cross = c.cross, i
+		c.nOps += 2 // for the instruction and opEnd, by decodeCross
+		h.markCode(page, at, 2)
+	} else {
+		h.decodeRun(b, at)
+		c.nOps += int(b.n) + 1
 	}
-	h.markCode(page, at, max(b.size, 2))
 	bucket := &c.hash[hashIndex(pa)]
 	b.nextHash, *bucket = *bucket, i
 	b.nextPage, c.pages[page] = c.pages[page], i
 	return i
 }
 
+// decodeRun decodes the instructions of b from the offset at in RAM on.
+func (h *Hart) decodeRun(b *block, at uint64) {
+	end := at&^(pageSize-1) + pageSize
+	branches := 0
+	for from, begun := at, at; ; {
+		w := uint32(h.ram16(from))
+		if w&3 == 3 {
+			w |= uint32(h.ram16(from+2)) << 16
+		}
+		o := b.append(h.cfg.Compare, decodeParcel(w), from-at)
+		from += o.size()
+		goesOn := !o.note.code.ends()
+		switch c := o.note.code; {
+		case c.branches():
+			branches++
+			goesOn = o.imm > int32(o.off) && branches < maxBranches
+		case c == opJ || c == opJAL:
+			to := at + uint64(int64(o.imm))
+			if goesOn = to >= from && to < end; !goesOn {
+				break
+			}
+			h.markCode(at/pageSize, begun, from-begun)
+			if o.op.code = opNOP; c == opJAL { // which writes what AUIPC writes
+				o.op.code, o.imm = opAUIPC, int32(from-at)
+			}
+			from, begun = to, to
+		}
+		if !goesOn || b.n == maxBlock || from == end || from == end-2 && h.ram16(from)&3 == 3 {
+			if from > begun {
+				h.markCode(at/pageSize, begun, from-begun)
+			}
+			b.finish(from - at)
+			return
+		}
+	}
+}
+
 // decodeCross decodes the one instruction of a block across two pages, whose second half
 // is at pa2 (now), in the storage that the block has.
 func (h *Hart) decodeCross(b *block, pa2 uint64) {
-	c := &h.code
 	at, at2 := b.pa-h.cfg.RAMBase, pa2-h.cfg.RAMBase
-	b.pa2 = pa2
-	b.n, b.size, b.sum = 0, 0, prefix{}
-	used := c.nOps
-	c.nOps = b.prefixes
-	h.append(b, decode(uint32(h.ram16(at))|uint32(h.ram16(at2))<<16))
-	h.finish(b)
-	c.nOps = used
-	b.linkable = false
+	b.pa2, b.n = pa2, 0
+	o := b.append(h.cfg.Compare, decode(uint32(h.ram16(at))|uint32(h.ram16(at2))<<16), 0)
+	b.finish(o.size())
 	h.markCode(at2/pageSize, at2, 2)
 	h.pages.flags[at2/pageSize] |= pageTail
 }
 
-// append adds an instruction to a block at the arena's end.
-func (h *Hart) append(b *block, o op) {
-	c := &h.code
-	o.pos = uint8(b.n)
-	o.off = uint16(b.size)
-	if o.code >= opBEQ && o.code <= opJAL || o.code == opAUIPC {
-		o.imm += int32(b.size)
+// append puts an instruction at an offset from the block's start behind those that b has.
+func (b *block) append(level Compare, in instruction, off uint64) site {
+	o := b.site(b.n)
+	*o.op, *o.note = in.op, in.note
+	o.off = uint16(off)
+	o.note.code = in.op.code
+	if c := in.op.code; c >= opBEQ && c <= opJAL || c == opAUIPC {
+		o.imm += int32(off)
 	}
-	c.ops[c.nOps] = o
-	c.prefixes[c.nOps] = b.sum
-	c.nOps++
-	b.sum = b.sum.then(o.counts(h.cfg.Compare), (b.pa+b.size)&0xfff, o.dst())
+	o.links = in.op.code >= opBEQ && in.op.code <= opJAL && b.within(o.imm)
+	if b.n > 0 {
+		o.sum = b.site(b.n - 1).sum
+	}
 	b.n++
-	b.size += o.size()
+	o.n = uint8(b.n)
+	o.sum = o.sum.then(o.counts(level), (b.pa+off)&0xfff, o.dst())
+	o.weigh(level)
+	return o
 }
 
-// finish ends a block: with its last instruction's jump, or with opEnd.
-func (h *Hart) finish(b *block) {
-	c := &h.code
-	last := &c.ops[c.nOps-1]
-	b.target = int64(last.imm)
-	if !last.code.ends() {
-		last = &c.ops[c.nOps]
-		*last = op{code: opEnd}
-		c.nOps++
-		b.target = int64(b.size)
+// within says whether a place relative to the start lies in the block's page, so that
+// what is there can be linked to.
+func (b *block) within(to int32) bool {
+	return !b.cross && uint64(int64(b.pa%pageSize)+int64(to)) < pageSize
+}
+
+// site is the op at a position of the block's, or the end behind them.
+func (b *block) site(i uint64) site {
+	return site{
+		(*op)(unsafe.Add(unsafe.Pointer(b.ops), i*opSize)),
+		(*note)(unsafe.Add(unsafe.Pointer(b.notes), uintptr(i)*unsafe.Sizeof(note{}))),
 	}
-	b.linkable = last.code.direct()
 }
 
-// cut returns the first n steps of b, in storage that the next cut uses again.
+// finish ends a block that goes on at an offset from its start, where it goes on at all.
+func (b *block) finish(off uint64) {
+	o := b.site(b.n)
+	*o.op = op{code: opEnd, imm: int32(off)}
+	*o.note = note{sum: b.site(b.n - 1).sum, code: opEnd, n: uint8(b.n), links: b.within(int32(off))}
+}
+
+// cut returns the first n steps of b, which has more, in storage that the next cut uses
+// again.
 func (h *Hart) cut(b *block, n uint64) *block {
 	c := &h.code
-	copy(c.shortOps[:n], unsafe.Slice(b.ops, n))
-	next := unsafe.Slice(b.ops, n+1)[n]
-	c.shortOps[n] = op{code: opEnd}
-	c.short = block{
-		ops: &c.shortOps[0], n: n, size: uint64(next.off),
-		sum: c.prefixes[b.prefixes+int(n)], prefixes: b.prefixes,
-		pa: b.pa,
+	c.short = block{ops: &c.shortOps[0], notes: &c.shortNotes[0], n: n, pa: b.pa}
+	for i := range n {
+		from, to := b.site(i), c.short.site(i)
+		*to.op, *to.note = *from.op, *from.note
+		to.taken, to.links = nil, false
 	}
+	c.short.finish(uint64(b.site(n).off))
+	c.short.site(n).links = false
 	return &c.short
 }
 
-// leaveBlock accounts for a block that was left at o, by a trap or behind o, with the
-// data s, and returns where execution goes on.
-func (h *Hart) leaveBlock(b *block, o *op, st status, s uint64) uint64 {
-	start, n := h.pc, uint64(o.pos)+1
+// leaveBlock accounts for a block that the slow path left, by a trap or behind an op that
+// adds fold to the sum of data, and returns where execution goes on.
+func (h *Hart) leaveBlock(b *block, hot *op, st status, fold uint64) uint64 {
+	o := site{hot, b.note(hot)}
+	start, n := h.pc, uint64(o.n)
 	if st == stJump || st == stSBI {
 		start = h.stepPC - uint64(o.off)
 	}
-	sum := h.code.prefixes[b.prefixes+int(o.pos)]
-	off := (b.pa + uint64(o.off)) & 0xfff
-	level := h.cfg.Compare
-	switch st {
-	case stTrap:
-		sum = sum.then(level != Off, off, dstTrap)
-		s += mix(h.trapData()) * h.wc[o.pos]
-	case stSBI:
-		sum = sum.then(level != Off, off, dstSBI)
-		s += mix(h.x[10]+h.x[11]*foldSecond) * h.wc[o.pos]
-	default:
-		sum = sum.then(o.counts(level), off, o.dst())
+	sum, s := o.sum, h.sum+fold
+	if st == stTrap || st == stSBI {
+		sum = prefix{}
+		if n > 1 {
+			sum = b.site(n - 2).sum
+		}
+		dst, data := uint8(dstTrap), h.trapData()
+		if st == stSBI {
+			dst, data = dstSBI, h.x[10]+h.x[11]*foldSecond
+		}
+		if counts := h.cfg.Compare != Off; counts {
+			sum = sum.then(true, (b.pa+uint64(o.off))&0xfff, dst)
+			s += mix(data) * foldPowers.down[o.position()]
+		}
 	}
 	h.fp = h.fp*foldPowers.up[n&255] + s*foldPowers.up[(n-1)&255] + sum.site + sum.page*pageTerm(start)
 	h.steps += n

@@ -186,21 +186,6 @@ func TestCodeCacheOverflow(t *testing.T) {
 	b.want("t0", b.Reg(t0), 2*(n-1))
 }
 
-// A hart whose regimes have all been used up.
-func TestRegimesWrap(t *testing.T) {
-	b := newBoard(t)
-	a := assemble(ramBase)
-	a.label("loop").store(f3SW, a1, a0, 0).label("target").addi(t0, zero, 1).jal(zero, "loop")
-	b.load(a)
-	b.SetReg(a0, a.labels["target"])
-	b.banks.lastRegime = ^uint32(0) - 40
-	for i := range int32(20) {
-		b.SetReg(a1, addi(t0, i))
-		b.run(3)
-		b.want("t0", b.Reg(t0), uint64(i))
-	}
-}
-
 // Running code whose own page is mapped anew goes on in the new page.
 func TestRunningCodeIsRemapped(t *testing.T) {
 	b := newBoard(t)

@@ -382,6 +382,9 @@ func (h *Hart) setStatus(v uint64) {
 	if changed&mstatusRegime != 0 {
 		h.enterRegime()
 	}
+	if changed&mstatusFS != 0 {
+		h.floatChanged()
+	}
 	if v&changed&(mstatusSIE|mstatusMIE) != 0 {
 		h.attend()
 	}

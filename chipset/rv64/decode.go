@@ -27,109 +27,111 @@ var (
 )
 
 // decode decodes a 32-bit instruction. pos and off are the caller's to set.
-func decode(w uint32) op {
-	o := op{
-		code: opIllegal, raw: w,
-		rd: uint8(w >> 7 & 31), rs1: uint8(w >> 15 & 31), rs2: uint8(w >> 20 & 31),
+func decode(w uint32) instruction {
+	var o instruction
+	o.raw = w
+	o.op = op{
+		code: opIllegal,
+		rd:   uint8(w >> 7 & 31), rs1: uint8(w >> 15 & 31), rs2: uint8(w >> 20 & 31),
 	}
 	f3 := w >> 12 & 7
 	f7 := w >> 25
 	switch w & 0x7f {
 	case 0x03: // LOAD
-		o.code, o.imm = loadCodes[f3], immI(w)
-		if o.rd == 0 && o.code != opIllegal {
-			o.code, o.aux = opLoadX0, uint8(o.code)
+		o.op.code, o.imm = loadCodes[f3], immI(w)
+		if o.rd == 0 && o.op.code != opIllegal {
+			o.op.code, o.aux = opLoadX0, uint8(o.op.code)
 		}
 	case 0x07: // LOAD-FP
 		o.imm = immI(w)
 		o.rd += regF
 		switch f3 {
 		case 2:
-			o.code = opFLW
+			o.op.code = opFLW
 		case 3:
-			o.code = opFLD
+			o.op.code = opFLD
 		}
 	case 0x0f: // MISC-MEM
 		// Memory is coherent with itself and with the instruction stream at every step
 		// (block.go, tlb.go), so FENCE and FENCE.I have nothing to do.
 		if f3 <= 1 {
-			o.code, o.rd = opNOP, 0
+			o.op.code, o.rd = opNOP, 0
 		}
 	case 0x13: // OP-IMM
-		o.code, o.imm = immCodes[f3], immI(w)
+		o.op.code, o.imm = immCodes[f3], immI(w)
 		switch {
 		case f3 == 1 && w>>26 == 0:
-			o.code, o.imm = opSLLI, int32(w>>20&63)
+			o.op.code, o.imm = opSLLI, int32(w>>20&63)
 		case f3 == 5 && w>>26 == 0:
-			o.code, o.imm = opSRLI, int32(w>>20&63)
+			o.op.code, o.imm = opSRLI, int32(w>>20&63)
 		case f3 == 5 && w>>26 == 0x10:
-			o.code, o.imm = opSRAI, int32(w>>20&63)
+			o.op.code, o.imm = opSRAI, int32(w>>20&63)
 		}
 	case 0x17:
-		o.code, o.imm = opAUIPC, immU(w)
+		o.op.code, o.imm = opAUIPC, immU(w)
 	case 0x1b: // OP-IMM-32
 		switch {
 		case f3 == 0:
-			o.code, o.imm = opADDIW, immI(w)
+			o.op.code, o.imm = opADDIW, immI(w)
 		case f3 == 1 && f7 == 0:
-			o.code, o.imm = opSLLIW, int32(o.rs2)
+			o.op.code, o.imm = opSLLIW, int32(o.rs2)
 		case f3 == 5 && f7 == 0:
-			o.code, o.imm = opSRLIW, int32(o.rs2)
+			o.op.code, o.imm = opSRLIW, int32(o.rs2)
 		case f3 == 5 && f7 == 0x20:
-			o.code, o.imm = opSRAIW, int32(o.rs2)
+			o.op.code, o.imm = opSRAIW, int32(o.rs2)
 		}
 	case 0x23: // STORE
-		o.code, o.imm, o.rd = storeCodes[f3], immS(w), regSink
+		o.op.code, o.imm, o.rd = storeCodes[f3], immS(w), regSink
 	case 0x27: // STORE-FP
 		o.imm, o.rd = immS(w), regSink
 		o.rs2 += regF
 		switch f3 {
 		case 2:
-			o.code = opFSW
+			o.op.code = opFSW
 		case 3:
-			o.code = opFSD
+			o.op.code = opFSD
 		}
 	case 0x2f:
 		decodeAMO(&o, w)
 	case 0x33: // OP
 		switch {
 		case f7 == 0:
-			o.code = regCodes[f3]
+			o.op.code = regCodes[f3]
 		case f7 == 1:
-			o.code = mulCodes[f3]
+			o.op.code = mulCodes[f3]
 		case f7 == 0x20 && f3 == 0:
-			o.code = opSUB
+			o.op.code = opSUB
 		case f7 == 0x20 && f3 == 5:
-			o.code = opSRA
+			o.op.code = opSRA
 		}
 	case 0x37:
-		o.code, o.imm = opLUI, immU(w)
+		o.op.code, o.imm = opLUI, immU(w)
 	case 0x3b: // OP-32
 		switch {
 		case f7 == 0:
-			o.code = reg32Codes[f3]
+			o.op.code = reg32Codes[f3]
 		case f7 == 1:
-			o.code = mul32Codes[f3]
+			o.op.code = mul32Codes[f3]
 		case f7 == 0x20 && f3 == 0:
-			o.code = opSUBW
+			o.op.code = opSUBW
 		case f7 == 0x20 && f3 == 5:
-			o.code = opSRAW
+			o.op.code = opSRAW
 		}
 	case 0x43, 0x47, 0x4b, 0x4f, 0x53:
 		decodeFloat(&o, w)
 	case 0x63: // BRANCH
-		o.code, o.imm, o.rd = branchCodes[f3], immB(w), regSink
+		o.op.code, o.imm, o.rd = branchCodes[f3], immB(w), regSink
 	case 0x67: // JALR
 		if f3 == 0 {
-			o.code, o.imm = opJALR, immI(w)
+			o.op.code, o.imm = opJALR, immI(w)
 			if o.rd == 0 {
-				o.code = opJR
+				o.op.code = opJR
 			}
 		}
 	case 0x6f:
-		o.code, o.imm = opJAL, immJ(w)
+		o.op.code, o.imm = opJAL, immJ(w)
 		if o.rd == 0 {
-			o.code = opJ
+			o.op.code = opJ
 		}
 	case 0x73:
 		decodeSystem(&o, w)
@@ -137,23 +139,24 @@ func decode(w uint32) op {
 	// What only computes and has nowhere to put it does nothing.
 	if o.rd == 0 {
 		o.rd = regSink
-		if o.code < opLB {
-			o.code = opNOP
+		if o.op.code < opLB {
+			o.op.code = opNOP
 		}
 	}
 	return o
 }
 
 // decodeParcel decodes the instruction whose first 16 bits, or all 32, are in w.
-func decodeParcel(w uint32) op {
+func decodeParcel(w uint32) (o instruction) {
 	if w&3 == 3 {
 		return decode(w)
 	}
 	c := uint16(w)
 	if x, ok := expand(c); ok {
-		o := decode(x)
-		o.raw = uint32(c)
-		return o
+		o = decode(x)
+	} else {
+		o.op = op{code: opIllegal, rd: regSink}
 	}
-	return op{code: opIllegal, rd: regSink, raw: uint32(c)}
+	o.raw = uint32(c)
+	return o
 }

@@ -81,8 +81,8 @@ func siteTerm(off uint64, dst uint8) uint64 {
 	return z ^ z>>31
 }
 
-// maxBlock bounds the steps in a block. Positions in it are bytes, and the tables that
-// positions index have 256 entries, so that no bounds check is needed.
+// maxBlock bounds the steps in a block. Numbers of steps are bytes, and the tables that
+// they index have 256 entries, so that no bounds check is needed.
 const maxBlock = 64
 
 // powers are Kⁱ and K⁻ⁱ.
@@ -127,14 +127,4 @@ func (h *Hart) foldOne(pc uint64, dst uint8, data uint64) {
 		v = pageTerm(pc) + siteTerm(pc&0xfff, dst) + mix(data)
 	}
 	h.fp = h.fp*foldK + v
-}
-
-// weigh sets the weights of data by position: wv for registers, wc for stores and traps.
-func (h *Hart) weigh() {
-	if h.cfg.Compare == EveryStep {
-		h.wv = foldPowers.down
-	}
-	if h.cfg.Compare != Off {
-		h.wc = foldPowers.down
-	}
 }

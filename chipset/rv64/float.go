@@ -1,6 +1,10 @@
 package rv64
 
-import "ft/chipset/rv64/fp"
+import (
+	"math"
+
+	"ft/chipset/rv64/fp"
+)
 
 // The F and D extensions: registers, NaN boxing, flags, rounding modes and mstatus.FS
 // here, arithmetic in package fp.
@@ -91,7 +95,7 @@ func unbox(v uint64) uint32 {
 
 // decodeFloat decodes the opcodes OP-FP, MADD, MSUB, NMSUB and NMADD. The rounding mode
 // is the low byte of imm, the third source above it.
-func decodeFloat(o *op, w uint32) {
+func decodeFloat(o *instruction, w uint32) {
 	double := uint8(w >> 25 & 3)
 	if double > 1 {
 		return
@@ -143,21 +147,35 @@ func decodeFloat(o *op, w uint32) {
 	case rounded:
 		decodeRounded(o, rm)
 	default:
-		o.code = opFloat
+		o.op.code = opFloat
 		o.imm |= roundNone
+		if c := fastFloat[o.aux]; c != 0 && o.rd != 0 {
+			o.op.code = c
+		}
 	}
 }
 
+// fastFloat has the codes of the operations that interp.go knows; they may be rounded in
+// any mode that is not the instruction's own, which plainFP then stands for.
+var fastFloat = [256]code{
+	fADDS: opFADDS, fADDD: opFADDD, fSUBS: opFSUBS, fSUBD: opFSUBD, fMULS: opFMULS, fMULD: opFMULD,
+	fSGNJD: opFSGNJD, fLED: opFLED, fLTD: opFLTD, fEQD: opFEQD, fMVDX: opFMVDX, fCVTDW: opFCVTDW,
+}
+
 // decodeRounded finishes an operation with a rounding mode, of which 5 and 6 are reserved.
-func decodeRounded(o *op, rm uint32) {
-	if rm <= uint32(fp.RMM) || rm == roundDynamic {
-		o.code = opFloat
-		o.imm |= int32(rm)
+func decodeRounded(o *instruction, rm uint32) {
+	if rm > uint32(fp.RMM) && rm != roundDynamic {
+		return
+	}
+	o.op.code = opFloat
+	o.imm |= int32(rm)
+	if c := fastFloat[o.aux]; c != 0 && (rm == uint32(fp.RNE) || rm == roundDynamic) {
+		o.op.code = c
 	}
 }
 
 // float executes opFloat.
-func (h *Hart) float(o *op) (fold uint64, st status) {
+func (h *Hart) float(o site) (fold uint64, st status) {
 	if h.csr.mstatus&mstatusFS == 0 {
 		return 0, h.illegal(o)
 	}
@@ -167,23 +185,72 @@ func (h *Hart) float(o *op) (fold uint64, st status) {
 			return 0, h.illegal(o)
 		}
 	}
-	v, flags := h.compute(o, rm)
-	if flags != 0 {
-		h.csr.fflags |= uint64(flags)
-		h.csr.mstatus |= mstatusFS
+	v, ok := uint64(0), false
+	if h.plainFP && rm == fp.RNE {
+		v, ok = h.computePlain(o)
+	}
+	if !ok {
+		var flags fp.Flags
+		v, flags = h.compute(o, rm)
+		if flags != 0 || o.rd >= regF && o.rd != regSink {
+			h.csr.fflags |= uint64(flags)
+			h.csr.mstatus |= mstatusFS
+			h.floatChanged()
+		}
 	}
 	h.x[o.rd] = v
-	switch {
-	case o.rd == regSink:
+	if o.rd == regSink {
 		return 0, stDone
-	case o.rd >= regF:
-		h.csr.mstatus |= mstatusFS
 	}
-	return mix(v) * h.wv[o.pos], stDone
+	return mix(v) * o.weight, stDone
+}
+
+// floatChanged is called after mstatus.FS, frm or fflags were written: it keeps what the
+// fast paths ask for.
+//
+// plainFP says that NX is set and rounding is to nearest. Then the host's arithmetic, which
+// rounds to nearest too, is all there is to an operation that can raise no other flag than
+// NX; its result shows that it did not.
+func (h *Hart) floatChanged() {
+	h.dirtyFP = h.csr.mstatus&mstatusFS == mstatusFS
+	h.plainFP = h.dirtyFP && h.csr.frm == uint64(fp.RNE) && h.csr.fflags&uint64(fp.NX) != 0
+}
+
+// Results that show it: finite ones of sums, which are exact when they are tiny, and
+// normal ones away from the borders of overflow and underflow.
+func isFinite64(v uint64) bool { return v<<1 < 0x7ff<<53 }
+func isPlain64(v uint64) bool  { return v<<1-2<<53 < (0x7fe-2)<<53 }
+func isFinite32(v uint32) bool { return v<<1 < 0xff<<24 }
+func isPlain32(v uint32) bool  { return v<<1-2<<24 < (0xfe-2)<<24 }
+
+// computePlain is compute with the host's arithmetic, under plainFP, for what interp.go
+// leaves.
+func (h *Hart) computePlain(o site) (v uint64, ok bool) {
+	f := math.Float64frombits
+	a, b := f(h.x[o.rs1]), f(h.x[o.rs2])
+	var r float64
+	switch o.aux {
+	case fDIVD:
+		r = a / b
+	case fSQRTD:
+		r = math.Sqrt(a)
+	case fMADDD:
+		r = math.FMA(a, b, f(h.x[uint8(o.imm>>8)]))
+	case fMSUBD:
+		r = math.FMA(a, b, -f(h.x[uint8(o.imm>>8)]))
+	case fNMSUBD:
+		r = math.FMA(-a, b, f(h.x[uint8(o.imm>>8)]))
+	case fNMADDD:
+		r = math.FMA(-a, b, -f(h.x[uint8(o.imm>>8)]))
+	default:
+		return 0, false
+	}
+	v = math.Float64bits(r)
+	return v, isPlain64(v)
 }
 
 // compute returns the value of the destination, and the flags raised.
-func (h *Hart) compute(o *op, rm fp.Rounding) (uint64, fp.Flags) {
+func (h *Hart) compute(o site, rm fp.Rounding) (uint64, fp.Flags) {
 	a, b, c := h.x[o.rs1], h.x[o.rs2], h.x[uint8(o.imm>>8)]
 	switch o.aux {
 	case fADDD:
@@ -330,25 +397,26 @@ func convertInteger(aux uint8, a uint64, rm fp.Rounding) (uint64, fp.Flags) {
 }
 
 // floatMemory executes the loads and stores of floating-point registers.
-func (h *Hart) floatMemory(o *op) (fold uint64, st status) {
+func (h *Hart) floatMemory(o site) (fold uint64, st status) {
 	if h.csr.mstatus&mstatusFS == 0 {
 		return 0, h.illegal(o)
 	}
 	a := h.x[o.rs1] + uint64(int64(o.imm))
-	switch o.code {
+	switch o.note.code {
 	case opFSW, opFSD:
 		return h.store(o, a)
 	}
-	v, ok := h.read(o, a, uint64(accesses[o.code].size))
+	v, ok := h.read(o, a, uint64(accesses[o.note.code].size))
 	if !ok {
 		return 0, stTrap
 	}
-	if o.code == opFLW {
+	if o.note.code == opFLW {
 		v = box(uint32(v))
 	}
 	h.x[o.rd] = v
 	h.csr.mstatus |= mstatusFS
-	return mix(v) * h.wv[o.pos], h.settled()
+	h.floatChanged()
+	return mix(v) * o.weight, h.settled()
 }
 
 // writeFloatCSR writes fcsr or a part of it.
@@ -363,4 +431,5 @@ func (h *Hart) writeFloatCSR(n uint32, v uint64) {
 		c.fflags, c.frm = v&31, v>>5&7
 	}
 	c.mstatus |= mstatusFS
+	h.floatChanged()
 }

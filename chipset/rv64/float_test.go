@@ -3,6 +3,7 @@ package rv64
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"testing"
 
 	"ft/chipset/rv64/fp"
@@ -241,4 +242,61 @@ func TestFlagsAccrue(t *testing.T) {
 	b.SetFReg(2, d(3))
 	b.run(3)
 	b.want("fflags", b.Hart.csr.fflags, uint64(fp.NX|fp.DZ))
+}
+
+// With NX set and rounding to nearest, the host's arithmetic is used where it shows that
+// nothing else happened: results and flags are those of package fp all the same.
+func TestPlainFloat(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	// Numbers of all kinds, many on the borders of overflow, underflow and NaNs.
+	operand := func(double uint32) uint64 {
+		v := r.Uint64()
+		exponents := []uint64{0, 1, 2, 3, 0x3fe, 0x3ff, 0x400, 0x7fc, 0x7fd, 0x7fe, 0x7ff, v >> 52 & 0x7ff}
+		fraction := []uint64{0, 1, 1<<52 - 1, 1 << 51, v & (1<<52 - 1)}[r.IntN(5)]
+		v = v&sign64 | exponents[r.IntN(len(exponents))]<<52 | fraction
+		if double == 1 {
+			return v
+		}
+		if r.IntN(10) == 0 {
+			return v // not boxed
+		}
+		return box(uint32(v>>63<<31 | v>>52&0xff<<23 | v&(1<<23-1)))
+	}
+	var codes []uint32
+	for double := range uint32(2) {
+		for _, rm := range []uint32{0, 7} {
+			for f5 := range uint32(4) {
+				codes = append(codes, opFP(f5, double, rm, 4, 1, 2))
+				codes = append(codes, fused(f5, double, rm, 4, 1, 2, 3))
+			}
+			codes = append(codes, opFP(0x0b, double, rm, 4, 1, 0))
+		}
+		for rm := range uint32(3) {
+			codes = append(codes, opFP(0x04, double, rm, 4, 1, 2), opFP(0x14, double, rm, t0, 1, 2))
+		}
+		codes = append(codes, opFP(0x1a, double, 0, 4, a0, 0), opFP(0x1e, double, 0, 4, a0, 0))
+	}
+	b := floatBoard(t)
+	run := func(code uint32, flags uint64, f [4]uint64) State {
+		b.load(assemble(ramBase).word(code))
+		b.writeCSR(csrFcsr, flags)
+		b.SetReg(t0, 0)
+		b.SetReg(a0, f[1])
+		for i, v := range f {
+			b.SetFReg(i, v)
+		}
+		b.SetFReg(4, 0)
+		b.run(1)
+		return b.State()
+	}
+	for range 20000 {
+		code := codes[r.IntN(len(codes))]
+		double := code >> 25 & 1
+		f := [4]uint64{1: operand(double), 2: operand(double), 3: operand(double)}
+		plain, exact := run(code, uint64(fp.NX), f), run(code, 0, f)
+		if plain.F != exact.F || plain.X != exact.X || plain.Fflags != exact.Fflags|uint64(fp.NX) {
+			t.Fatalf("%#x of %x: f4 %#x, t0 %d, flags %#x; exactly f4 %#x, t0 %d, flags %#x", code, f,
+				plain.F[4], plain.X[t0], plain.Fflags, exact.F[4], exact.X[t0], exact.Fflags)
+		}
+	}
 }

@@ -107,9 +107,10 @@ var _ Engine = (*Hart)(nil)
 type Hart struct {
 	// Registers: x0…x31, f0…f31 from regF on, and a sink for writes to x0. Indices are
 	// bytes, so the array has 256 places.
-	x  [256]uint64
-	wv [256]uint64 // weights of register values in a block, by position
-	wc [256]uint64 // weights of stores and traps
+	x [256]uint64
+
+	dirtyFP bool // mstatus.FS is dirty
+	plainFP bool // and more: floatChanged
 
 	r, w *[tlbSize]tlbEntry // of the data regime
 	ram  unsafe.Pointer     // of cfg.RAM
@@ -119,9 +120,10 @@ type Hart struct {
 	limit    uint64 // steps at which blocks end and the outer loop looks around
 	deadline uint64 // step at which a timer becomes pending (timer.go)
 	fp       uint64
+	sum      uint64 // of the running block's data, on the slow path
 
 	jumps  [jumpSize]jumpEntry
-	regime uint32 // of the fetch bank
+	regime uint64 // of the fetch bank
 
 	csr     csrs
 	priv    Priv
@@ -161,7 +163,6 @@ func New(cfg Config) *Hart {
 		cfg: cfg, ramSize: size, ram: unsafe.Pointer(unsafe.SliceData(cfg.RAM)),
 		priv: Machine, pc: cfg.RAMBase,
 	}
-	h.weigh()
 	h.pages.init(size)
 	h.code.init(size)
 	h.csr.reset()

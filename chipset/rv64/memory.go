@@ -14,8 +14,8 @@ func (h *Hart) settled() status {
 }
 
 // load does the load o at the virtual address a.
-func (h *Hart) load(o *op, a uint64) (fold uint64, st status) {
-	c := o.code
+func (h *Hart) load(o site, a uint64) (fold uint64, st status) {
+	c := o.note.code
 	if c == opLoadX0 {
 		c = code(o.aux)
 	}
@@ -28,25 +28,25 @@ func (h *Hart) load(o *op, a uint64) (fold uint64, st status) {
 		shift := 64 - 8*uint(acc.size)
 		v = uint64(int64(v<<shift) >> shift)
 	}
-	if o.code == opLoadX0 {
+	if o.note.code == opLoadX0 {
 		return 0, h.settled()
 	}
 	h.x[o.rd] = v
-	return mix(v) * h.wv[o.pos], h.settled()
+	return mix(v) * o.weight, h.settled()
 }
 
 // store does the store o at the virtual address a.
-func (h *Hart) store(o *op, a uint64) (fold uint64, st status) {
-	size := uint64(accesses[o.code].size)
+func (h *Hart) store(o site, a uint64) (fold uint64, st status) {
+	size := uint64(accesses[o.note.code].size)
 	v := h.x[o.rs2] & (^uint64(0) >> (64 - 8*size))
 	if !h.write(o, a, size, v) {
 		return 0, stTrap
 	}
-	return mix(v+a*foldAddr) * h.wc[o.pos], h.settled()
+	return mix(v+a*foldAddr) * o.weight, h.settled()
 }
 
 // read reads size bytes at a virtual address; false if it raised a trap.
-func (h *Hart) read(o *op, a, size uint64) (v uint64, ok bool) {
+func (h *Hart) read(o site, a, size uint64) (v uint64, ok bool) {
 	first := pageSize - a%pageSize // bytes up to the page's end
 	if size <= first {
 		off, pa, isRAM, ok := h.reach(a, size, wantLoad)
@@ -71,7 +71,7 @@ func (h *Hart) read(o *op, a, size uint64) (v uint64, ok bool) {
 
 // write writes size bytes at a virtual address; false if it raised a trap, and then
 // nothing was written.
-func (h *Hart) write(o *op, a, size, v uint64) (ok bool) {
+func (h *Hart) write(o site, a, size, v uint64) (ok bool) {
 	first := pageSize - a%pageSize
 	if size <= first {
 		off, pa, isRAM, ok := h.reach(a, size, wantStore)
@@ -154,7 +154,7 @@ func (h *Hart) reachPart(a, size uint64, w want) (off uint64, ok bool) {
 }
 
 // busLoad reads from a device.
-func (h *Hart) busLoad(o *op, a, pa, size uint64) (v uint64, ok bool) {
+func (h *Hart) busLoad(o site, a, pa, size uint64) (v uint64, ok bool) {
 	if h.cfg.Bus != nil && pa%size == 0 {
 		back := h.callOut(o)
 		v, ok = h.cfg.Bus.Load(pa, int(size))
@@ -168,7 +168,7 @@ func (h *Hart) busLoad(o *op, a, pa, size uint64) (v uint64, ok bool) {
 }
 
 // busStore writes to a device.
-func (h *Hart) busStore(o *op, a, pa, size, v uint64) (ok bool) {
+func (h *Hart) busStore(o site, a, pa, size, v uint64) (ok bool) {
 	if h.cfg.Bus != nil && pa%size == 0 {
 		back := h.callOut(o)
 		ok = h.cfg.Bus.Store(pa, int(size), v)
@@ -181,9 +181,9 @@ func (h *Hart) busStore(o *op, a, pa, size, v uint64) (ok bool) {
 }
 
 // callOut makes PC and Steps those of the present step, and returns the block's start.
-func (h *Hart) callOut(o *op) (start uint64) {
+func (h *Hart) callOut(o site) (start uint64) {
 	start = h.pc
 	h.pc += uint64(o.off)
-	h.inStep = uint64(o.pos)
+	h.inStep = o.position()
 	return start
 }

@@ -1,26 +1,51 @@
 package rv64
 
-// op is a decoded instruction, 16 bytes. Registers are indices into Hart.x, so that
-// integer and floating-point ones need no distinction where bits are only moved.
+// op is what the interpreter reads of a decoded instruction, 16 bytes. Registers are
+// indices into Hart.x, so that integer and floating-point ones need no distinction where
+// bits are only moved.
 type op struct {
 	code         code
 	rd, rs1, rs2 uint8
-	pos          uint8  // steps before it in its block
-	aux          uint8  // which of the operations that share the code
-	off          uint16 // bytes from the block's start
 	imm          int32  // of what is relative to the pc: relative to the block's start
-	raw          uint32 // as fetched; 16 bits of it for a compressed one
+	weight       uint64 // of its data in the block's sum (fingerprint.go)
 }
 
 const opSize = 16
 
+// note is the rest of it, for what is not on the fast path.
+type note struct {
+	sum   prefix // of the block's steps through this one
+	taken *block // where this step leads if it leaves the block; nil: not known
+	raw   uint32 // as fetched; 16 bits of it for a compressed one
+	off   uint16 // bytes from the block's start
+	code  code   // of the operation alone, where the op's is that of a pair
+	aux   uint8  // which of the operations that share the code
+	n     uint8  // steps of the block through this one
+	links bool   // it may lead to a block of its page, by taken
+}
+
+// instruction is both, by value, while it is decoded.
+type instruction struct {
+	op
+	note
+}
+
+// site is both, where they are kept in a block.
+type site struct {
+	*op
+	*note
+}
+
 // size is the instruction's length in bytes.
-func (o *op) size() uint64 {
-	if o.raw&3 == 3 {
+func (n *note) size() uint64 {
+	if n.raw&3 == 3 {
 		return 4
 	}
 	return 2
 }
+
+// position is how many steps of the block come before this one.
+func (n *note) position() uint64 { return uint64(n.n) - 1 }
 
 // Indices into Hart.x beside x0…x31.
 const (
@@ -92,6 +117,18 @@ const (
 	opFLD
 	opFSW
 	opFSD
+	opFADDS // to opFCVTDW: what is fast in interp.go, with the same aux as opFloat
+	opFADDD
+	opFSUBS
+	opFSUBD
+	opFMULS
+	opFMULD
+	opFSGNJD
+	opFLED
+	opFLTD
+	opFEQD
+	opFMVDX
+	opFCVTDW
 	opFloat // aux: float.go
 	opAMO   // aux: atomic.go; LR and SC too
 	opBEQ
@@ -112,9 +149,8 @@ const (
 // ends says whether the operation ends its block.
 func (c code) ends() bool { return c >= opBEQ }
 
-// direct says whether the operation, ending a block, goes on at a place that is fixed
-// relative to the block.
-func (c code) direct() bool { return c >= opBEQ && c <= opJAL || c == opEnd }
+// branches says whether the operation is a conditional branch.
+func (c code) branches() bool { return c >= opBEQ && c <= opBGEU }
 
 // access describes loads and stores.
 type access struct {
@@ -131,13 +167,14 @@ var accesses = [256]access{
 }
 
 // dst is what the step writes, for the fingerprint.
-func (o *op) dst() uint8 {
+func (o site) dst() uint8 {
+	c := o.note.code
 	switch {
-	case o.code >= opSB && o.code <= opSD || o.code == opFSW || o.code == opFSD:
+	case c >= opSB && c <= opSD || c == opFSW || c == opFSD:
 		return dstStore
-	case o.code == opAMO && o.aux != amoLRW && o.aux != amoLRD:
+	case c == opAMO && o.aux != amoLRW && o.aux != amoLRD:
 		return dstAMO + o.rd&31
-	case o.code == opSystem && (o.aux == sysECALL || o.aux == sysEBREAK), o.code == opIllegal:
+	case c == opSystem && (o.aux == sysECALL || o.aux == sysEBREAK), c == opIllegal:
 		return dstTrap
 	case o.rd == regSink:
 		return dstNone
@@ -146,13 +183,20 @@ func (o *op) dst() uint8 {
 }
 
 // counts says whether the step goes into the fingerprint at a level.
-func (o *op) counts(c Compare) bool {
-	switch c {
+func (o site) counts(level Compare) bool {
+	switch level {
 	case EveryStep:
 		return true
 	case StoreOnly:
-		d := o.dst()
-		return d >= dstStore || o.code >= opBEQ && o.code <= opJALR
+		return o.dst() >= dstStore || o.note.code >= opBEQ && o.note.code <= opJALR
 	}
 	return false
+}
+
+// weigh sets the weight of its data, by its place and the level.
+func (o site) weigh(level Compare) {
+	o.weight = 0
+	if level == EveryStep || level == StoreOnly && o.dst() >= dstStore {
+		o.weight = foldPowers.down[o.position()]
+	}
 }

@@ -128,6 +128,7 @@ func (h *Hart) SetState(s State) {
 	for i, v := range s.Pmpcfg {
 		h.csr.pmpcfg[i] = uint8(v)
 	}
+	h.floatChanged()
 	h.forget()
 	h.satpChanged()
 	h.updateTimer()

@@ -19,7 +19,7 @@ const (
 	sysSFENCE
 )
 
-func decodeSystem(o *op, w uint32) {
+func decodeSystem(o *instruction, w uint32) {
 	f3 := w >> 12 & 7
 	switch {
 	case f3 == 4:
@@ -41,13 +41,13 @@ func decodeSystem(o *op, w uint32) {
 	default:
 		return
 	}
-	o.code = opSystem
+	o.op.code = opSystem
 }
 
 // system executes opSystem and opIllegal. It never ends in stDone.
-func (h *Hart) system(o *op) (fold uint64, st status) {
+func (h *Hart) system(o site) (fold uint64, st status) {
 	h.stepPC = h.pc + uint64(o.off)
-	if o.code == opIllegal {
+	if o.note.code == opIllegal {
 		return 0, h.illegal(o)
 	}
 	switch o.aux {
@@ -85,17 +85,17 @@ func (h *Hart) system(o *op) (fold uint64, st status) {
 }
 
 // illegal raises the illegal-instruction trap.
-func (h *Hart) illegal(o *op) status {
+func (h *Hart) illegal(o site) status {
 	h.raise(causeIllegal, uint64(o.raw))
 	return stTrap
 }
 
-func (h *Hart) ecall(o *op) (fold uint64, st status) {
+func (h *Hart) ecall(o site) (fold uint64, st status) {
 	if h.priv != Supervisor || h.cfg.Ecall == nil {
 		h.raise(causeEcallU+uint64(h.priv), 0)
 		return 0, stTrap
 	}
-	h.pc, h.inStep, h.jumped = h.stepPC, uint64(o.pos), false
+	h.pc, h.inStep, h.jumped = h.stepPC, o.position(), false
 	h.cfg.Ecall(h)
 	h.inStep = 0
 	if !h.jumped {
@@ -105,7 +105,7 @@ func (h *Hart) ecall(o *op) (fold uint64, st status) {
 }
 
 // accessCSR is what CSRRW and its kin do.
-func (h *Hart) accessCSR(o *op) (fold uint64, st status) {
+func (h *Hart) accessCSR(o site) (fold uint64, st status) {
 	n := uint32(o.imm)
 	operand := uint64(o.rs1)
 	if o.aux < sysCSRRWI {
@@ -116,7 +116,7 @@ func (h *Hart) accessCSR(o *op) (fold uint64, st status) {
 	if !h.csrAllowed(n, writes) {
 		return 0, h.illegal(o)
 	}
-	h.inStep = uint64(o.pos)
+	h.inStep = o.position()
 	old, ok := h.readCSR(n)
 	if !ok {
 		h.inStep = 0
@@ -142,5 +142,5 @@ func (h *Hart) accessCSR(o *op) (fold uint64, st status) {
 		h.x[o.rd] = old
 		data += old
 	}
-	return mix(data) * h.wv[o.pos], stLeave
+	return mix(data) * o.weight, stLeave
 }

@@ -64,7 +64,7 @@ const (
 
 type bank struct {
 	key    regimeKey
-	regime uint32
+	regime uint64
 	used   bool // it may have entries
 	live   bool // it has a key
 	load   tlb
@@ -75,7 +75,7 @@ type bank struct {
 type banks struct {
 	all        [bankCount]bank
 	victim     int
-	lastRegime uint32
+	lastRegime uint64
 }
 
 func (b *banks) init() {
@@ -103,14 +103,6 @@ type translations struct {
 // newRegime gives a bank a regime number that no jump entry has.
 func (h *Hart) newRegime(b *bank) {
 	h.banks.lastRegime++
-	if h.banks.lastRegime == 0 { // wrapped: old entries could look new
-		clear(h.jumps[:])
-		for i := range h.banks.all {
-			h.banks.lastRegime++
-			h.banks.all[i].regime = h.banks.lastRegime
-		}
-		h.banks.lastRegime++
-	}
 	b.regime = h.banks.lastRegime
 	if h.instr != nil {
 		h.regime = h.instr.regime
