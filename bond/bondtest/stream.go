@@ -242,18 +242,24 @@ func arrival(oob []byte) int64 {
 // Arrived is how many datagrams have arrived until now, duplicates too.
 func (s *Stream) Arrived() int { return int(s.count.Load()) }
 
-// WaitArrived waits until n more than now have arrived.
+// WaitArrived waits until n more than now have arrived. within is how long nothing may come,
+// on a quiet machine.
 func (s *Stream) WaitArrived(n int, within time.Duration) {
 	s.t.Helper()
-	want := s.Arrived() + n
-	WaitFor(s.t, fmt.Sprintf("%d more datagrams of the stream arrived", n), within, func() bool { return s.Arrived() >= want })
+	s.wait(fmt.Sprintf("%d more datagrams of the stream arrived", n), n, within, &s.count)
 }
 
 // WaitSent waits until n more than now have been sent, arrive they or not.
 func (s *Stream) WaitSent(n int, within time.Duration) {
 	s.t.Helper()
-	want := s.left.Load() + int64(n)
-	WaitFor(s.t, fmt.Sprintf("%d more datagrams of the stream sent", n), within, func() bool { return s.left.Load() >= want })
+	s.wait(fmt.Sprintf("%d more datagrams of the stream sent", n), n, within, &s.left)
+}
+
+func (s *Stream) wait(what string, n int, within time.Duration, count *atomic.Int64) {
+	s.t.Helper()
+	for last, want := count.Load(), count.Load()+int64(n); last < want; last = count.Load() {
+		WaitFor(s.t, what, within, func() bool { return count.Load() > last })
+	}
 }
 
 // Stop ends the stream, waits for what is on its way, and counts.
