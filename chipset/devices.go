@@ -3,6 +3,7 @@ package chipset
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"net"
 	"os"
 	"path/filepath"
@@ -74,7 +75,10 @@ func macvtapName(machine, link string) string {
 		return ""
 	}
 	name := "mvtap-" + machine
-	return name[:min(len(name), unix.IFNAMSIZ-1)]
+	if len(name) >= unix.IFNAMSIZ { // told from other long names by its sum
+		name = fmt.Sprintf("mvtap-%08x", crc32.ChecksumIEEE([]byte(machine)))
+	}
+	return name
 }
 
 // carrier passes the state of the NIC's link on to the guest.
