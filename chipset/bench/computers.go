@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ft/chipset"
+	"ft/drivers"
+)
+
+// computer has the program running: a guest, or this computer itself.
+type computer struct {
+	*talk
+	name string
+	pid  int // of the process that is the machine, or of the program
+	stop func() error
+	// steps are our machine's so far; nil for others, which do not tell.
+	steps func() (uint64, error)
+}
+
+// maker starts a computer and returns before the program runs.
+type maker struct {
+	name  string
+	start func(dir string) (*computer, error)
+}
+
+// Names of computers, as the table has them.
+const (
+	oursName   = "machine"
+	icountName = "qemu icount"
+	qemuName   = "qemu"
+	hostName   = "the host"
+)
+
+// attached are the devices of our machine that not every guest needs.
+type attached struct {
+	disk         string
+	link, mac    string
+	networkSpace string
+}
+
+// ours is our machine.
+func (b *bench) ours(a attached) maker {
+	return maker{oursName, func(dir string) (*computer, error) {
+		const name = "guest"
+		cfg := drivers.Config{Kind: chipset.Kind, Name: name}
+		cfg.Sides[0].Resource.Path = "cpu0"
+		d, err := startDriver(dir, cfg, chipset.Options{
+			Kernel: b.files.kernel, Initrd: b.files.initrd, Cmdline: b.files.cmdline, MemoryBytes: int64(b.files.memoryMiB) << 20,
+			Disk: a.disk, Link: a.link, MAC: a.mac, Netns: a.networkSpace, Compare: b.compare,
+		}, a.networkSpace)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := dial(chipset.ConsolePath(filepath.Join(dir, "run"), name))
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("the console: %w; the driver's log ends with:\n%s", err, tail(d.log)), d.stop())
+		}
+		return &computer{
+			talk: newTalk(conn, conn), name: oursName, pid: d.cmd.Process.Pid, steps: d.steps,
+			stop: func() error { return errors.Join(d.stop(), conn.Close()) },
+		}, nil
+	}}
+}
+
+// dial connects to a unix socket that is about to be there.
+func dial(path string) (net.Conn, error) {
+	for deadline := time.Now().Add(within); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("unix", path)
+		if err == nil || time.Now().After(deadline) {
+			return conn, err
+		}
+	}
+}
+
+// steps are those that the machine has run.
+func (d *driven) steps() (uint64, error) {
+	st, err := d.client.Status(context.Background())
+	if err != nil {
+		return 0, fmt.Errorf("ask the machine for its steps: %w", err)
+	}
+	n, ok := st.Stats["steps"].(float64) // as JSON has it; exact up to 2^53
+	if !ok {
+		return 0, fmt.Errorf("the machine does not tell its steps but is %s (%s)", st.State, st.Reason)
+	}
+	return uint64(n), nil
+}
+
+const emulator = "qemu-system-riscv64"
+
+// qemu is the same guest under QEMU, on one thread.
+func (b *bench) qemu(name string, more ...string) maker {
+	return maker{name, func(string) (*computer, error) {
+		if _, err := exec.LookPath(emulator); err != nil {
+			return nil, fmt.Errorf("%s is missing, beside which the machine is measured: apt-get install qemu-system-misc", emulator)
+		}
+		args := append([]string{"-M", "virt", "-m", strconv.Itoa(b.files.memoryMiB), "-nodefaults", "-no-user-config", "-display", "none",
+			"-monitor", "none", "-no-reboot", "-serial", "stdio", "-kernel", b.files.kernel, "-initrd", b.files.initrd, "-append", b.files.cmdline}, more...)
+		return startProgram(name, exec.Command(emulator, args...))
+	}}
+}
+
+// startProgram starts a process with the program in it, or behind it.
+func startProgram(name string, cmd *exec.Cmd) (*computer, error) {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stderr = os.Stderr
+	if err := start(cmd); err != nil {
+		return nil, err
+	}
+	return &computer{talk: newTalk(in, out), name: name, pid: cmd.Process.Pid, stop: func() error {
+		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return err
+		}
+		var exit *exec.ExitError
+		if err := cmd.Wait(); !errors.As(err, &exit) {
+			return err
+		}
+		return nil
+	}}, nil
+}
+
+// spent is what a piece of work took.
+type spent struct {
+	wall  time.Duration
+	cpu   time.Duration // of the computer's process, all of its threads
+	steps uint64        // of our machine
+}
+
+func (s spent) since(t spent) spent {
+	return spent{s.wall - t.wall, s.cpu - t.cpu, s.steps - t.steps}
+}
+
+// clocks reads all clocks of a computer, from a beginning of their own.
+func (c *computer) clocks() (now spent, err error) {
+	var wall, cpu unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &wall); err != nil {
+		return now, fmt.Errorf("read the time: %w", err)
+	}
+	const cpuclockSched = 2 // CPUCLOCK_SCHED, linux/posix-timers.h
+	if err := unix.ClockGettime(int32(^c.pid<<3|cpuclockSched), &cpu); err != nil {
+		return now, fmt.Errorf("the CPU clock of %s: %w", c.name, err)
+	}
+	now = spent{wall: time.Duration(wall.Nano()), cpu: time.Duration(cpu.Nano())}
+	if c.steps != nil {
+		now.steps, err = c.steps()
+	}
+	return now, err
+}
+
+// do has the computer do a piece of work. It is idle before and after.
+func (c *computer) do(command string) (result string, took spent, err error) {
+	before, err := c.clocks()
+	if err != nil {
+		return "", took, err
+	}
+	if result, err = c.ask(command); err != nil {
+		return "", took, fmt.Errorf("%s: %w", c.name, err)
+	}
+	after, err := c.clocks()
+	return result, after.since(before), err
+}
+
+// boot starts a computer and says what it took to its first process.
+func (m maker) boot(dir string) (c *computer, took spent, err error) {
+	began := time.Now()
+	if c, err = m.start(dir); err != nil {
+		return nil, took, fmt.Errorf("%s: %w", m.name, err)
+	}
+	err = c.awaitLine(userSpace)
+	wall := time.Since(began)
+	if err == nil {
+		took, err = c.clocks()
+		took.wall = wall
+	}
+	if err == nil {
+		err = c.awaitLine(ready)
+	}
+	if err != nil {
+		return nil, took, errors.Join(fmt.Errorf("%s: %w", m.name, err), c.stop())
+	}
+	return c, took, nil
+}
