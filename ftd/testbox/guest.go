@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -97,12 +98,15 @@ func machineConfig(g guest.Guest, network bool) string {
 	}
 	var t strings.Builder
 	fmt.Fprintf(&t, "\n[[machine]]\nname = %q\nkernel = %q\n", guestName, g.Kernel)
-	if g.Initrd != "" {
-		fmt.Fprintf(&t, "initrd = %q\ncmdline = %q\ndisk = %q\n", g.Initrd, g.Cmdline, guestDisk)
-	}
 	fmt.Fprintf(&t, "memory = \"%dMiB\"\n", guest.MemoryMiB)
-	if g.Initrd != "" && network {
-		fmt.Fprintf(&t, "nic = %q\n", nicName)
+	if g.Initrd != "" {
+		cmdline := g.Cmdline
+		if network {
+			fmt.Fprintf(&t, "nic = %q\n", nicName)
+		} else {
+			cmdline = guest.Cmdline(netip.Prefix{}, netip.Addr{})
+		}
+		fmt.Fprintf(&t, "initrd = %q\ncmdline = %q\ndisk = %q\n", g.Initrd, cmdline, guestDisk)
 	}
 	return t.String()
 }

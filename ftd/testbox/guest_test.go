@@ -38,7 +38,7 @@ func TestBoxesConfigurationIsGood(t *testing.T) {
 			}
 		}},
 		"no network": {network.Names{}, debianGuest, func(t *testing.T, c *config.Config) {
-			if len(c.NICs) != 0 || len(c.Machines) != 1 || c.Machines[0].NIC.Device != "" {
+			if len(c.NICs) != 0 || len(c.Machines) != 1 || c.Machines[0].NIC.Device != "" || strings.Contains(c.Machines[0].Cmdline, "ft.address") {
 				t.Errorf("%d NICs, machines %+v", len(c.NICs), c.Machines)
 			}
 		}},

@@ -101,8 +101,6 @@ func prepareDebian(ctx context.Context, o Options) (Guest, error) {
 // Cmdline is the kernel's command line. Without an address the guest has no network.
 //
 //   - A panic ends in a warm reset, by which the chipset knows it.
-//   - Addresses stay those of Debian's debug symbols, so that a pc in a report can be
-//     looked up.
 //   - The guest's clock goes on while a busy host gives its hart no time: what the kernel
 //     takes for a lockup or a stall is longer than by default, two minutes.
 //   - The rest spares what a machine with known parts need not spend, some 540 M of 930 M
@@ -110,7 +108,7 @@ func prepareDebian(ctx context.Context, o Options) (Guest, error) {
 //     start of a source of randomness that measures jitter (the device tree has a seed).
 func Cmdline(address netip.Prefix, gateway netip.Addr) string {
 	words := []string{
-		"console=ttyS0", "quiet", "panic=-1", "reboot=panic_warm", "nokaslr",
+		"console=ttyS0", "quiet", "panic=-1", "reboot=panic_warm",
 		"watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=120",
 		"cryptomgr.notests", "initcall_blacklist=jent_mod_init",
 	}
