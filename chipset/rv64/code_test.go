@@ -277,3 +277,39 @@ func TestFetchSetsBitsBesideIt(t *testing.T) {
 	b.run(4)
 	b.want("t1", b.Reg(t1), 5)
 }
+
+// A block goes on behind branches that are not taken, and at the target of a jump forwards
+// in its page. Cut anywhere it is the same, and what is written to a part of it is seen.
+func TestBlockWithJumps(t *testing.T) {
+	a := assemble(ramBase)
+	a.label("loop").addi(t0, t0, 1).branch(f3BEQ, t0, a3, "out").jal(zero, "first").word(0)
+	a.label("second").addi(t2, t2, 100).branch(f3BNE, t0, a4, "loop").jal(zero, "out").word(0, 0, 0)
+	a.label("first").addi(t1, t1, 10).jal(ra, "third").label("link").word(0)
+	a.label("third").branch(f3BNE, ra, a5, "out").label("store").store(f3SW, a1, a0, 0).jal(zero, "fourth").word(0)
+	a.label("fourth").addi(t3, t3, 1).jal(zero, "second")
+	a.label("out").addi(s0, s0, 1).jal(zero, "out")
+	const lap, laps = 12, 20
+	run := func(piece uint64) *board {
+		b := newBoard(t)
+		b.load(a)
+		b.SetReg(a0, a.labels["fourth"])
+		b.SetReg(a1, uint64(encI(0x13, 0, t3, t3, 7))) // over what lies ahead in the block
+		b.SetReg(a3, 1000)
+		b.SetReg(a4, laps)
+		b.SetReg(a5, a.labels["link"])
+		for b.Steps() < lap*laps+8 {
+			b.run(min(piece, lap*laps+8-b.Steps()))
+		}
+		return b
+	}
+	want := run(1)
+	want.want("t0", want.Reg(t0), laps)
+	want.want("t1", want.Reg(t1), 10*laps)
+	want.want("t2", want.Reg(t2), 100*laps)
+	want.want("t3, by the instruction that was stored", want.Reg(t3), 7*laps)
+	for piece := uint64(2); piece < 3*lap; piece++ {
+		if got := run(piece).State(); got != want.State() {
+			t.Errorf("in runs of %d steps: %+v, want %+v", piece, got, want.State())
+		}
+	}
+}

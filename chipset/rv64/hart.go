@@ -139,6 +139,7 @@ type Hart struct {
 	trapCause   uint64 // of the trap being taken
 	trapValue   uint64
 
+	pmpUsed int // entries up to the last that is not off
 	translations
 	code    codeCache
 	pages   pageTable
@@ -186,7 +187,7 @@ func (h *Hart) EnterSupervisor(pc, a0, a1 uint64) {
 	h.priv = Supervisor
 	h.pc = pc &^ 1
 	h.x[10], h.x[11] = a0, a1
-	h.flushTranslations()
+	h.pmpChanged()
 	h.enterRegime()
 	h.updateTimer()
 }

@@ -18,7 +18,7 @@ type note struct {
 	taken *block // where this step leads if it leaves the block; nil: not known
 	raw   uint32 // as fetched; 16 bits of it for a compressed one
 	off   uint16 // bytes from the block's start
-	code  code   // of the operation alone, where the op's is that of a pair
+	code  code   // of the instruction, where the op's is that of what a jump in the block comes to
 	aux   uint8  // which of the operations that share the code
 	n     uint8  // steps of the block through this one
 	links bool   // it may lead to a block of its page, by taken

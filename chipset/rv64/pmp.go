@@ -28,7 +28,7 @@ func pmpMode(cfg uint8) uint8 { return cfg >> 3 & 3 }
 func (h *Hart) pmpAllows(pa, size uint64, w want, k kind) bool {
 	machine := k == kindM
 	first, last := pa>>2, (pa+size-1)>>2
-	for i, cfg := range h.csr.pmpcfg {
+	for i, cfg := range h.csr.pmpcfg[:h.pmpUsed] {
 		low, high := h.pmpRange(i, pmpMode(cfg))
 		switch {
 		case last < low || first > high:
@@ -51,7 +51,7 @@ func (h *Hart) pmpAllows(pa, size uint64, w want, k kind) bool {
 func (h *Hart) pmpSplits(pa uint64) bool {
 	first := pa &^ (pageSize - 1) >> 2
 	last := first + pageSize/4 - 1
-	for i, cfg := range h.csr.pmpcfg {
+	for i, cfg := range h.csr.pmpcfg[:h.pmpUsed] {
 		low, high := h.pmpRange(i, pmpMode(cfg))
 		if last >= low && first <= high {
 			return first < low || last > high
@@ -107,8 +107,7 @@ func (h *Hart) writePMPConfig(i int, v uint64) {
 		}
 		h.csr.pmpcfg[j] = cfg
 	}
-	h.flushTranslations()
-	h.leave = true
+	h.pmpChanged()
 }
 
 // readPMPConfig reads eight configuration bytes from entry i on.
@@ -124,6 +123,17 @@ func (h *Hart) writePMPAddr(i int, v uint64) {
 		return
 	}
 	h.csr.pmpaddr[i] = v & pmpaddrMask
+	h.pmpChanged()
+}
+
+// pmpChanged is called after writes to entries: what was allowed may not be any more.
+func (h *Hart) pmpChanged() {
+	h.pmpUsed = 0
+	for i, cfg := range h.csr.pmpcfg {
+		if pmpMode(cfg) != pmpOff {
+			h.pmpUsed = i + 1
+		}
+	}
 	h.flushTranslations()
 	h.leave = true
 }

@@ -129,6 +129,7 @@ func (h *Hart) SetState(s State) {
 		h.csr.pmpcfg[i] = uint8(v)
 	}
 	h.floatChanged()
+	h.pmpChanged()
 	h.forget()
 	h.satpChanged()
 	h.updateTimer()
