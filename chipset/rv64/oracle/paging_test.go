@@ -183,9 +183,10 @@ func (p *program) probeMemory(d *description) {
 	}
 	p.write(pl)
 	if !pl.across && p.rng.IntN(3) == 0 {
+		p.mark(pl, pteA|pteD) // QEMU sets them where PMP forbids it
+		// From here on M mode too must not access what an entry covers in part.
 		if p.protect(d) {
-			c.medeleg = 0         // S mode's handler needs the page tables
-			p.mark(pl, pteA|pteD) // QEMU sets them where PMP forbids it
+			c.medeleg = 0 // S mode's handler needs the page tables
 		}
 	}
 	p.enable(c, d)
@@ -234,8 +235,8 @@ func (p *program) probeFetch(d *description) {
 	p.Label(next)
 }
 
-// protect sets up to eight PMP entries over the frames or, which it says, the page tables.
-// They are in units of pages: a finer granularity is the implementation's choice.
+// protect sets up to eight PMP entries over the frames or, which it says, the page tables;
+// some begin or end inside a page.
 func (p *program) protect(d *description) (tables bool) {
 	from := uint64(framesAt)
 	if tables = p.rng.IntN(6) == 0; tables {
@@ -243,15 +244,17 @@ func (p *program) protect(d *description) (tables bool) {
 	}
 	config := uint64(0)
 	for i := range 1 + p.rng.Int64N(8) {
-		mode := p.rng.Uint64N(3) // off, TOR, NAPOT
+		mode := p.rng.Uint64N(4) // off, TOR, NA4, NAPOT
 		if i == 0 && mode == 1 { // would begin at 0 and be all over the program
 			mode = 0
 		}
 		at := from + p.rng.Uint64N(frames)*pageSize
+		if p.rng.IntN(3) == 0 {
+			at += p.rng.Uint64N(pageSize/4) * 4
+		}
 		addr := at >> 2
-		if mode == 2 {
-			mode = 3
-			size := uint64(pageSize) << p.rng.IntN(4)
+		if mode == 3 {
+			size := uint64(8) << p.rng.IntN(13)
 			addr = at&^(size-1)>>2 | (size/8 - 1)
 		}
 		access := []uint64{0, 1, 3, 4, 5, 7}[p.rng.IntN(6)] // not W without R

@@ -234,5 +234,6 @@ func (p *program) probeReturn(d *description) {
 func optional(n int64) bool {
 	between := func(low, high int64) bool { return n >= low && n <= high }
 	return between(0xb03, 0xb1f) || between(0xc03, 0xc1f) || between(0x320, 0x33f) || // QEMU is given no counters,
-		between(0x7a0, 0x7a3) // nor triggers
+		between(0x7a0, 0x7a3) || // nor triggers,
+		n == 0x24d // and has vstimecmp without the hypervisor extension
 }

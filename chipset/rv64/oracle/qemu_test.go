@@ -29,7 +29,7 @@ func qemuUser(t testing.TB, path string, b *batch) ([]byte, error) {
 		t.Fatal(err)
 	}
 	defer os.Remove(file)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var errs bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, file)
