@@ -145,6 +145,9 @@ func within(o Options, f func(*box) error) error {
 	defer unlock()
 	signal.Notify(b.signals, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(b.signals)
+	// Who reads what is said may be gone (`… | tee log`, ended by the same Ctrl-C): the box
+	// is still removed.
+	signal.Ignore(unix.SIGPIPE)
 	return f(b)
 }
 
