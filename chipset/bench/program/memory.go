@@ -8,7 +8,7 @@ const (
 	streamLen = 1 << 20 // words of each of three arrays: 8 MiB
 )
 
-// chase follows a chain of a million loads a round through all of 16 MiB, in an order
+// chase follows a chain of 2^18 loads a round through all of 16 MiB, in an order
 // without any pattern; each load has the address of the next.
 func chase(rounds int) uint64 {
 	lines := make([]uint64, chaseLen*lineWords)
@@ -27,7 +27,7 @@ func chase(rounds int) uint64 {
 	}
 	sum, at := foldStart, uint64(0)
 	for range rounds {
-		for range 1 << 20 {
+		for range 1 << 18 {
 			at = lines[at]
 		}
 		sum = fold(sum, at)
