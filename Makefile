@@ -48,10 +48,12 @@ test-kernels: needs-test
 GUESTS      = $(GO) test -buildvcs=false -count 1 -p 1 -timeout 30m -run '^TestKernel'
 GUEST_TESTS = $$(grep -rl --include='*_test.go' '^func TestKernel[A-Z]' . | xargs -n 1 dirname | sort -u)
 
-# The rows of the table of what must be reached that this kernel can run, as ratios.
-bench: needs-test
+# The rows of the table of what must be reached that this kernel can run, as ratios. The
+# machine's guest is the test box's, whose user space `build` embeds.
+bench: needs-test build
 	$(GO) run -buildvcs=false ./mirror/bench
 	$(GO) run -buildvcs=false ./bond/bench
+	$(GO) run -buildvcs=false ./chipset/bench
 
 # The bond's failovers beside the kernel's own bonding, in a guest that has it.
 bench-guest: needs-test
