@@ -27,6 +27,23 @@ func rawImage(offset, size, flags uint64, length int) []byte {
 	return b
 }
 
+// efiImage is an Image of so many bytes that is an EFI program, whose last section ends at
+// end in the file.
+func efiImage(length int, end uint32) []byte {
+	b := rawImage(0x20_0000, 0x100_0000, 0, length)
+	copy(b, "MZ")
+	binary.LittleEndian.PutUint32(b[60:], 64)
+	head := make([]byte, 24+16+3*40) // an optional header of 16 bytes, three sections
+	copy(head, "PE\x00\x00\x64\x50\x03\x00")
+	head[20] = 16
+	for i, section := range [][2]uint32{{1000, 512}, {end - 2000, 2000}, {0xffff_ffff, 0}} { // where, bytes; the last is .bss
+		binary.LittleEndian.PutUint32(head[40+40*i+16:], section[1])
+		binary.LittleEndian.PutUint32(head[40+40*i+20:], section[0])
+	}
+	copy(b[64:], head)
+	return b
+}
+
 // testSegment and testSymbol are parts of an ELF made for a test.
 type testSegment struct {
 	vaddr, paddr, memsz uint64
@@ -127,6 +144,24 @@ func TestImageLiesWhereItsHeaderSays(t *testing.T) {
 	}
 }
 
+// TestImageThatIsAnEFIProgram: what its PE header says bounds the file from below, and a PE
+// header that makes no sense says nothing.
+func TestImageThatIsAnEFIProgram(t *testing.T) {
+	damaged := func(at int, v byte) []byte {
+		b := efiImage(5000, 6000)
+		b[at] = v
+		return b
+	}
+	for name, file := range map[string][]byte{
+		"whole": efiImage(5000, 5000), "padded": efiImage(5000, 4000),
+		"no signature": damaged(64, 0), "header elsewhere": damaged(63, 0xff), "sections elsewhere": damaged(64+21, 0xff),
+	} {
+		if _, err := ReadKernel(name, file, testRAM); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestImageWithoutASizeIsAsLongAsItsFile(t *testing.T) {
 	k, err := ReadKernel("old", rawImage(0x20_0000, 0, 0, 5000), testRAM)
 	if err != nil || k.End() != 0x8020_0000+5000 {
@@ -213,6 +248,8 @@ func TestKernelsThatAreRefused(t *testing.T) {
 		"device tree":                {[]byte("\xd0\x0d\xfe\xed0000"), "not a kernel"},
 		"big-endian Image":           {rawImage(0x20_0000, 0, 1, 100), "big-endian"},
 		"Image, odd offset":          {rawImage(0x20_0001, 0, 0, 100), "damaged"},
+		"Image, truncated":           {efiImage(5000, 5001), "truncated"},
+		"Image, absurd sections":     {efiImage(5000, 0xffff_fff0), "truncated"},
 		"Image, too large":           {rawImage(0x20_0000, 63<<20, 0, 100), "more memory"},
 		"Image, far away":            {rawImage(1<<63, 100, 0, 100), "more memory"},
 		"Image, absurd size":         {rawImage(0x20_0000, all, 0, 100), "more memory"},
