@@ -12,6 +12,7 @@ import (
 	"ft/chipset/firmware"
 	"ft/chipset/module"
 	"ft/chipset/virtio"
+	"ft/drivers"
 )
 
 // A machine's record, and having its run again: for whoever wants to know what a guest did,
@@ -25,6 +26,14 @@ type record struct {
 
 // newRecord begins the record of a machine that has not run yet.
 func newRecord(path string, m *module.Machine, set settings) (*record, error) {
+	// Only a record gives way: a directory, or a device by mistake, is nobody's to move.
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("record the machine's inputs: %w", err)
+	case !info.Mode().IsRegular():
+		return nil, drivers.Refuse(drivers.RuleUnfit, "%s is no file that a record could take the place of; name another for the record", path)
+	}
 	if err := os.Rename(path, path+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("keep the record before this one: %w", err)
 	}

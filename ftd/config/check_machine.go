@@ -23,7 +23,7 @@ func (k *checker) machines(c *Config, h Host) {
 			k.boots(m, h)
 		}
 		if m.Record.Path != "" {
-			k.recordDir(m.Record, h)
+			k.record(m.Record, h)
 		}
 		if m.Disk.Path != "" {
 			k.machineDisk(m, h)
@@ -66,13 +66,19 @@ func (k *checker) readable(f File, what string, h Host) bool {
 	return true
 }
 
-// recordDir: the file comes by itself, its directory does not.
-func (k *checker) recordDir(f File, h Host) {
+// record: the file comes by itself, its directory does not; and it replaces nothing but a file.
+func (k *checker) record(f File, h Host) {
 	dir := filepath.Dir(f.Path)
 	if dev, err := h.Leg(dir); err != nil || dev.Kind != Directory {
 		k.add(f.Line, Problem{Absent: true,
 			What:   fmt.Sprintf("the record cannot be written: there is no directory %s", dir),
 			WayOut: "make it, or mend the path"})
+		return
+	}
+	if dev, err := h.Leg(f.Path); err == nil && dev.Kind != RegularFile {
+		k.add(f.Line, Problem{Absent: true,
+			What:   fmt.Sprintf("the record cannot be written: %s is there, and no file", f.Path),
+			WayOut: "give record a file of its own"})
 	}
 }
 

@@ -75,6 +75,7 @@ func TestTheMachinesOfThisHost(t *testing.T) {
 		{"an initrd that does not fit", oneMachine(good, initrd(sized(t, "initrd", 60<<20))+"memory = \"64MiB\"\n"), `f:3: memory = 64MiB of machine "guest": an initrd of 60 MiB does not fit `, true},
 		{"a record", oneMachine(good, fmt.Sprintf("record = %q\n", dir+"/guest.record")), "", false},
 		{"a record nowhere", oneMachine(good, "record = \"/none/guest.record\"\n"), "f:4: the record cannot be written: there is no directory /none; make it, or mend the path", true},
+		{"a record in the place of a directory", oneMachine(good, fmt.Sprintf("record = %q\n", dir)), "f:4: the record cannot be written: " + dir + " is there, and no file; give record a file of its own", true},
 		{"no disk there", oneMachine(good, "disk = \"/none\"\n"), "f:4: /none does not exist; mend the path", true},
 		{"a leg by another name", oneMachine(good, fmt.Sprintf("disk = %q\n[[disk]]\nname = \"disk0\"\npci0 = %q\n", loop, leg)),
 			fmt.Sprintf("f:4: %s lies on the same storage as pci0 of disk0 (%s, line 7); each machine needs a disk of its own", loop, leg), false},
