@@ -123,9 +123,8 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	if mode == drivers.Adopt {
 		d.note("the process that ran it has died: the guest starts anew")
 	}
-	if err := d.switchOn(); err != nil {
-		d.become(powerFailed, err.Error())
-	}
+	d.become(powerStarting, "reading "+d.opt.Kernel)
+	_ = d.switchOnOr(powerFailed) // which is a state, and no reason for the driver to end
 	return nil
 }
 
@@ -198,6 +197,7 @@ func (d *driver) start() error {
 	if p := d.now(); p.serving() {
 		return drivers.Refuse(drivers.RuleState, "%s is %s: `ftctl machine reset %s` starts it anew", d.cfg.Name, p, d.cfg.Name)
 	}
+	d.become(powerStarting, "reading "+d.opt.Kernel)
 	return d.switchOnOr(powerFailed)
 }
 
@@ -224,6 +224,7 @@ func (d *driver) stop(why string) error {
 	return nil
 }
 
+// restart is a reset: the machine is on before and after it, and in between for all who look.
 func (d *driver) restart() error {
 	d.changeMu.Lock()
 	defer d.changeMu.Unlock()

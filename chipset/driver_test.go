@@ -211,6 +211,45 @@ func TestMachineIsSwitched(t *testing.T) {
 	b.refused(b.Attach(context.Background(), 1, drivers.Resource{}), drivers.RuleUnfit, "cpu1")
 }
 
+// A machine that is reset is on all the time: whoever asks for the next reset must not find
+// it off, and nobody is alarmed.
+func TestResetIsNoChangeOfState(t *testing.T) {
+	b := boxWith(t, bare.Program(), nil)
+	b.event("down → simplex")
+	for range 3 {
+		if err := b.power("reset"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.power("stop"); err != nil {
+		t.Fatal(err)
+	}
+	resets := 0
+	for e := range b.events {
+		if e.Kind == drivers.EventNote && e.Reason == "reset by a person" {
+			resets++
+		} else if e.Kind != drivers.EventNote {
+			if e.To != drivers.Offline.String() || resets != 3 {
+				t.Errorf("after %d resets %+v", resets, e)
+			}
+			return
+		}
+	}
+}
+
+// A record takes the place of a record, and of nothing else.
+func TestRecordMovesNothingElse(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "dir")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b := boxWith(t, bare.Program(), func(o *chipset.Options) { o.Record = dir })
+	b.refused(b.power("start"), drivers.RuleUnfit, dir)
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
 // sbi is a program that calls the firmware once: extension, function 0, two arguments.
 func sbi(extension, a0, a1 uint32) []byte {
 	const regA0, regA1, regA6, regA7 = 10, 11, 16, 17

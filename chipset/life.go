@@ -26,7 +26,6 @@ func (d *driver) switchOn() error {
 	if err := d.endLife(); err != nil {
 		return err
 	}
-	d.become(powerStarting, "reading "+d.opt.Kernel)
 	if err := d.openDevices(); err != nil {
 		return err
 	}
@@ -98,12 +97,12 @@ func (d *driver) live(l *life, g *guest) {
 	defer d.closeDevices() // others may have them; whoever changes them waits for done first
 	for {
 		out := g.runner.run()
+		d.mu.Lock()
+		d.runner = nil // none to be watched: a record ends with the digest of all memory, which takes its time
+		d.mu.Unlock()
 		if err := g.runner.closeRecord(); err != nil {
 			d.note(err.Error())
 		}
-		d.mu.Lock()
-		d.runner = nil
-		d.mu.Unlock()
 		drained := d.drain()
 		_ = unix.Munmap(g.ram)
 		select {
@@ -190,13 +189,15 @@ func (d *driver) build() (*guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := newRunner(m, d.inbox)
+	var rec *record
 	if d.opt.Record != "" {
-		if r.record, err = newRecord(d.opt.Record, m, set); err != nil {
+		if rec, err = newRecord(d.opt.Record, m, set); err != nil {
 			_ = unix.Munmap(ram)
 			return nil, err
 		}
 	}
+	r := newRunner(m, d.inbox) // watched from here on: what takes its time comes before
+	r.record = rec
 	return &guest{r, ram}, nil
 }
 
