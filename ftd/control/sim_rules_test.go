@@ -40,6 +40,7 @@ type sideBook struct {
 	part    string        // by identity, as delivered
 	may     bool          // under defer: may come in without an admin
 	off     bool          // the guest powered it off, and nobody has wanted it in since
+	wanted  time.Time     // when somebody last asked for it, heard or not
 	waits   bool          // its driver brings it in by itself: it need not be asked for again
 	failed  bool          // it was shot, and has not been in service since
 	attach  uint64        // that is outstanding
@@ -180,7 +181,7 @@ func (r *ruleBook) before(ev Event) {
 	case BringUp:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 		for _, s := range r.named(ev.Target) {
-			s.waits, s.off = false, false
+			s.waits, s.off, s.wanted = false, false, r.b.now
 		}
 	case BringDown:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
@@ -319,7 +320,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 				continue
 			}
 			s.said = is.State
-			s.off = s.off && !is.State.InService() || is.OutBy == drivers.OutByGuest && s.word != Out && is.Since.After(s.wordAt)
+			s.off = s.off && !is.State.InService() || is.OutBy == drivers.OutByGuest && s.word != Out && is.Since.After(s.wanted)
 			switch {
 			case is.State == drivers.Removed:
 				s.present = false
