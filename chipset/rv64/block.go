@@ -17,7 +17,8 @@ import "unsafe"
 //     valid as long as execution stays in the page with the page's translation
 //     unchanged; whatever changes it leaves the block by another way (status stLeave).
 //   - the jump cache, by pc and regime. A regime is a number that is never used again;
-//     it ends when a fetch translation of its bank goes or any block is dropped.
+//     it ends when what a fetch translation of its bank came from changes (one that only
+//     made room for another is remembered, see bank.lost) or any block is dropped.
 //   - find: the fetch TLB or a walk, the table by physical address, or decoding.
 //
 // A page with decoded code is marked; decoded says which 64-byte chunks of it the code

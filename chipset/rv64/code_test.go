@@ -313,3 +313,75 @@ func TestBlockWithJumps(t *testing.T) {
 		}
 	}
 }
+
+// A part of a block that lies before a jump, in bytes of its own, is part of it.
+func TestStoreBeforeJumpInBlock(t *testing.T) {
+	b := newBoard(t)
+	a := assemble(ramBase)
+	a.label("loop").addi(t0, zero, 1).jal(zero, "far").pad(ramBase + 0x200)
+	a.label("far").add(t1, t1, t0).store(f3SW, a1, a0, 0).branch(f3BNE, zero, a0, "loop")
+	b.load(a)
+	b.SetReg(a0, a.labels["loop"])
+	for i := range int32(4) {
+		b.SetReg(t1, 0)
+		b.SetReg(a1, addi(t0, 10+i)) // for the next lap
+		b.run(5)
+		want := uint64(1)
+		if i > 0 {
+			want = uint64(10 + i - 1)
+		}
+		b.want("t1", b.Reg(t1), want)
+	}
+}
+
+// A function that is called from two places of its page returns to each, and a block that
+// was come to by a link and is left by a trap goes on where the trap says.
+func TestReturnsAndTrapsInLinkedBlocks(t *testing.T) {
+	b := newBoard(t)
+	a := assemble(ramBase)
+	a.label("loop").jal(ra, "f").addi(t1, t1, 1).jal(ra, "f").addi(t2, t2, 1)
+	a.branch(f3BEQ, zero, zero, "trap").word(0).label("trap").load(f3LD, t3, zero, 0).addi(t4, t4, 1).branch(f3BNE, t0, a0, "loop").label("end").word(0)
+	a.label("f").addi(t0, t0, 1).branch(f3BEQ, zero, zero, "g").word(0).label("g").jalr(zero, ra, 0)
+	b.load(a)
+	skip := assemble(handler) // what trapped
+	skip.csrr(t5, csrMepc).addi(t5, t5, 4).csrw(csrMepc, t5).word(mret)
+	b.load(skip)
+	b.SetPC(ramBase)
+	b.writeCSR(csrMtvec, handler)
+	b.writeCSR(csrMstatus, mstatusMPP)
+	b.SetReg(a0, 40)
+	const lap, laps = 2 + 2*3 + 2 + 1 + 1 + 4 + 2, 20
+	b.run(lap * laps)
+	b.want("pc", b.PC(), a.labels["end"])
+	for _, r := range []int{t1, t2, t4} {
+		b.want(WordName(r), b.Reg(r), laps)
+	}
+	b.want("t3", b.Reg(t3), 0)
+}
+
+// An instruction across two pages that is come to from within its page is checked against
+// the second page's translation each time.
+func TestFallingIntoInstructionAcrossPages(t *testing.T) {
+	b := newBoard(t)
+	p := b.paging(3)
+	p.put(vaA, pageA, leafAll, 0)
+	e := p.put(vaB, pageB, leafAll, 0)
+	const pageC = ramBase + 0x12000
+	first := assemble(pageA + pageSize - 6).word(nop).half(uint16(addi(t0, 0)))
+	b.load(first)
+	for i, page := range []uint64{pageB, pageC} {
+		b.load(assemble(page).half(uint16(addi(t0, int32(i)+1)>>16), 0x8082)) // c.jr ra
+	}
+	b.load(assemble(ramBase).label("loop").jalr(ra, a0, 0).jalr(ra, a0, 0).jalr(ra, a0, 0).
+		store(f3SD, a2, a1, 0).word(encR(0x33, 4, 0, a2, a2, a3)).jal(zero, "loop"))
+	p.on(ramBase)
+	entry := func(pa uint64) uint64 { return pa>>12<<ptePPNShift | leafAll }
+	b.SetReg(a0, vaB-6)
+	b.SetReg(a1, e)
+	b.SetReg(a2, entry(pageC))
+	b.SetReg(a3, entry(pageB)^entry(pageC))
+	for i := range uint64(6) {
+		b.run(3*4 + 3)
+		b.want("t0", b.Reg(t0), 1+i%2)
+	}
+}

@@ -66,6 +66,7 @@ type bank struct {
 	key    regimeKey
 	regime uint64
 	used   bool // it may have entries
+	lost   bool // entries of fetch have made room for others since the regime began
 	live   bool // it has a key
 	load   tlb
 	store  tlb
@@ -103,7 +104,7 @@ type translations struct {
 // newRegime gives a bank a regime number that no jump entry has.
 func (h *Hart) newRegime(b *bank) {
 	h.banks.lastRegime++
-	b.regime = h.banks.lastRegime
+	b.regime, b.lost = h.banks.lastRegime, false
 	if h.instr != nil {
 		h.regime = h.instr.regime
 	}
@@ -237,13 +238,15 @@ func (h *Hart) entriesWritten(off, size, v uint64) {
 }
 
 // dropEntry drops what the leaf entry of a 4 KiB page, at a physical address, maps. Its
-// index in its table is the low 9 bits of the page numbers that it can map.
+// index in its table is the low 9 bits of the page numbers that it can map. The jump cache
+// may also rely on fetch entries that are there no more, which then could be any.
 func (h *Hart) dropEntry(pte uint64) {
 	for i := range h.banks.all {
 		b := &h.banks.all[i]
 		if !b.used {
 			continue
 		}
+		fetched := b.lost
 		for slot := pte / 8 % 512; slot < tlbSize; slot += 512 {
 			if b.load.pte[slot] == pte {
 				b.load.entries[slot].tag = invalidTag
@@ -253,8 +256,11 @@ func (h *Hart) dropEntry(pte uint64) {
 			}
 			if b.fetch.pte[slot] == pte && b.fetch.entries[slot].tag != invalidTag {
 				b.fetch.entries[slot].tag = invalidTag
-				h.newRegime(b)
+				fetched = true
 			}
+		}
+		if fetched {
+			h.newRegime(b)
 		}
 	}
 }
@@ -308,10 +314,8 @@ func (h *Hart) keepLoad(va, off, pte uint64) {
 func (h *Hart) keepFetch(va, off, pte uint64) {
 	b := h.instr
 	b.used = true
-	// The jump cache relies on the entries of its regime: one that makes room for
-	// another ends it.
-	if old := b.fetch.entries[va>>12&tlbMask].tag; old != invalidTag {
-		h.newRegime(b)
+	if b.fetch.entries[va>>12&tlbMask].tag != invalidTag {
+		b.lost = true
 	}
 	b.fetch.keep(va, off, pte)
 }
