@@ -18,7 +18,8 @@ func runReplay(args []string, out, errs io.Writer) int {
 
 Runs a machine again from the record of its inputs, which a machine with record = "FILE"
 writes, and compares its end with the recorded one. The kernel and initrd must be where they
-were. Exit status: 0 the same end, 1 not the same or not to be had, 2 usage.`)
+were. Exit status: 0 the same end, 1 not the same, no end to compare with, or not to be had,
+2 usage.`)
 	}
 	quantum := f.Uint64("quantum", 0, "")
 	console := f.Bool("console", false, "")
@@ -43,7 +44,7 @@ were. Exit status: 0 the same end, 1 not the same or not to be had, 2 usage.`)
 	took := time.Since(began).Seconds()
 	fmt.Fprintf(out, "%d steps, fingerprint %#016x, memory %v; %.1f s, %.0f M steps/s\n", end.Steps, end.Fingerprint, end.Memory, took, float64(end.Steps)/took/1e6)
 	if !end.Whole {
-		fmt.Fprintln(out, "the record has no end: whoever wrote it was killed")
+		return failed(errs, errors.New("the record has no end, whoever wrote it was killed: it was played as far as it goes, with nothing to compare with"))
 	}
 	return exitDone
 }
