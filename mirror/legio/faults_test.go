@@ -125,7 +125,7 @@ func held(f *Faults) int {
 }
 
 func TestFaultHang(t *testing.T) {
-	leg, l := mustOpen(t, sparse(t, mib), OpenOptions{Deadline: 50 * time.Millisecond}), newEventLoop(t)
+	leg, l := mustOpen(t, sparse(t, mib), OpenOptions{Deadline: time.Second}), newEventLoop(t)
 	inject(t, leg, "slow 600000") // under way when the hang begins
 	ended := l.start(leg, write(0, 4096, 1))
 	waitFor(t, "the write to be kept", func() bool { return held(leg.faults) == 1 })
