@@ -277,11 +277,11 @@ func (b *block) site(i uint64) site {
 func (b *block) finish(off uint64) {
 	o := b.site(b.n)
 	*o.op = op{code: opEnd, imm: int32(off)}
-	*o.note = note{sum: b.site(b.n - 1).sum, code: opEnd, n: uint8(b.n), links: b.within(int32(off))}
+	*o.note = note{sum: b.site(b.n - 1).sum, code: opEnd, off: uint16(off), n: uint8(b.n), links: b.within(int32(off))}
 }
 
-// cut returns the first n steps of b, which has more, in storage that the next cut uses
-// again.
+// cut returns the first n steps of b, or all of them without their links, in storage that
+// the next cut uses again.
 func (h *Hart) cut(b *block, n uint64) *block {
 	c := &h.code
 	c.short = block{ops: &c.shortOps[0], notes: &c.shortNotes[0], n: n, pa: b.pa}

@@ -189,6 +189,43 @@ func TestPMPFetchInsideAPage(t *testing.T) {
 	b.want("open again: pc", b.PC(), ramBase+10)
 }
 
+// In a page that PMP splits each instruction is a block of its own, whatever blocks there
+// were: they end in the same state, at the same step.
+func TestPMPStepsThroughAPage(t *testing.T) {
+	a := assemble(ramBase).label("loop")
+	a.word(encI(0x73, 2, t0, zero, csrSscratch)).addi(t0, t0, 1)
+	a.word(encI(0x73, 1, zero, t0, csrSscratch))
+	a.load(f3LD, t1, a0, 0).add(t1, t1, t0).store(f3SD, t1, a0, 0)
+	a.jal(zero, "over").pad(ramBase + 0x40).label("over")
+	a.branch(f3BEQ, t0, zero, "loop") // ends a block, and falls through
+	a.jal(zero, "loop")
+	code := a.bytes()
+	var states []State
+	for _, split := range []bool{false, true} {
+		b := newBoard(t)
+		b.WriteRAM(ramBase, code)
+		b.EnterSupervisor(ramBase, pageA, 0)
+		b.run(20) // what is decoded and linked before
+		b.writePMPAddr(1, pmpaddrMask)
+		b.writePMPAddr(0, (ramBase+0x800)>>2)
+		b.writePMPConfig(0, pmpNAPOT<<11|7<<8)
+		if split {
+			b.writePMPConfig(0, pmpNAPOT<<11|7<<8|pmpNA4<<3)
+		}
+		b.run(1000)
+		s := b.State()
+		s.Pmpcfg = [pmpCount]uint64{}
+		states = append(states, s)
+	}
+	if states[0] != states[1] {
+		for i, v := range states[0].Words() {
+			if w := states[1].Words()[i]; v != w {
+				t.Errorf("%s is %#x, in a page that is split %#x", WordName(i), v, w)
+			}
+		}
+	}
+}
+
 func TestPMPRegisters(t *testing.T) {
 	b := newBoard(t)
 	b.writePMPConfig(0, pmpNA4<<3|pmpR)
