@@ -62,7 +62,7 @@ const (
 	menvcfgADUE = 1 << 61 // reads as one
 	menvcfgSTCE = 1 << 63
 
-	misa = 2<<62 | 1<<('A'-'A') | 1<<('C'-'A') | 1<<('D'-'A') | 1<<('F'-'A') | 1<<('I'-'A') |
+	misa = 2<<62 | 1 | 1<<('C'-'A') | 1<<('D'-'A') | 1<<('F'-'A') | 1<<('I'-'A') |
 		1<<('M'-'A') | 1<<('S'-'A') | 1<<('U'-'A')
 
 	satpFields = 15<<60 | ptePPNMask

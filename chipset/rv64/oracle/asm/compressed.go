@@ -34,9 +34,9 @@ const (
 
 // Compressed are the operations of 16 bits.
 var Compressed = []Op{
-	{"c.addi4spn", 0<<13 | 0, CSP4, 0},
-	{"c.fld", 1<<13 | 0, CFLD, 8}, {"c.lw", 2<<13 | 0, CLW, 4}, {"c.ld", 3<<13 | 0, CLD, 8},
-	{"c.fsd", 5<<13 | 0, CFSD, 8}, {"c.sw", 6<<13 | 0, CSW, 4}, {"c.sd", 7<<13 | 0, CSD, 8},
+	{"c.addi4spn", 0, CSP4, 0},
+	{"c.fld", 1 << 13, CFLD, 8}, {"c.lw", 2 << 13, CLW, 4}, {"c.ld", 3 << 13, CLD, 8},
+	{"c.fsd", 5 << 13, CFSD, 8}, {"c.sw", 6 << 13, CSW, 4}, {"c.sd", 7 << 13, CSD, 8},
 	{"c.addi", 0<<13 | 1, CI, 0}, {"c.addiw", 1<<13 | 1, CI, 0}, {"c.li", 2<<13 | 1, CI, 0},
 	{"c.addi16sp", 3<<13 | 2<<7 | 1, CSP16, 0}, {"c.lui", 3<<13 | 1, CLUI, 0},
 	{"c.srli", 4<<13 | 0<<10 | 1, CShR, 0}, {"c.srai", 4<<13 | 1<<10 | 1, CShR, 0}, {"c.andi", 4<<13 | 2<<10 | 1, CAI, 0},
