@@ -124,7 +124,7 @@ func TestRunELFRefusals(t *testing.T) {
 		}
 	}
 	code, out, errs := runRole("run-elf", "--help")
-	if code != 0 || errs != "" || !strings.Contains(out, "Exit status") || !strings.Contains(out, "interpreter") {
+	if code != 0 || errs != "" || !strings.Contains(out, "Exit status") || !strings.Contains(out, "interpret") {
 		t.Errorf("--help: exit code %d, %q, %q", code, out, errs)
 	}
 }

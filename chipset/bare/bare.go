@@ -25,9 +25,9 @@ import (
 	"ft/chipset/rv64"
 )
 
-// Engines are the names of what can run a program's steps. The first is the default, and
-// the reference.
-var Engines = []string{"interpreter"}
+// Engines are the names of what can run a program's steps, as ft.toml has them: auto, the
+// default, is the fastest one that there is. Its other names are taken as well.
+var Engines = []string{"auto", "interpret", "interpreter"}
 
 // Config is what a machine is built from.
 type Config struct {
