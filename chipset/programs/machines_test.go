@@ -71,7 +71,7 @@ func listen(console io.Reader, commands []plan.Command, say func(format string, 
 		case r.Begin != "":
 			begun++
 		case r.Result != nil:
-			say("%-40s status %d, %6d bytes, %6.1f s", commands[begun-1].Name, r.Result.Status, r.Result.Bytes, r.Result.Seconds)
+			say("%-40s status %d, %6d bytes, sum %.8s, %6.1f s", commands[begun-1].Name, r.Result.Status, r.Result.Bytes, r.Result.Sum, r.Result.Seconds)
 			e.results = append(e.results, *r.Result)
 		case r.Failed != "":
 			e.err = errors.New(r.Failed)
