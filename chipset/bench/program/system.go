@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -14,10 +15,13 @@ import (
 )
 
 // What the first process of a guest has to do besides. Its initramfs is that of the test
-// box's guest (ftd/testbox/guest), with this program in the place of the service.
+// box's guest (ftd/testbox/guest), with this program in the place of the service. Of its
+// kernel modules those up to the last driver are loaded; the file system takes longer than
+// all else and is not used.
 
 const (
 	moduleList  = "/lib/modules/load" // paths, in the order of loading
+	lastDriver  = "virtio_net.ko"
 	busybox     = "/bin/busybox"
 	devPatience = 5 * time.Second // for a device to appear after its driver has been loaded
 )
@@ -49,8 +53,11 @@ func becomeSystem() error {
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("load the kernel module %s: %w", path, err)
 		}
+		if filepath.Base(path) == lastDriver {
+			return nil
+		}
 	}
-	return nil
+	return fmt.Errorf("%s does not name %s", moduleList, lastDriver)
 }
 
 // plainConsole ends echo and the translation of line ends.
