@@ -6,7 +6,9 @@ import (
 )
 
 // Steps a second of what a guest does: in S and U mode, through the TLB (4 KiB pages), with
-// every step in the fingerprint. go test -bench Speed -run '^$' ./chipset/rv64
+// every step in the fingerprint. As the Makefile links it:
+//
+//	go test -ldflags=-funcalign=64 -bench Speed -run '^$' ./chipset/rv64
 //
 // A run is timed in quanta, and best is of the quickest ones alone: on a machine with other
 // work it is the steadier figure.
