@@ -46,6 +46,11 @@ func (t transfers) rate(s spent) float64 {
 	return float64(t.count) / 1e3 / s.wall.Seconds()
 }
 
+// cost says how many of a guest's steps a block takes.
+func (t transfers) cost(steps series) string {
+	return fmt.Sprintf("%.0f k steps a block", steps.median()/float64(t.count)/1e3)
+}
+
 // guestDisk is the face as the guest has it.
 const guestDisk = "/dev/vda"
 
@@ -53,6 +58,7 @@ const guestDisk = "/dev/vda"
 // other reads, and has to find.
 func (b *bench) blocks(t transfers, here, there *computer, face string) error {
 	writes, reads := t.row("writes"), t.row("reads")
+	var writing, reading series // steps of the guest
 	// pass has one write and the other read, in numbers that are the rows' columns.
 	pass := func(from, to int, seed int) error {
 		ends := []struct {
@@ -64,11 +70,17 @@ func (b *bench) blocks(t transfers, here, there *computer, face string) error {
 			return err
 		}
 		writes.add(from, t.rate(took))
+		if ends[from].computer == there {
+			writing = append(writing, float64(took.steps))
+		}
 		read, took, err := ends[to].do(t.command("read", ends[to].path, seed))
 		if err != nil {
 			return err
 		}
 		reads.add(to, t.rate(took))
+		if ends[to].computer == there {
+			reading = append(reading, float64(took.steps))
+		}
 		if read != written {
 			return fmt.Errorf("%s: %s has read other data (%s) than %s wrote (%s)", t.command("read", ends[to].path, seed), ends[to].name, read, ends[from].name, written)
 		}
@@ -83,6 +95,7 @@ func (b *bench) blocks(t transfers, here, there *computer, face string) error {
 		writes.compare(writes.ratio(1, 0))
 		reads.compare(reads.ratio(1, 0))
 	}
+	writes.remark, reads.remark = t.cost(writing), t.cost(reading)
 	for _, r := range []*row{writes, reads} {
 		if b.wanted(r.name) {
 			fmt.Println(r)

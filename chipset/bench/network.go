@@ -140,6 +140,7 @@ const (
 // stream prints the row of a TCP connection from the host and from the guest.
 func (b *bench) stream(name, command string, peer func(*net.TCPConn, int64) error, v *veth, here, there *computer) error {
 	r := newRow(name, "MB/s")
+	var steps series
 	for range b.rounds {
 		for i, c := range []*computer{here, there} {
 			amount := int64(hostStream)
@@ -156,9 +157,13 @@ func (b *bench) stream(name, command string, peer func(*net.TCPConn, int64) erro
 				return fmt.Errorf("%s, the peer's end: %w", name, err)
 			}
 			r.add(i, float64(amount)/1e6/took.wall.Seconds())
+			if c == there {
+				steps = append(steps, float64(took.steps))
+			}
 		}
 		r.compare(r.ratio(1, 0))
 	}
+	r.remark = fmt.Sprintf("%.2f steps a byte", steps.median()/guestStream)
 	fmt.Println(r)
 	return nil
 }
