@@ -55,7 +55,7 @@ GUEST_TESTS = $$(grep -rl --include='*_test.go' '^func TestKernel[A-Z]' . | xarg
 bench: needs-test build
 	$(GO) run -buildvcs=false ./mirror/bench
 	$(GO) run -buildvcs=false ./bond/bench
-	$(GO) run -buildvcs=false ./chipset/bench
+	$(GO) run -buildvcs=false -ldflags -funcalign=64 ./chipset/bench
 
 # The bond's failovers beside the kernel's own bonding, in a guest that has it.
 bench-guest: needs-test
