@@ -48,6 +48,7 @@ func TestSuccessorAnswersWhatWasInFlight(t *testing.T) {
 		mu.Unlock()
 		held.Add(r.Len)
 	})
+	<-first.tuned // the kernel lets nothing new in while it waits for what is held here
 	dev := openDevice(t, device, unix.O_DIRECT)
 	fill(d.mem[32<<20:], 8)
 	sizes := []int{512, 4096, 16 << 10, 64 << 10, 256 << 10, 1 << 20}

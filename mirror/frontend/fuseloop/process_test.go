@@ -197,7 +197,7 @@ func dupFile(t testing.TB, fd int) *os.File {
 }
 
 func (s *server) receiveReport() error {
-	_ = s.socket.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = s.socket.SetReadDeadline(time.Now().Add(patience))
 	text, oob := make([]byte, 4096), make([]byte, 4096)
 	n, oobn, _, _, err := s.socket.ReadMsgUnix(text, oob)
 	if err != nil {

@@ -139,7 +139,7 @@ func guard(t testing.TB, l loopDevice) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(30*time.Second, func() {
+	timer := time.AfterFunc(2*patience, func() {
 		t.Errorf("this hangs: aborting FUSE connection %d: %v", connection, abortConnection(connection))
 	})
 	t.Cleanup(func() { timer.Stop() })
@@ -206,13 +206,16 @@ func (r *rig) wait(t testing.TB) {
 	}
 }
 
+// patience is for a machine that does much else meanwhile.
+const patience = time.Minute
+
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 		runtime.Gosched()
 		_, _ = unix.Poll(nil, 1)
