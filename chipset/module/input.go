@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"ft/chipset/virtio"
 )
@@ -42,6 +43,10 @@ func (k InputKind) String() string {
 	return fmt.Sprintf("input(%d)", uint8(k))
 }
 
+// AtLeast, as the Status of an InputTime, says that time may have gone beyond Base by then:
+// it goes on from where it is, half as fast, until the next grant.
+const AtLeast = 1
+
 // Input is one of them. Which fields count depends on its kind; Data is read while it is
 // applied.
 type Input struct {
@@ -65,10 +70,19 @@ var ErrInput = errors.New("an input that the machine cannot take")
 func (m *Machine) Apply(in *Input) error {
 	switch in.Kind {
 	case InputTime:
-		if in.Den == 0 || in.Base < m.hart.Time() {
+		base, num, den := in.Base, in.Num, in.Den
+		if now := m.hart.Time(); base < now && in.Status == AtLeast {
+			base = now
+			if den <= math.MaxUint32/2 {
+				den *= 2
+			} else {
+				num /= 2
+			}
+		}
+		if den == 0 || base < m.hart.Time() {
 			return fmt.Errorf("%w: time goes on from %d at %d/%d a step, it is %d", ErrInput, in.Base, in.Num, in.Den, m.hart.Time())
 		}
-		m.hart.SetTime(in.Base, in.Num, in.Den)
+		m.hart.SetTime(base, num, den)
 		m.rtc.Check()
 	case InputWall:
 		m.rtc.SetWall(in.Base)

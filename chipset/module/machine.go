@@ -56,9 +56,10 @@ const (
 	StopWFI                // the hart waits: for an input, or for the guest time of Due
 	StopHeld               // a device's reset waits for the answers to its requests
 	StopReset              // the guest asked for a reset; see Reset
+	StopBreak              // Break was called
 )
 
-func (s Stop) String() string { return [...]string{"budget", "wfi", "held", "reset"}[s] }
+func (s Stop) String() string { return [...]string{"budget", "wfi", "held", "reset", "break"}[s] }
 
 // Reset is what a guest asked for.
 type Reset struct {
@@ -86,9 +87,10 @@ type Machine struct {
 	sbi  *firmware.SBI
 	sink Sink
 
-	slots [slotCount]virtio.Device
-	nic   *virtio.Net // also in its slot
-	reset *Reset
+	slots  [slotCount]virtio.Device
+	nic    *virtio.Net // also in its slot
+	reset  *Reset
+	broken bool // Break was called in this run
 
 	typed  [consoleBuffer]byte // by the guest, not handed on yet
 	typedN int
@@ -145,6 +147,7 @@ func (m *Machine) Load(boot *firmware.Boot) error {
 // Run runs up to steps steps. It returns the steps run, fewer only when it did not stop for
 // StopBudget.
 func (m *Machine) Run(steps uint64) (ran uint64, why Stop) {
+	m.broken = false
 	for {
 		if why, stopped := m.standing(); stopped {
 			return ran, why
@@ -157,6 +160,8 @@ func (m *Machine) Run(steps uint64) (ran uint64, why Stop) {
 			m.rtc.Check()
 		}
 		switch {
+		case m.broken:
+			return ran, StopBreak
 		case stop == rv64.StopWFI:
 			return ran, StopWFI
 		case ran == steps:
@@ -165,6 +170,23 @@ func (m *Machine) Run(steps uint64) (ran uint64, why Stop) {
 				why = StopBudget
 			}
 			return ran, why
+		}
+	}
+}
+
+// Break makes Run return with StopBreak behind the present step. It is for the Sink and for
+// OnFirstWrite; outside of Run it does nothing.
+func (m *Machine) Break() {
+	m.broken = true
+	m.hart.RequestStop()
+}
+
+// Emit hands to the Sink again every request that is outside: each device's in the order in
+// which they left.
+func (m *Machine) Emit() {
+	for _, d := range m.slots {
+		if d != nil {
+			d.Emit()
 		}
 	}
 }

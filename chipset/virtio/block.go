@@ -309,8 +309,26 @@ func (b *Block) leave(c *chain) {
 	p := b.state.InFlight.take(bytes)
 	p.keep(c) // begin has seen that it fits
 	p.Op, p.Room = r.Op, uint32(c.writeLen-1)
+	p.Unmap, p.Stable, p.Sector, p.Length = r.Unmap, r.Stable, r.Sector, r.Length
+	if r.Op == Write {
+		p.keepReads(c)
+	}
 	r.ID = p.ID
 	b.emit()
+}
+
+// Emit sends out again what is outside. What is written is what the guest's memory holds now,
+// which its driver may not have changed (2.7.13).
+func (b *Block) Emit() {
+	var order [inFlightMax]*pending
+	for _, p := range b.state.InFlight.inOrder(&order) {
+		b.req = Request{ID: p.ID, Op: p.Op, Unmap: p.Unmap, Stable: p.Stable, Sector: p.Sector, Length: p.Length}
+		if p.Op == Write {
+			b.req.Data = b.data[:p.Length]
+			b.gather(p.read(), blockHeader, b.req.Data) // all of it was there when it left, and RAM stays
+		}
+		b.emit()
+	}
 }
 
 // Complete is the answer to a request.

@@ -96,6 +96,14 @@ func (d *EntropyDevice) begin(c *chain) {
 	d.emit()
 }
 
+// Emit asks again for the bytes that are outside.
+func (d *EntropyDevice) Emit() {
+	if p := &d.state.Pending; d.state.Busy {
+		d.req = Request{ID: p.ID, Op: Entropy, Length: uint64(p.Room)}
+		d.emit()
+	}
+}
+
 // Complete brings the bytes. What is not OK gives the buffer back empty.
 func (d *EntropyDevice) Complete(c *Completion) {
 	s := &d.state

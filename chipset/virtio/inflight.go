@@ -1,6 +1,10 @@
 package virtio
 
-import "math/bits"
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+)
 
 // What is outside: requests that left and are not answered yet.
 
@@ -14,15 +18,19 @@ const (
 	segmentsMax = 128
 )
 
-// pending is one request outside: where its answer goes.
+// pending is one request outside: where its answer goes, and what it takes to ask again.
 type pending struct {
-	ID    uint64
-	Op    Op
-	Head  uint16
-	Bytes uint32 // of data outside: what was written, or is to be read
-	Room  uint32 // bytes of data that the driver has room for
-	Count uint16 // how many of Segs
-	Segs  [segmentsMax]segment
+	ID            uint64
+	Op            Op
+	Unmap, Stable bool
+	Sector        uint64
+	Length        uint64
+	Head          uint16
+	Bytes         uint32 // of data outside: what was written, or is to be read
+	Room          uint32 // bytes of data that the driver has room for
+	Count         uint16 // how many of Segs are for the answer …
+	Reads         uint16 // … and how many behind them hold what is written
+	Segs          [chainMax]segment
 }
 
 // keep fills p from a chain. False: it has too many writable segments.
@@ -36,7 +44,13 @@ func (p *pending) keep(c *chain) bool {
 	return true
 }
 
+// keepReads fills p with what the device may read of the chain that keep was called with.
+func (p *pending) keepReads(c *chain) {
+	p.Reads = uint16(copy(p.Segs[p.Count:], c.read()))
+}
+
 func (p *pending) write() []segment { return p.Segs[:p.Count] }
+func (p *pending) read() []segment  { return p.Segs[p.Count:][:p.Reads] }
 
 // inFlight is a table of them. A request's ID names its slot and the serial number of its
 // use, so that an ID is never twice.
@@ -64,8 +78,20 @@ func (f *inFlight) take(bytes uint32) *pending {
 	f.Serial++
 	slot := word*64 + bit
 	p := &f.Slots[slot]
-	p.ID, p.Bytes = f.Serial*inFlightMax+uint64(slot), bytes
+	p.ID, p.Bytes, p.Reads = f.Serial*inFlightMax+uint64(slot), bytes, 0
 	return p
+}
+
+// inOrder is what is outside, in the order in which it left.
+func (f *inFlight) inOrder(into *[inFlightMax]*pending) []*pending {
+	out := into[:0]
+	for i := range f.Slots {
+		if f.Busy[i/64]>>(i%64)&1 == 1 {
+			out = append(out, &f.Slots[i])
+		}
+	}
+	slices.SortFunc(out, func(a, b *pending) int { return cmp.Compare(a.ID, b.ID) })
+	return out
 }
 
 // find is the request of an ID, nil where it is not outside.

@@ -11,7 +11,7 @@ import (
 // process. It is of one version of this program; it is not kept on disks.
 
 // stateVersion stands first, with the device's ID.
-const stateVersion = 1
+const stateVersion = 2
 
 // codec goes over the fields of a state in their one order, and writes them to b or reads
 // them from it.
@@ -114,19 +114,30 @@ func (q *queueState) code(c *codec) {
 func (p *pending) code(c *codec) {
 	c.u64(&p.ID)
 	word(c, &p.Op, 1, uint64(opEnd-1))
+	c.flag(&p.Unmap)
+	c.flag(&p.Stable)
+	c.u64(&p.Sector)
+	word(c, &p.Length, 8, blockRangeMax*SectorSize)
 	c.u16(&p.Head)
 	c.u32(&p.Bytes)
 	c.u32(&p.Room)
 	word(c, &p.Count, 2, segmentsMax)
-	var sum uint64
-	for i := range p.Segs[:p.Count] {
-		s := &p.Segs[i]
+	word(c, &p.Reads, 2, uint64(chainMax-p.Count))
+	c.check(codeSegments(c, p.write()) >= uint64(p.Room))
+	read := codeSegments(c, p.read())
+	c.check(p.Op != Write || p.Length <= BlockDataMax && read >= blockHeader+p.Length)
+}
+
+// codeSegments goes over segments, and returns their length.
+func codeSegments(c *codec, segs []segment) (sum uint64) {
+	for i := range segs {
+		s := &segs[i]
 		c.u64(&s.Addr)
 		c.u32(&s.Len)
 		c.check(s.Addr+uint64(s.Len) >= s.Addr)
 		sum += uint64(s.Len)
 	}
-	c.check(sum >= uint64(p.Room))
+	return sum
 }
 
 func (f *inFlight) code(c *codec) {

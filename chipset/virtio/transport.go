@@ -418,6 +418,9 @@ func (t *transport) raise(bits uint32) {
 	t.port.Interrupt(t.slot, true)
 }
 
+// Emit: of a device that nobody answers, nothing is outside.
+func (t *transport) Emit() {}
+
 // emit sends t.req out.
 func (t *transport) emit() {
 	t.port.Emit(t.slot, &t.req)

@@ -119,6 +119,10 @@ type Device interface {
 	// console. It returns how many bytes were taken: of a frame all or, dropped, none.
 	Receive(p []byte) (taken int)
 
+	// Emit emits again each request that is outside, in the order in which they left: for
+	// a new one to answer them. Answers of both may then come; the first counts.
+	Emit()
+
 	// Held says that a reset, or a queue's stop, waits for requests outside.
 	Held() bool
 	// Info is for people.
