@@ -2,6 +2,8 @@
 // physical memory, started in M mode, that talks to the host through tohost and fromhost.
 // It is what tests of the hart, the official suites among them, are run with.
 //
+// A program runs by itself (Machine), or as what a CPU module in lockstep runs (Module).
+//
 // Around the hart there are (board.go) memory from 0x80000000 on, a CLINT, a PLIC, a 16550
 // and a device tree in a ROM, all where Spike has them; and the host-target interface
 // (htif.go).
@@ -16,6 +18,7 @@
 package bare
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -84,6 +87,17 @@ func Read(name string, file []byte, memory uint64) (*Program, error) {
 
 // New makes a machine with the program in its memory, before its first step.
 func New(cfg Config, p *Program) (*Machine, error) {
+	m, err := assemble(rv64.Config{RAM: cfg.RAM, Compare: cfg.Compare}, p.toHost, p.fromHost)
+	if err != nil {
+		return nil, err
+	}
+	m.htif.console, m.htif.errors, m.htif.lines = bufio.NewWriter(cfg.Console), bufio.NewWriter(cfg.Errors), true
+	return m, m.place(p)
+}
+
+// assemble makes a machine whose memory is what cfg.RAM holds, and which prints nowhere yet.
+// The rest of the hart's configuration is the board's.
+func assemble(cfg rv64.Config, toHost, fromHost uint64) (*Machine, error) {
 	board := firmware.Board{
 		Memory:     firmware.RAM{Base: firmware.RAMBase, Size: uint64(len(cfg.RAM))},
 		TimebaseHz: module.TimebaseHz,
@@ -96,22 +110,28 @@ func New(cfg Config, p *Program) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{rom: append(tree, make([]byte, -len(tree)&7)...)}
-	m.hart = rv64.New(rv64.Config{RAM: cfg.RAM, RAMBase: firmware.RAMBase, Bus: (*bus)(m), Compare: cfg.Compare, Sv48: true})
+	cfg.RAMBase, cfg.Bus, cfg.Sv48 = firmware.RAMBase, (*bus)(m), true
+	m.hart = rv64.New(cfg)
 	m.clint.init(m.hart)
-	m.htif.init(m.hart, p, cfg)
+	m.htif.init(m.hart, toHost, fromHost)
 	m.plic = module.NewPLIC(func(context int, level bool) {
 		m.hart.SetInterrupt([firmware.PLICContexts]uint{machineExternal, supervisorExternal}[context], level)
 	})
 	m.uart = module.NewUART(m.htif.putByte, func(level bool) { m.plic.SetLine(firmware.UARTIRQ, level) })
+	return m, nil
+}
+
+// place writes a program into memory, which is zero, and sets the hart to its start.
+func (m *Machine) place(p *Program) error {
 	for _, s := range p.kernel.Segments {
 		if !m.hart.WriteRAM(s.Addr, s.Data) {
-			return nil, fmt.Errorf("%s has a segment outside the machine's memory at %#x", p.name, s.Addr)
+			return fmt.Errorf("%s has a segment outside the machine's memory at %#x", p.name, s.Addr)
 		}
 	}
 	m.hart.SetPC(p.kernel.Entry)
 	m.hart.SetReg(10, 0) // a0: the hart's number
 	m.hart.SetReg(11, romBase)
-	return m, nil
+	return nil
 }
 
 // Ending says why a run is over.
@@ -144,14 +164,14 @@ func (m *Machine) Run(max uint64) (Result, error) {
 
 func (m *Machine) run(max uint64) (Result, error) {
 	for {
-		_, why := m.hart.Run(min(max-m.hart.Steps(), m.htif.until()))
-		idle, last := why == rv64.StopWFI, m.hart.Steps() >= max
-		if m.htif.due(idle || last) {
-			if err := m.htif.serve(); err != nil {
-				return Result{}, err
-			}
+		idle, err := m.advance(max)
+		last := m.hart.Steps() >= max
+		if err == nil && last {
+			err = m.htif.settle()
 		}
 		switch {
+		case err != nil:
+			return Result{}, err
 		case m.htif.ended:
 			return Result{Exited, m.htif.status}, nil
 		case last:
@@ -160,4 +180,15 @@ func (m *Machine) run(max uint64) (Result, error) {
 			return Result{Ending: Stuck}, nil
 		}
 	}
+}
+
+// advance runs the hart up to the step end, or until there is something to look at, and
+// serves the program's command if one is due. idle says that the hart waits (WFI).
+func (m *Machine) advance(end uint64) (idle bool, err error) {
+	_, why := m.hart.Run(min(end-m.hart.Steps(), m.htif.until()))
+	idle = why == rv64.StopWFI
+	if m.htif.due(idle) {
+		err = m.htif.serve()
+	}
+	return idle, err
 }

@@ -21,6 +21,7 @@ type rig struct {
 	*Machine
 	program      *Program
 	code         *asm.Code
+	ram          []byte
 	out, errsOut bytes.Buffer
 }
 
@@ -43,7 +44,8 @@ func newRig(t *testing.T, body func(c *asm.Code)) *rig {
 	if r.program, err = Read("test", file, testMemory); err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{RAM: make([]byte, testMemory), Console: &r.out, Errors: &r.errsOut}
+	r.ram = make([]byte, testMemory)
+	cfg := Config{RAM: r.ram, Console: &r.out, Errors: &r.errsOut}
 	if r.Machine, err = New(cfg, r.program); err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,7 @@ type htif struct {
 	toHost, fromHost uint64 // fromHost is 0 where the program has none
 
 	console, errors *bufio.Writer
+	lines           bool  // leave as they are complete, not when the run comes back
 	err             error // of a writer, the first
 
 	stored  bool   // to tohost or fromhost, since serve
@@ -50,11 +51,11 @@ type htif struct {
 	answer  uint64 // for fromhost, when that is zero; 0 for none
 	ended   bool
 	status  uint64
+	refused uint64 // a command that made no sense
 }
 
-func (f *htif) init(hart *rv64.Hart, p *Program, cfg Config) {
-	f.hart, f.toHost, f.fromHost = hart, p.toHost, p.fromHost
-	f.console, f.errors = bufio.NewWriter(cfg.Console), bufio.NewWriter(cfg.Errors)
+func (f *htif) init(hart *rv64.Hart, toHost, fromHost uint64) {
+	f.hart, f.toHost, f.fromHost = hart, toHost, fromHost
 	hart.Watch(f.toHost, 8, f.storing)
 	if f.fromHost != 0 {
 		hart.Watch(f.fromHost, 8, f.storing)
@@ -73,13 +74,21 @@ func (f *htif) storing(addr, size uint64) {
 	f.hart.RequestStop()
 }
 
-// due says whether serve has to be called at the present step, after which no other
-// follows if it is the last.
-func (f *htif) due(last bool) bool {
+// due says whether serve has to be called at the present step. A hart that is idle stores no
+// other half.
+func (f *htif) due(idle bool) bool {
 	if f.half {
 		f.half, f.serveAt = false, f.hart.Steps()+halvesApart
 	}
-	return f.stored && (last || f.hart.Steps() >= f.serveAt)
+	return f.stored && (idle || f.hart.Steps() >= f.serveAt)
+}
+
+// settle serves what is left at a step that no other follows.
+func (f *htif) settle() error {
+	if !f.stored {
+		return nil
+	}
+	return f.serve()
 }
 
 // until is how many steps may be run before due has to be asked again.
@@ -92,7 +101,7 @@ func (f *htif) until() uint64 {
 
 // serve takes commands until there is none, or one whose answer the program does not take.
 func (f *htif) serve() error {
-	f.stored = false
+	f.stored, f.serveAt = false, 0
 	for {
 		if f.answer != 0 {
 			if f.fromHost == 0 || f.read(f.fromHost) != 0 {
@@ -125,6 +134,7 @@ func (f *htif) take(command uint64) error {
 		f.ended, f.status = true, command>>1
 	case device == deviceSystem && what == commandCall:
 		if err := f.call(payload); err != nil {
+			f.refused = command
 			return fmt.Errorf("tohost was %#x: %w", command, err)
 		}
 		f.answer = 1
@@ -132,10 +142,10 @@ func (f *htif) take(command uint64) error {
 	return nil
 }
 
-// putByte prints a byte; lines leave as they are complete.
+// putByte prints a byte.
 func (f *htif) putByte(b byte) {
 	f.note(f.console.WriteByte(b))
-	if b == '\n' {
+	if b == '\n' && f.lines {
 		f.note(f.console.Flush())
 	}
 }
