@@ -31,7 +31,7 @@ func newBox(t *testing.T, bytes int64) *box {
 	}
 	dir := t.TempDir()
 	b := &box{t: t}
-	opt, _ := json.Marshal(Options{LegTimeout: time.Second})
+	opt, _ := json.Marshal(Options{LegTimeout: 5 * time.Second})
 	b.cfg = drivers.Config{Kind: Kind, Name: "disk0", RunDir: dir, StateDir: filepath.Join(dir, "state"), DevDir: filepath.Join(dir, "dev"), Drills: true, Options: opt}
 	for _, p := range []string{"drivers", "state"} {
 		if err := os.Mkdir(filepath.Join(dir, p), 0o700); err != nil {
@@ -91,7 +91,7 @@ func (b *box) stop() {
 
 func (b *box) attach(s drivers.Side) {
 	b.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := b.d.Attach(context.Background(), s, drivers.Resource{})
 		var ref *drivers.Refused
@@ -108,7 +108,7 @@ func (b *box) attach(s drivers.Side) {
 
 func (b *box) wait(what string, ok func(drivers.Status) bool) {
 	b.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		st := b.d.Status()
 		if ok(st) {
 			return

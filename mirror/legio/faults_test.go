@@ -125,7 +125,8 @@ func held(f *Faults) int {
 }
 
 func TestFaultHang(t *testing.T) {
-	leg, l := mustOpen(t, sparse(t, mib), OpenOptions{Deadline: time.Second}), newEventLoop(t)
+	leg, l := mustOpen(t, sparse(t, mib), OpenOptions{}), newEventLoop(t)
+	leg.deadline = 50 * time.Millisecond // of the read that hangs; opening may take its time
 	inject(t, leg, "slow 600000") // under way when the hang begins
 	ended := l.start(leg, write(0, 4096, 1))
 	waitFor(t, "the write to be kept", func() bool { return held(leg.faults) == 1 })
@@ -160,7 +161,7 @@ func TestFaultHang(t *testing.T) {
 
 // A fault belongs to the slot: it holds when the leg is opened again.
 func TestFaultsOutliveTheLeg(t *testing.T) {
-	path, o := sparse(t, mib), OpenOptions{Faults: NewFaults(), Deadline: time.Second}
+	path, o := sparse(t, mib), OpenOptions{Faults: NewFaults()}
 	leg := mustOpen(t, path, o)
 	inject(t, leg, "vanish")
 	closeFor(t, leg)
@@ -172,7 +173,9 @@ func TestFaultsOutliveTheLeg(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := Open(path, o); !Hung(err) {
+	short := o
+	short.Deadline = 50 * time.Millisecond
+	if _, err := Open(path, short); !Hung(err) {
 		t.Errorf("opening a hung leg: %v, want hung", err)
 	}
 	if err := o.Faults.Inject(fault("corrupt 0")); err == nil {

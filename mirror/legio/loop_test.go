@@ -19,7 +19,7 @@ import (
 
 const (
 	mib         = int64(1 << 20)
-	testPatient = 20 * time.Second
+	testPatient = time.Minute
 )
 
 // eventLoop is a thread with a ring: it polls, reaps, and hands IOs over to end.
