@@ -1,0 +1,596 @@
+// Package lockstep is the chipset's mind: it runs one machine on up to two CPU modules, lets
+// nothing leave that they did not agree on, finds out which of two that differ is wrong, and
+// brings a fresh one in while the machine runs.
+//
+// The core is pure: it is told what happened (Record, Gone, Copied, Put, Tick …) and tells its
+// Hands what to do. It has no goroutine, reads no clock but Hands.Now, and does no I/O.
+//
+//	inputs ─▶ stream of commands ─▶ both modules ─▶ answers ─▶ compare ─▶ outputs
+//	               │ kept for the epoch                 │ differ
+//	               └────────── replay ◀── roll back ◀───┘ ─▶ judge ─▶ shoot one, go on with the other
+//
+// Invariants:
+//   - A module in lockstep is a function of the stream. Both get the same one; it may be a
+//     window of quanta ahead of what has been compared.
+//   - An output is released when all modules in lockstep have sent the same one, in the order
+//     of the stream, once: what was released before a roll-back is known by its place in the
+//     stream and is not released again.
+//   - Every page of memory has an agreed digest, as of the beginning of the oldest epoch that
+//     is not agreed. Nothing is judged by a digest that one module alone has computed, while
+//     there are two.
+//   - A side is shot only when a process that is not its own says that it is wrong, or when it
+//     does not answer. What cannot be decided stops the machine, unless the configuration says
+//     whom to believe.
+//   - At most one side joins at a time, and only while one other runs alone.
+//
+// The parts: message.go is what is said between chipset and modules; core.go the stream, the
+// comparison and the epochs; trial.go the judgement; join.go re-integration; patrol.go the
+// memory patrol.
+package lockstep
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"ft/chipset/module"
+)
+
+// Hands do what the core decides. None of its methods may call back into the core.
+type Hands interface {
+	// Now is a monotonic clock.
+	Now() time.Duration
+	// Grant is the guest time for the quantum to come (InputTime, "at least").
+	Grant() module.Input
+	// Send gives a module a command, without waiting. A module that cannot be reached is
+	// reported by Gone later.
+	Send(s Side, c *Command)
+	// Release lets an output out of the machine.
+	Release(r *Record)
+	// Copy copies pages of memory from one module to the other; all of them when pages is nil.
+	// Copied is the answer. pages is the hands' to keep.
+	Copy(from, to Side, pages []uint32)
+	// Fence cuts a module off and ends it: nothing of it is used afterwards.
+	Fence(s Side, why string)
+	// Referee has the stream run by a fresh process, from the memory and the state that a
+	// module stands at; Refereed is the answer. log is the hands' to keep.
+	Referee(from Side, state []byte, log []Command)
+	// Page is a copy of a page of a module's memory, which stands still.
+	Page(s Side, index uint32) []byte
+	// Report tells of what has happened.
+	Report(e Event)
+}
+
+// Config is how a machine is run. Zero values stand for the defaults.
+type Config struct {
+	Pages       int           // of memory
+	Quantum     uint64        // steps; 100000
+	Window      int           // quanta sent ahead of the comparison; 4
+	EpochTime   time.Duration // 50 ms
+	Bare        bool          // the machine wants no guest time
+	Undecided   Policy        // "stop"
+	BlackoutMax time.Duration // of a re-integration; 20 ms
+	Throttle    bool          // the guest may be slowed down so that a re-integration ends
+	PatrolPages int           // a quantum, in the background; 16
+}
+
+// Policy says whom to believe when nothing can be decided.
+type Policy string
+
+// Policies.
+const (
+	UndecidedStop Policy = "stop"
+	UndecidedCPU0 Policy = "cpu0"
+	UndecidedCPU1 Policy = "cpu1"
+)
+
+func (c Config) withDefaults() Config {
+	if c.Quantum == 0 {
+		c.Quantum = 100_000
+	}
+	if c.Window <= 0 {
+		c.Window = 4
+	}
+	if c.EpochTime <= 0 {
+		c.EpochTime = 50 * time.Millisecond
+	}
+	if c.Undecided == "" {
+		c.Undecided = UndecidedStop
+	}
+	if c.BlackoutMax <= 0 {
+		c.BlackoutMax = 20 * time.Millisecond
+	}
+	if c.PatrolPages <= 0 {
+		c.PatrolPages = 16
+	}
+	return c
+}
+
+// quantumInputMax is how many bytes of input a quantum gets before it is run, but for the last
+// input; the rest waits for the next one.
+const quantumInputMax = 2 << 20
+
+// logBytesMax bounds what is kept for a replay: an epoch with more input is ended.
+const logBytesMax = 32 << 20
+
+// Phase is what the machine as a whole is in.
+type Phase uint8
+
+// Phases.
+const (
+	Booting Phase = iota // the first module is being loaded
+	Running
+	Judging // two modules differed, or one is asked to repeat what it did
+	Over    // the guest asked for a reset, or nothing can go on
+)
+
+func (p Phase) String() string { return [...]string{"booting", "running", "judging", "over"}[p] }
+
+// place is what a side is in.
+type place uint8
+
+const (
+	absent  place = iota
+	loading       // the first module of a machine
+	joining       // is being tested and copied to
+	within        // in lockstep
+	leaving       // out of it, asked for its state: it stands where it was split off, or is evidence
+)
+
+// answer is what a module made of one command of the stream.
+type answer struct {
+	record  Record
+	outputs []Record
+	sum     uint64 // of all of it
+}
+
+// member is one side as the core sees it.
+type member struct {
+	place   place
+	got     []answer // to the commands asked, from the next one to be compared on
+	outputs []Record // of the quantum whose Ran has not come
+
+	evidence *Case // leaving, and shot: what is wanted of it
+}
+
+// Core is one machine, from its boot to its end.
+type Core struct {
+	cfg   Config
+	hands Hands
+	sides [2]member
+	phase Phase
+
+	number   uint64    // of the last command of the stream
+	log      []Command // the stream from the beginning of the oldest epoch that is not agreed
+	logBytes int
+	logEpoch uint64        // that epoch
+	history  []uint64      // sums of the answers agreed since then
+	asked    []ask         // commands whose answers are not agreed yet
+	epoch    uint64        // the last one begun
+	began    time.Duration // of it
+	table    []uint64      // agreed digests of pages, as of the beginning of logEpoch
+	window   int
+	last     Record // the last Ran that was agreed
+	runs     int    // quanta among asked
+
+	inputs []module.Input
+	typed  []typed // console bytes in the stream whose effect on the room is not agreed yet
+	full   bool    // the epoch has to end
+
+	trial  *trial
+	join   *join
+	patrol patrol
+	pause  time.Duration // no quantum before
+	stats  Stats
+}
+
+type ask struct {
+	number uint64
+	verb   Verb
+	a, b   uint64
+}
+
+type typed struct {
+	number uint64
+	bytes  int
+}
+
+// Stats count from the machine's boot.
+type Stats struct {
+	Steps     uint64
+	Time      uint64 // guest time in ticks
+	Quanta    uint64 // run and agreed
+	Compared  uint64 // of them, by two modules
+	Epochs    uint64
+	Outputs   uint64
+	Inputs    uint64
+	Trials    uint64
+	Repaired  uint64 // trials after which both went on
+	Pages     uint64 // digests compared by the patrol
+	Passes    uint64 // of the patrol over all memory
+	Joins     uint64
+	Blackout  time.Duration // of the last join
+	Brownout  time.Duration
+	Rounds    int
+	Throttled time.Duration // by joins
+}
+
+// New makes the core of a machine whose memory has the digests in table, which it takes over.
+func New(cfg Config, hands Hands, table []uint64) *Core {
+	cfg = cfg.withDefaults()
+	if len(table) != cfg.Pages {
+		panic(fmt.Sprintf("lockstep.New: %d digests of %d pages", len(table), cfg.Pages))
+	}
+	return &Core{cfg: cfg, hands: hands, table: table, window: 1, epoch: 1, logEpoch: 1, began: hands.Now()}
+}
+
+// Boot starts the machine on one side, whose memory has been filled, from a state.
+func (c *Core) Boot(s Side, state []byte) {
+	c.sides[s] = member{place: loading}
+	c.hands.Send(s, &Command{Verb: Load, A: c.epoch, Data: state})
+}
+
+// Phase is what the machine is in.
+func (c *Core) Phase() Phase { return c.phase }
+
+// Within says whether a side is in lockstep.
+func (c *Core) Within(s Side) bool { return c.sides[s].place == within }
+
+// Duplex says whether both are.
+func (c *Core) Duplex() bool { return c.Within(0) && c.Within(1) }
+
+// Joining says whether a side is on its way in.
+func (c *Core) Joining(s Side) bool { return c.join != nil && c.join.to == s }
+
+// Stats are the counters so far.
+func (c *Core) Stats() Stats {
+	st := c.stats
+	st.Steps, st.Time = c.last.Steps, c.last.Time
+	return st
+}
+
+// Last is the last quantum's record that was agreed on.
+func (c *Core) Last() Record { return c.last }
+
+// Put takes an input for the next quantum. Its data are the core's until it is in the stream.
+func (c *Core) Put(in module.Input) { c.inputs = append(c.inputs, in) }
+
+// Room is how many typed bytes the machine takes for sure.
+func (c *Core) Room() int {
+	room := int(c.last.Room)
+	for _, t := range c.typed {
+		room -= t.bytes
+	}
+	for i := range c.inputs {
+		if c.inputs[i].Kind == module.InputConsole {
+			room -= len(c.inputs[i].Data)
+		}
+	}
+	return max(room, 0)
+}
+
+// Wait says until when nothing has to be done unless something happens: a guest time in ticks
+// (ok), none (not ok); idle is false while modules are at work or the core is about to go on.
+func (c *Core) Wait() (due uint64, idle bool) {
+	if c.phase != Running || !c.resting() || len(c.inputs) > 0 || c.closing() {
+		return 0, false
+	}
+	return c.last.Due, true
+}
+
+// resting says whether the guest waits and nothing is under way.
+func (c *Core) resting() bool {
+	return len(c.asked) == 0 && (c.last.Why == Idle || c.last.Why == Held)
+}
+
+// Go sends what there is to send. due says that the guest time of Wait has come.
+func (c *Core) Go(due bool) {
+	if c.phase != Running {
+		return
+	}
+	for c.phase == Running && c.runs < c.window && !c.closing() && c.hands.Now() >= c.pause {
+		if c.last.Why == Idle || c.last.Why == Held {
+			// What follows a wait is sent once the wait is over: what was sent ahead of it came
+			// to nothing.
+			if len(c.asked) > 0 || (len(c.inputs) == 0 && !due) {
+				break
+			}
+			due = false
+		}
+		c.quantum()
+	}
+	c.advanceJoin()
+}
+
+// quantum sends inputs, time and one quantum.
+func (c *Core) quantum() {
+	if c.full || c.logBytes > logBytesMax || c.hands.Now()-c.began >= c.cfg.EpochTime {
+		c.endEpoch()
+	}
+	taken := 0
+	for bytes := 0; taken < len(c.inputs) && bytes < quantumInputMax; taken++ {
+		in := &c.inputs[taken]
+		if in.Kind == module.InputConsole {
+			c.typed = append(c.typed, typed{c.number + 1, len(in.Data)})
+		}
+		c.emit(EncodeInput(in))
+		c.stats.Inputs++
+		bytes += len(in.Data)
+	}
+	c.inputs = slices.Delete(c.inputs, 0, taken)
+	if !c.cfg.Bare {
+		in := c.hands.Grant()
+		c.emit(EncodeInput(&in))
+	}
+	c.emit(Command{Verb: Run, A: c.cfg.Quantum})
+	c.runs++
+	c.throttle()
+	c.advancePatrol()
+}
+
+// endEpoch sends an epoch's end.
+func (c *Core) endEpoch() {
+	c.full = false
+	c.epoch++
+	c.began = c.hands.Now()
+	c.emit(Command{Verb: Epoch, A: c.epoch})
+}
+
+// emit puts a command into the stream.
+func (c *Core) emit(cmd Command) {
+	c.number++
+	cmd.Number = c.number
+	c.log = append(c.log, cmd)
+	c.logBytes += commandHead + len(cmd.Data)
+	switch cmd.Verb {
+	case Run, Epoch, Patrol:
+		c.asked = append(c.asked, ask{cmd.Number, cmd.Verb, cmd.A, cmd.B})
+	}
+	for s := range c.sides {
+		if c.sides[s].place == within {
+			c.hands.Send(Side(s), &cmd)
+		}
+	}
+}
+
+// Record takes what a module sent.
+func (c *Core) Record(s Side, r *Record) {
+	m := &c.sides[s]
+	switch m.place {
+	case within:
+		c.answered(s, r)
+	case loading:
+		if r.Kind == Loaded {
+			m.place, c.phase = within, Running
+			c.hands.Report(Event{Kind: Started, Side: s})
+		}
+	case joining:
+		c.joinRecord(s, r)
+	case leaving:
+		c.leaveRecord(s, r)
+	}
+	if r.Kind == Injected {
+		c.hands.Report(Event{Kind: InjectedFault, Side: s, Step: r.Steps, Text: string(r.Data)})
+	}
+}
+
+// answered takes a record of a side in lockstep.
+func (c *Core) answered(s Side, r *Record) {
+	m := &c.sides[s]
+	switch r.Kind {
+	case Output:
+		m.outputs = append(m.outputs, *r)
+		return
+	case Ran, Ended, Patrolled:
+		if c.trial != nil && c.trial.digesting(s, r) {
+			c.trialDigest(s, r)
+			return
+		}
+		a := answer{record: *r, outputs: m.outputs}
+		a.sum = a.digest()
+		m.outputs = nil
+		if c.trial != nil {
+			c.trialAnswer(s, a)
+			return
+		}
+		if len(m.got) >= len(c.asked) || c.asked[len(m.got)].number != r.Number {
+			c.condemn(s, Finding{Cause: "protocol", Text: fmt.Sprintf("it answers command %d, which it was not asked", r.Number)})
+			return
+		}
+		m.got = append(m.got, a)
+		c.compare()
+	case Restored:
+		if c.trial != nil {
+			c.trialRestored(s, r)
+		}
+	case Saved:
+		c.saved(s, r)
+	}
+}
+
+// digest is a sum over all of an answer.
+func (a *answer) digest() uint64 {
+	var h xxhash.Digest
+	h.Reset()
+	var head [8]byte
+	add := func(r *Record) {
+		data := r.Data
+		bare := *r
+		bare.Data = nil
+		b := bare.Append(nil)
+		_, _ = h.Write(b) // never fails
+		binary.LittleEndian.PutUint64(head[:], uint64(len(data)))
+		_, _ = h.Write(head[:])
+		_, _ = h.Write(data)
+	}
+	for i := range a.outputs {
+		add(&a.outputs[i])
+	}
+	add(&a.record)
+	return h.Sum64()
+}
+
+// compare takes what all modules in lockstep have answered, as far as they agree.
+func (c *Core) compare() {
+	for c.phase == Running && len(c.asked) > 0 {
+		var front [2]*answer
+		n := 0
+		for s := range c.sides {
+			m := &c.sides[s]
+			if m.place != within {
+				continue
+			}
+			if len(m.got) == 0 {
+				return
+			}
+			front[s] = &m.got[0]
+			n++
+		}
+		if n == 0 {
+			return
+		}
+		if n == 2 && front[0].sum != front[1].sum {
+			c.accuse(front)
+			return
+		}
+		a := front[0]
+		if a == nil {
+			a = front[1]
+		}
+		agreed := *a
+		for s := range c.sides {
+			if m := &c.sides[s]; m.place == within {
+				m.got = m.got[1:]
+			}
+		}
+		c.agree(&agreed, n == 2, true)
+	}
+}
+
+// agree takes an answer for right: asked's first.
+func (c *Core) agree(a *answer, both, release bool) {
+	asked := c.asked[0]
+	c.asked = c.asked[1:]
+	c.history = append(c.history, a.sum)
+	r := &a.record
+	switch asked.verb {
+	case Run:
+		c.runs--
+		c.stats.Quanta++
+		if both {
+			c.stats.Compared++
+		}
+		c.last = *r
+		for len(c.typed) > 0 && c.typed[0].number <= r.Number {
+			c.typed = c.typed[1:]
+		}
+		for i := range a.outputs {
+			if release {
+				c.stats.Outputs++
+				c.hands.Release(&a.outputs[i])
+			}
+		}
+		switch r.Why {
+		case Budget:
+			c.window = min(c.window*2, c.cfg.Window)
+		case Idle, Held:
+			c.window = 1
+		case Full:
+			c.full = true
+		case Reset:
+			c.over(Event{Kind: GuestReset, Reset: module.Reset{Kind: resetType(r.ResetKind), Reason: resetReason(r.Reason)}})
+		}
+	case Epoch:
+		c.epochAgreed(r, both)
+	case Patrol:
+		c.patrolAgreed(r, asked)
+	}
+}
+
+// epochAgreed takes over the digests of an epoch that has ended: what lies before is not
+// needed any more.
+func (c *Core) epochAgreed(r *Record, _ bool) {
+	for _, p := range r.Pages {
+		if int(p.Index) < len(c.table) {
+			c.table[p.Index] = p.Digest
+		}
+	}
+	c.stats.Epochs++
+	c.joinDirty(r.Pages)
+	for i := range c.log {
+		if c.log[i].Number == r.Number {
+			c.logEpoch = c.log[i].A
+			rest := append([]Command(nil), c.log[i+1:]...)
+			c.log, c.logBytes = rest, 0
+			for j := range rest {
+				c.logBytes += commandHead + len(rest[j].Data)
+			}
+			break
+		}
+	}
+	c.history = c.history[:0]
+	commit := Command{Verb: Commit, A: c.logEpoch}
+	for s := range c.sides {
+		if c.sides[s].place == within {
+			c.hands.Send(Side(s), &commit)
+		}
+	}
+	c.joinEnded(r)
+}
+
+// over ends the machine.
+func (c *Core) over(e Event) {
+	c.phase = Over
+	c.hands.Report(e)
+}
+
+// Gone says that a module does not answer: it died, was stopped, or is late.
+func (c *Core) Gone(s Side, cause, text string) {
+	switch c.sides[s].place {
+	case absent:
+		return
+	case leaving:
+		c.leaveGone(s)
+		return
+	}
+	c.remove(s, Finding{Cause: cause, Text: text})
+}
+
+// remove takes a side out that will not answer.
+func (c *Core) remove(s Side, f Finding) {
+	was := c.sides[s].place
+	c.sides[s] = member{}
+	c.hands.Fence(s, f.Text)
+	f.Side = s
+	switch {
+	case was == joining:
+		c.joinFailed(f)
+		return
+	case c.trial != nil:
+		c.hands.Report(Event{Kind: Shot, Side: s, Fault: f})
+		c.trialGone(s)
+		return
+	}
+	c.hands.Report(Event{Kind: Shot, Side: s, Fault: f})
+	c.left(s)
+}
+
+// left is called when a side has gone from lockstep: the other goes on, or none does.
+func (c *Core) left(s Side) {
+	if c.join != nil && c.join.from == s {
+		to := c.join.to
+		c.join = nil
+		c.sides[to] = member{}
+		c.hands.Fence(to, "the module that it was being copied from is gone")
+	}
+	if c.sides[s.Other()].place != within {
+		if c.phase != Over {
+			c.over(Event{Kind: Lost, Side: s, Text: "no CPU module is left"})
+		}
+		return
+	}
+	c.compare()
+}

@@ -1,0 +1,57 @@
+package lockstep
+
+// The patrol compares pages that nobody writes, so that a flip in idle memory is found before
+// it is used. A page that is written is compared at its epoch's end.
+
+// patrol is where it is.
+type patrol struct {
+	next    uint64 // page
+	syncing bool   // a module has come in: the first pass proves both memories equal
+	side    Side   // which one
+	started bool   // the pass that proves it has begun at page 0
+}
+
+// patrolFast is the number of pages a quantum while a module is new.
+const patrolFast = 1024
+
+// advancePatrol sends the next pages to be compared.
+func (c *Core) advancePatrol() {
+	if !c.Duplex() {
+		return
+	}
+	n := c.cfg.PatrolPages
+	if c.patrol.syncing {
+		n = patrolFast
+	}
+	n = min(n, len(c.table)-int(c.patrol.next))
+	c.emit(Command{Verb: Patrol, A: c.patrol.next, B: uint64(n)})
+	if c.patrol.next += uint64(n); int(c.patrol.next) >= len(c.table) {
+		c.patrol.next = 0
+	}
+}
+
+// Patrol compares the next pages of a guest that waits, which runs no quanta that could bring
+// them along. It is for a slow clock, or to be called until the patrol is through.
+func (c *Core) Patrol() {
+	if c.phase == Running && c.resting() && !c.closing() {
+		c.advancePatrol()
+	}
+}
+
+// patrolAgreed counts what was compared.
+func (c *Core) patrolAgreed(r *Record, asked ask) {
+	c.stats.Pages += uint64(len(r.Pages))
+	if asked.a+asked.b < uint64(len(c.table)) {
+		return
+	}
+	c.stats.Passes++
+	if c.patrol.syncing {
+		c.patrol.syncing = false
+		c.hands.Report(Event{Kind: Equal, Side: c.patrol.side})
+	}
+}
+
+// Syncing says whether a module that has come in is not proved equal yet.
+func (c *Core) Syncing() (s Side, share float64, ok bool) {
+	return c.patrol.side, float64(c.patrol.next) / float64(len(c.table)), c.patrol.syncing && c.Duplex()
+}
