@@ -59,7 +59,7 @@ func TestReselect(t *testing.T) {
 // A port that waits for the up-delay serves at once when there is no other: the kernel's
 // test of recovery in mode 1.
 func TestRecoveryDoesNotWaitForUpDelay(t *testing.T) {
-	const updelay = 3 * time.Second
+	const updelay = 20 * time.Second
 	onEachPath(t, func(t *testing.T, kind string) {
 		r := newRig(t, kind, func(o *Options) { o.UpDelay = updelay })
 		r.attach(1)
