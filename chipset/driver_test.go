@@ -23,7 +23,7 @@ import (
 	"ft/ftd/testbox/guest/bare"
 )
 
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // box is a driver with a machine, and what a test sees of it.
 type box struct {

@@ -61,7 +61,7 @@ func (g *guestConsole) wait(t *testing.T) *net.UnixConn {
 	case c := <-g.opened:
 		t.Cleanup(func() { c.Close() })
 		return c
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nobody opens the console")
 		return nil
 	}
@@ -69,7 +69,7 @@ func (g *guestConsole) wait(t *testing.T) *net.UnixConn {
 
 func gets(t *testing.T, c net.Conn, want string) {
 	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	got := make([]byte, len(want))
 	if n, err := io.ReadFull(c, got); err != nil || string(got) != want {
 		t.Fatalf("the machine got %q (%v), want %q", got[:n], err, want)
@@ -79,7 +79,7 @@ func gets(t *testing.T, c net.Conn, want string) {
 // getsNothing holds at the end of a session: all that was sent is there by then.
 func getsNothing(t *testing.T, c net.Conn) {
 	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	if rest, err := io.ReadAll(c); err != nil || len(rest) > 0 {
 		t.Errorf("the machine got %q besides (%v)", rest, err)
 	}
@@ -223,7 +223,7 @@ func (s *terminalSession) ended(want int) {
 		if code != want {
 			s.t.Errorf("exit code %d, want %d; it said %q", code, want, s.errs)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		s.t.Fatal("ftctl does not end")
 	}
 	if after := modes(s.t, s.program); after != s.before {

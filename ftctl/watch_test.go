@@ -47,7 +47,7 @@ func (o *output) String() string {
 func (o *output) until(t *testing.T, pattern string) {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for !re.MatchString(o.String()) {
 		select {
 		case <-o.got:
@@ -69,7 +69,7 @@ func run(t *testing.T, a *app, args ...string) (end func() int) {
 		select {
 		case c := <-code:
 			return c
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("ftctl does not end when interrupted")
 			return 0
 		}
@@ -228,7 +228,7 @@ func (b *box) waitAsked(t *testing.T) {
 	t.Helper()
 	select {
 	case <-b.read:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nobody asks for the status")
 	}
 }

@@ -90,7 +90,7 @@ func state(t testing.TB, name string) map[string]string {
 // and joins its groups beside us.
 func returnsTo(t testing.TB, name string, before map[string]string) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		diff := cmp.Diff(before, state(t, name))
 		if diff == "" {

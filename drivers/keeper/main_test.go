@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 }
 
 // limit is how long a test waits for anything.
-const limit = 15 * time.Second
+const limit = time.Minute
 
 // box is a keeper process with its run directory.
 type box struct {

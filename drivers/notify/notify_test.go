@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const limit = 10 * time.Second
+const limit = time.Minute
 
 func text(s string) *string { return &s }
 

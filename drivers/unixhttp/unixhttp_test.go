@@ -16,7 +16,7 @@ import (
 	"ft/drivers"
 )
 
-const limit = 10 * time.Second
+const limit = time.Minute
 
 // serve serves h on a private socket and returns its path.
 func serve(t *testing.T, path string, h http.Handler) net.Listener {

@@ -15,7 +15,7 @@ import (
 	"ft/drivers"
 )
 
-const soon = 10 * time.Second
+const soon = time.Minute
 
 // reads reads as much as want is long, and compares.
 func reads(t *testing.T, from io.Reader, want string) {

@@ -133,7 +133,7 @@ func serveWith(t *testing.T, f *fake, change func(*Server)) (socket string, stop
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the server does not stop")
 		}
 	})

@@ -53,7 +53,7 @@ func gidOf(t *testing.T, name string) int {
 func ask(t *testing.T, conn net.Conn, method, path, body string) (int, string) {
 	t.Helper()
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	req, err := http.NewRequest(method, "http://ftd"+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +142,7 @@ func TestAnOutsiderCannotLockOthersOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)

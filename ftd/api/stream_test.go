@@ -51,7 +51,7 @@ func TestTheStreamIsThePastThenAMarkerThenLive(t *testing.T) {
 	c := NewClient(socket)
 	defer c.Close()
 	add(t, f, "a", "b")
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 
 	read := func(q EventsQuery) string {
@@ -115,7 +115,7 @@ func TestAReaderThatDoesNotReadHoldsUpNobody(t *testing.T) {
 	if _, err := fmt.Fprint(conn, "GET /v1/events?follow=1 HTTP/1.1\r\nHost: ftd\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := NewClient(socket)
 	defer c.Close()

@@ -47,7 +47,7 @@ func TestLinkToAProcessThatHasASuccessor(t *testing.T) {
 		post: func(_ context.Context, ev control.Event) error { events <- ev; return nil }}
 	heard := func(what string, is func(control.Event) bool) {
 		t.Helper()
-		for limit := time.After(10 * time.Second); ; {
+		for limit := time.After(time.Minute); ; {
 			select {
 			case ev := <-events:
 				if is(ev) {

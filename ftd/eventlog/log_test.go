@@ -240,7 +240,7 @@ func TestAFollowerSeesAllInOrderWhileOthersAppend(t *testing.T) {
 			}
 		})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for next := uint64(1); next <= writers*each; {
 		b, err := f.Next(ctx, 7)
@@ -291,7 +291,7 @@ func TestAFollowerEndsWithTheLogAndWithItsContext(t *testing.T) {
 		if !errors.Is(err, ErrClosed) {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the follower hangs on a closed log")
 	}
 	if _, err := l.Append(Entry{}); !errors.Is(err, ErrClosed) {

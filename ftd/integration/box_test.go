@@ -141,7 +141,7 @@ func (b *box) start() {
 // refuseStart runs ftd where it must not start, and returns what it says.
 func (b *box) refuseStart() string {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), busy*20*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, filepath.Join(binDir, "ftd"), b.args()...).CombinedOutput()
 	var exit *exec.ExitError
@@ -165,7 +165,7 @@ func (b *box) awaitFtdGone() {
 	b.t.Helper()
 	select {
 	case <-b.gone:
-	case <-time.After(20 * time.Second):
+	case <-time.After(busy * 20 * time.Second):
 		b.t.Fatal("ftd does not end")
 	}
 	b.ftd = nil
@@ -174,7 +174,7 @@ func (b *box) awaitFtdGone() {
 // ftctl runs a command line and returns what it printed and its exit code.
 func (b *box) ftctl(args ...string) (string, int) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, filepath.Join(binDir, "ftctl"), append([]string{"--socket", b.sock}, args...)...).CombinedOutput()
 	var exit *exec.ExitError
@@ -210,14 +210,14 @@ func (b *box) refuse(args ...string) string {
 // wait waits for a state of a component.
 func (b *box) wait(id, state string) {
 	b.t.Helper()
-	if out, code := b.ftctl("wait", id, "--for", state, "--timeout", "60s"); code != done {
+	if out, code := b.ftctl("wait", id, "--for", state, "--timeout", "120s"); code != done {
 		status, _ := b.ftctl("status")
 		b.t.Fatalf("%s is not %s: %s\n%s", id, state, out, status)
 	}
 }
 
 func (b *box) statusNow() (api.Status, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), busy*5*time.Second)
 	defer cancel()
 	c := api.NewClient(b.sock)
 	defer c.Close()
@@ -273,7 +273,7 @@ func (b *box) driverPid() int {
 
 func (b *box) processOf(name string) keeper.Process {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), busy*5*time.Second)
 	defer cancel()
 	p, err := keeper.Dial(keeper.SocketPath(filepath.Dir(b.sock))).Process(ctx, name)
 	if err != nil {
@@ -359,7 +359,7 @@ func (b *box) stop() {
 
 // remove ends the box whatever state it is in, and shows its logs when the test failed.
 func (b *box) remove() {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), busy*20*time.Second)
 	defer cancel()
 	if b.t.Failed() {
 		b.showLogs()
@@ -386,9 +386,14 @@ func (b *box) showLogs() {
 	}
 }
 
-// await waits for a condition with a deadline.
+// busy is how much longer everything that is waited for may take on a machine that has
+// much else to do.
+const busy = 4
+
+// await waits for a condition. limit is for a quiet machine, and no measurement.
 func await(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
+	limit *= busy
 	deadline := time.Now().Add(limit)
 	for !ok() {
 		if time.Now().After(deadline) {

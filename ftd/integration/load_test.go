@@ -18,10 +18,10 @@ import (
 	"ft/mirror/faultfile"
 )
 
-// command runs a program that must succeed, within a minute.
+// command runs a program that must succeed, within minutes.
 func command(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), busy*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {
@@ -80,7 +80,7 @@ func (b *box) mountOpen() (dir string) {
 
 // unmount takes a file system away, also one whose device is dead.
 func unmount(t *testing.T, dir string) {
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(busy * 20 * time.Second)
 	for {
 		err := unix.Unmount(dir, 0)
 		switch {
@@ -124,7 +124,7 @@ func (b *box) fio(dir string) *load {
 		_ = l.cmd.Process.Kill()
 		select {
 		case <-l.done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(busy * 20 * time.Second):
 			t.Error("fio does not die: its I/O hangs")
 		}
 	})
@@ -163,7 +163,7 @@ func (l *load) stop() {
 		if code := l.cmd.ProcessState.ExitCode(); code != 0 && code != 128 || strings.Contains(l.out.String(), "err=") && !strings.Contains(l.out.String(), "err= 0") {
 			l.t.Fatalf("fio: %v\n%s", err, l.out.String())
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(busy * 60 * time.Second):
 		l.t.Fatalf("fio does not end\n%s", l.out.String())
 	}
 }

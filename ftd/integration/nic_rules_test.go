@@ -89,7 +89,7 @@ func (n *nicBox) links() map[string]map[string]string {
 func (n *nicBox) unchanged(before map[string]map[string]string) {
 	n.t.Helper()
 	now := map[string]map[string]string{}
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		for name := range before {
 			now[name] = n.settings(name)
 		}

@@ -107,7 +107,7 @@ func kernelSeq(t *testing.T) uint64 {
 // await takes events until one for the device comes that is newer than after.
 func await(t *testing.T, events <-chan Event, name string, after uint64) {
 	t.Helper()
-	deadline := time.After(5 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		select {
 		case ev := <-events:

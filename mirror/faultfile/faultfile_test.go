@@ -38,7 +38,7 @@ func write(t *testing.T, f *os.File, b byte, off, n int64) {
 
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("still waiting for: %s", what)
 		}
@@ -196,7 +196,7 @@ func TestKilledTestLeavesNothing(t *testing.T) {
 	go func() { victim.Wait(); close(reaped) }()
 	select {
 	case <-reaped:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		unix.Kill(server, unix.SIGKILL)
 		t.Fatal("the killed test did not end")
 	}

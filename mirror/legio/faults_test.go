@@ -127,7 +127,7 @@ func held(f *Faults) int {
 func TestFaultHang(t *testing.T) {
 	leg, l := mustOpen(t, sparse(t, mib), OpenOptions{}), newEventLoop(t)
 	leg.deadline = 50 * time.Millisecond // of the read that hangs; opening may take its time
-	inject(t, leg, "slow 600000") // under way when the hang begins
+	inject(t, leg, "slow 600000")        // under way when the hang begins
 	ended := l.start(leg, write(0, 4096, 1))
 	waitFor(t, "the write to be kept", func() bool { return held(leg.faults) == 1 })
 	inject(t, leg, "hang")
