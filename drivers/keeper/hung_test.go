@@ -200,7 +200,7 @@ func TestADeletedProcessIsNotStartedAgain(t *testing.T) {
 	b.start()
 	p := b.put("disk0", b.spec("disk0", drivertest.Options{}))
 	h.hang(b, "disk0")
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // for the keeper to take it up
 	defer cancel()
 	if err := b.c.Delete(ctx, "disk0", true); err == nil || !alive(p.Pid) {
 		t.Fatalf("deleted (%v) while %d cannot end (alive: %v)", err, p.Pid, alive(p.Pid))
