@@ -30,7 +30,7 @@ import (
 )
 
 // goneWithin is how long a server, or a loop device over it, may take to go.
-const goneWithin = 10 * time.Second
+const goneWithin = 60 * time.Second
 
 // File is a file that can fail.
 type File struct {
