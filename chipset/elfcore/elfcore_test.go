@@ -199,7 +199,7 @@ func TestTheWholeHartIsInANote(t *testing.T) {
 		t.Fatal(err)
 	}
 	notes, _ := parts(t, bytes.NewReader(core.Bytes()))
-	lines := strings.Split(string(notes["FT 1"]), "\n")
+	lines := strings.Split(string(notes["FT 18004"]), "\n")
 	for i, v := range cfg.Hart.Words() {
 		if want := fmt.Sprintf("%s=%#x", rv64.WordName(i), v); lines[i] != want {
 			t.Errorf("line %d is %q, want %q", i, lines[i], want)

@@ -9,13 +9,14 @@ import (
 	"ft/chipset/rv64"
 )
 
-// Types of notes (include/uapi/linux/elf.h). A note's type is the business of its name.
+// Types of notes (include/uapi/linux/elf.h). A type is the business of the note's name, which
+// not all programs look at: the hart's is no type that anybody else has.
 const (
 	ntPrstatus   = 1
 	ntFpregset   = 2
 	ntPrpsinfo   = 3
 	ntVMCoreInfo = 0
-	ntHart       = 1 // of the name FT
+	ntHart       = 0x4654
 )
 
 // thread is the hart's number among a core's threads: 0 is none.
