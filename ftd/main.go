@@ -5,6 +5,7 @@
 //	                         network namespaces, and with a machine that boots Debian
 //	ftd keeper               the parent of the driver processes
 //	ftd driver KIND NAME     one driver process: the data path of one device
+//	ftd cpu-module N         one CPU module of a machine: a hart and its memory
 //	ftd run-elf FILE         a bare-metal riscv64 program, by itself
 //	ftd replay RECORD        a machine's run, again
 //	ftd version
@@ -23,6 +24,7 @@ import (
 	"strings"
 	"time"
 
+	"ft/chipset/backplane"
 	"ft/ftd/api"
 )
 
@@ -51,6 +53,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
   ftd keeper [--run DIR]      the parent of the driver processes
   ftd driver KIND NAME --config FILE [--netns NAME]
                               a driver process; the keeper starts it
+  ftd cpu-module N            a CPU module, 0 or 1; the driver of a machine starts it
   ftd run-elf FILE            run a bare-metal riscv64 program; ftd run-elf --help says more
   ftd replay RECORD           have a machine's run again; ftd replay --help says more
   ftd version
@@ -71,12 +74,13 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 // roles are the words that can come first; without one it is the control daemon.
 var roles = map[string]func(args []string, out, errs io.Writer) int{
-	"keeper":  runKeeper,
-	"driver":  runDriver,
-	"run-elf": runELF,
-	"replay":  runReplay,
-	"version": runVersion,
-	"help":    runHelp,
+	"keeper":       runKeeper,
+	"driver":       runDriver,
+	backplane.Role: runCPUModule,
+	"run-elf":      runELF,
+	"replay":       runReplay,
+	"version":      runVersion,
+	"help":         runHelp,
 }
 
 func run(args []string, out, errs io.Writer) int {

@@ -22,6 +22,8 @@ func TestCommandLineMistakesAreUsage(t *testing.T) {
 		{"driver", "mirror", "disk0"},
 		{"driver", "mirror", "--config", "x"},
 		{"driver", "bond", "net0", "--netns", "x"},
+		{"cpu-module"},
+		{"cpu-module", "2"},
 		{"--testbox", ""},
 		{"--clean"},
 		{"--testbox", "box", "--config", "x"},

@@ -23,10 +23,10 @@
 package backplane
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
+	"ft/chipset/bare"
 	"ft/chipset/lockstep"
 	"ft/chipset/rv64"
 	"ft/chipset/virtio"
@@ -48,7 +48,7 @@ type MachineConfig struct {
 	NIC     *virtio.NetConfig   `json:"nic,omitempty"`
 	Entropy bool                `json:"entropy,omitempty"`
 	Compare rv64.Compare        `json:"compare"`
-	Bare    json.RawMessage     `json:"bare,omitempty"` // what a bare machine needs beside its memory
+	Bare    *bare.ModuleConfig  `json:"bare,omitempty"` // of KindBare
 }
 
 // Settings are what a module's process is told, in its port.

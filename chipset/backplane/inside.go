@@ -22,7 +22,6 @@ import (
 const (
 	ExitEnded     = 0 // it was told to
 	ExitFailed    = 1
-	ExitUsage     = 2
 	ExitAbandoned = 3 // its chipset has gone, and no successor came
 )
 
@@ -42,22 +41,24 @@ type Executor interface {
 // the call alone; where it fails, the process ends behind the command.
 type Build func(s *Settings, ram []byte, send func(*lockstep.Record)) (Executor, error)
 
-// Run is the life of a module's process, from the arguments behind the role on. It returns
-// the exit code. It is called on the thread that executes commands, which must be locked.
-func Run(args []string, errs io.Writer, build Build) int {
+// Place reads the arguments behind the role.
+func Place(args []string) (lockstep.Side, error) {
 	if len(args) != 1 || args[0] != "0" && args[0] != "1" {
-		fmt.Fprintf(errs, "%s needs a place, 0 or 1; chipsets start it\n", Role)
-		return ExitUsage
+		return 0, fmt.Errorf("%s needs a place, 0 or 1", Role)
 	}
-	side, _ := strconv.Atoi(args[0])
-	name := lockstep.Side(side).String()
-	err := serve(lockstep.Side(side), build)
+	return lockstep.Side(args[0][0] - '0'), nil
+}
+
+// Run is the life of a module's process. It returns the exit code. It is called on the
+// thread that is to execute commands, which must be locked.
+func Run(side lockstep.Side, errs io.Writer, build Build) int {
+	err := serve(side, build)
 	switch {
 	case errors.Is(err, port.ErrAbandoned):
-		fmt.Fprintf(errs, "%s ends: %v\n", name, err)
+		fmt.Fprintf(errs, "%s ends: %v\n", side, err)
 		return ExitAbandoned
 	case err != nil:
-		fmt.Fprintf(errs, "%s cannot go on: %v\n", name, err)
+		fmt.Fprintf(errs, "%s cannot go on: %v\n", side, err)
 		return ExitFailed
 	}
 	return ExitEnded
