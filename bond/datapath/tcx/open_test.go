@@ -188,6 +188,32 @@ func TestMountsTheBPFFileSystem(t *testing.T) {
 	nothingThere(t)
 }
 
+// Two mounts, one over the other, would hide what is pinned on the first.
+func TestBPFFileSystemIsMountedOnce(t *testing.T) {
+	before := hostMounts
+	t.Cleanup(func() { hostMounts = before })
+	hostMounts = "/proc/self/ns/mnt"
+	for range 20 {
+		dir := t.TempDir()
+		otherBPFFS(t, dir)
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				if err := mountBPFFS(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Unmount(dir, 0); err != unix.EINVAL {
+			t.Fatalf("it was mounted twice (%v)", err)
+		}
+	}
+}
+
 func TestSpecsThatCannotBe(t *testing.T) {
 	for name, change := range map[string]func(*datapath.Spec){
 		"a dot in the key":  func(s *datapath.Spec) { s.Key = "a.b" },

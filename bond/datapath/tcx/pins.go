@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"sort"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -36,14 +37,26 @@ var keys = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 func pinDir(key string) string        { return filepath.Join(bpffs, "ft", key) }
 func pinPath(key, name string) string { return filepath.Join(pinDir(key), name) }
 
+// mountTurn is how long another process that mounts it is waited for; it takes microseconds.
+const mountTurn = time.Second
+
 // mountBPFFS mounts the BPF file system where nobody has done it yet (systemd does at boot).
+// Only one process does: a second mount would hide what is pinned on the first.
 func mountBPFFS() error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(bpffs, &st); err != nil {
-		return fmt.Errorf("look at %s: %w: pinned programs need the BPF file system (CONFIG_BPF_SYSCALL)", bpffs, err)
+	if done, err := isBPFFS(); done || err != nil {
+		return err
 	}
-	if st.Type == unix.BPF_FS_MAGIC {
-		return nil
+	parent, err := unix.Open(filepath.Dir(bpffs), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("lock %s, to mount the BPF file system in it: %w", filepath.Dir(bpffs), err)
+	}
+	defer unix.Close(parent)
+	// Anybody may lock it for any time: who is late goes on all the same.
+	for late := time.Now().Add(mountTurn); unix.Flock(parent, unix.LOCK_EX|unix.LOCK_NB) != nil && time.Now().Before(late); {
+		time.Sleep(time.Millisecond)
+	}
+	if done, err := isBPFFS(); done || err != nil {
+		return err
 	}
 	// In a mount namespace of our own, the mount and all pins would end with this process.
 	own, err := os.Readlink("/proc/self/ns/mnt")
@@ -58,6 +71,14 @@ func mountBPFFS() error {
 		return fmt.Errorf("mount the BPF file system at %s: %w", bpffs, err)
 	}
 	return nil
+}
+
+func isBPFFS() (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(bpffs, &st); err != nil {
+		return false, fmt.Errorf("look at %s: %w: pinned programs need the BPF file system (CONFIG_BPF_SYSCALL)", bpffs, err)
+	}
+	return st.Type == unix.BPF_FS_MAGIC, nil
 }
 
 // Pins are the keys of all paths that have something pinned, whoever drives them and
