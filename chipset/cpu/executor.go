@@ -17,6 +17,7 @@
 package cpu
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -80,7 +81,7 @@ type Executor struct {
 	cfg     Config
 	machine Machine
 	undo    undo
-	faults  faults
+	layer   layer
 
 	number  uint64 // of the command that is executed
 	running bool   // in Run
@@ -113,7 +114,7 @@ func New(cfg Config) (*Executor, error) {
 		return nil, fmt.Errorf("make the CPU module's machine: %w", err)
 	}
 	e.machine = m
-	e.faults.e = e
+	e.layer = layer{machine: m, ram: cfg.RAM, report: e.injected, cpuTime: cfg.CPUTime, spend: cfg.Spend}
 	e.begin(0)
 	return e, nil
 }
@@ -165,7 +166,7 @@ func (e *Executor) do(c *lockstep.Command) error {
 		e.send()
 		return nil
 	case lockstep.Fault:
-		return e.arm(c.Data)
+		return e.fault(c.Data)
 	case lockstep.Emit:
 		e.machine.Emit()
 		e.ran(lockstep.Budget)
@@ -203,7 +204,7 @@ func (e *Executor) run(steps uint64) error {
 		return nil
 	}
 	e.running, e.sent = true, false
-	stop := e.faults.run(steps)
+	stop := e.layer.run(steps)
 	e.running = false
 	if err := e.undo.overflow(); err != nil {
 		return err
@@ -322,6 +323,37 @@ func (e *Executor) load(epoch uint64, state []byte) error {
 	e.answer(lockstep.Loaded).State = DigestState(g.state)
 	e.send()
 	return nil
+}
+
+// fault is what the command Fault says.
+func (e *Executor) fault(injection []byte) error {
+	if len(injection) == 0 {
+		e.layer.arm(nil)
+		return nil
+	}
+	var inj lockstep.Injection
+	if err := json.Unmarshal(injection, &inj); err != nil {
+		return fmt.Errorf("a fault that makes no sense: %w", err)
+	}
+	return e.Arm(inj)
+}
+
+// Arm puts a fault in, in place of the one that there is. One that has happened happens again
+// by it: so a machine can be run with the same fault again.
+func (e *Executor) Arm(inj lockstep.Injection) error {
+	f, err := settle(inj, uint64(len(e.cfg.RAM)))
+	if err == nil {
+		e.layer.arm(f)
+	}
+	return err
+}
+
+// injected tells the chipset what the fault did.
+func (e *Executor) injected(text string) {
+	m := e.machine
+	e.cfg.Send(&lockstep.Record{
+		Kind: lockstep.Injected, Number: e.number, Steps: m.Steps(), Time: m.Time(), PC: m.Hart().PC(), Data: []byte(text),
+	})
 }
 
 // sink takes what leaves the machine.

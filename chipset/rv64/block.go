@@ -45,6 +45,7 @@ type block struct {
 	nextPage  uint32 // of the blocks of one page
 	nextCross uint32 // of the blocks across pages
 	cross     bool   // one instruction, across two pages
+	hooked    bool   // one instruction that there is a hook for; n is hookedSteps
 }
 
 // note is that of an op of the block.
@@ -140,7 +141,12 @@ func (h *Hart) find(pc uint64) *block {
 
 // alone returns the first instruction of b, from which no way leads on but find: the
 // page's next instruction may not be fetched.
-func (h *Hart) alone(b *block) *block { return h.cut(b, 1) }
+func (h *Hart) alone(b *block) *block {
+	if b.hooked {
+		return b // cut when it is run; it has one instruction
+	}
+	return h.cut(b, 1)
+}
 
 // blockAt returns the index of the block at a physical address in RAM, decoding it if it
 // is not there.
@@ -184,6 +190,7 @@ func (h *Hart) decodeBlock(pa uint64) uint32 {
 	} else {
 		h.decodeRun(b, at)
 		c.nOps += int(b.n) + 1
+		b.seal()
 	}
 	bucket := &c.hash[hashIndex(pa)]
 	b.nextHash, *bucket = *bucket, i
@@ -199,6 +206,15 @@ func (h *Hart) decodeRun(b *block, at uint64) {
 		w := uint32(h.ram16(from))
 		if w&3 == 3 {
 			w |= uint32(h.ram16(from+2)) << 16
+		}
+		if hooked := h.hooked(w); hooked && b.n > 0 {
+			if from > begun {
+				h.markCode(at/pageSize, begun, from-begun)
+			}
+			b.finish(from - at)
+			return
+		} else if hooked {
+			b.hooked = true
 		}
 		o := b.append(h.cfg.Compare, decodeParcel(w), from-at)
 		from += o.size()
@@ -218,7 +234,7 @@ func (h *Hart) decodeRun(b *block, at uint64) {
 			}
 			from, begun = to, to
 		}
-		if !goesOn || b.n == maxBlock || from == end || from == end-2 && h.ram16(from)&3 == 3 {
+		if !goesOn || b.hooked || b.n == maxBlock || from == end || from == end-2 && h.ram16(from)&3 == 3 {
 			if from > begun {
 				h.markCode(at/pageSize, begun, from-begun)
 			}
@@ -233,8 +249,11 @@ func (h *Hart) decodeRun(b *block, at uint64) {
 func (h *Hart) decodeCross(b *block, pa2 uint64) {
 	at, at2 := b.pa-h.cfg.RAMBase, pa2-h.cfg.RAMBase
 	b.pa2, b.n = pa2, 0
-	o := b.append(h.cfg.Compare, decode(uint32(h.ram16(at))|uint32(h.ram16(at2))<<16), 0)
+	w := uint32(h.ram16(at)) | uint32(h.ram16(at2))<<16
+	o := b.append(h.cfg.Compare, decode(w), 0)
 	b.finish(o.size())
+	b.hooked = h.hooked(w)
+	b.seal()
 	h.markCode(at2/pageSize, at2, 2)
 	h.pages.flags[at2/pageSize] |= pageTail
 }
@@ -278,6 +297,13 @@ func (b *block) finish(off uint64) {
 	o := b.site(b.n)
 	*o.op = op{code: opEnd, imm: int32(off)}
 	*o.note = note{sum: b.site(b.n - 1).sum, code: opEnd, off: uint16(off), n: uint8(b.n), links: b.within(int32(off))}
+}
+
+// seal makes a block with a hook one that is never run as a whole.
+func (b *block) seal() {
+	if b.hooked {
+		b.n = hookedSteps
+	}
 }
 
 // cut returns the first n steps of b, or all of them without their links, in storage that

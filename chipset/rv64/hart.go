@@ -144,6 +144,11 @@ type Hart struct {
 	code    codeCache
 	pages   pageTable
 	watches []watch
+
+	hookMatch func(insn uint32) bool // fault.go
+	hookHit   func()
+	hookPass  bool
+
 	ramSize uint64
 	cfg     Config
 }

@@ -61,7 +61,9 @@ blocks:
 			if h.steps >= h.limit {
 				break
 			}
-			b = h.cut(b, h.limit-h.steps)
+			if b = h.shorten(b, h.limit-h.steps); b == nil {
+				break
+			}
 		}
 		s := uint64(0)
 		o := b.ops

@@ -52,7 +52,8 @@ func (s *State) Words() *[StateWords]uint64 { return (*[StateWords]uint64)(unsaf
 // WordName names word i of a state, for reports.
 func WordName(i int) string { return wordNames[i] }
 
-var wordNames = func() (names [StateWords]string) {
+// wordFields are the names of the fields that the words are of.
+var wordNames, wordFields = func() (names, fields [StateWords]string) {
 	i := 0
 	for f := range reflect.TypeFor[State]().Fields() {
 		n := 1
@@ -60,14 +61,14 @@ var wordNames = func() (names [StateWords]string) {
 			n = f.Type.Len()
 		}
 		for j := range n {
-			names[i] = f.Name
+			names[i], fields[i] = f.Name, f.Name
 			if n > 1 {
 				names[i] = fmt.Sprintf("%s[%d]", f.Name, j)
 			}
 			i++
 		}
 	}
-	return names
+	return names, fields
 }()
 
 // Digest is a hash of all words. It finds faults, not forgers.

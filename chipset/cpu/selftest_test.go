@@ -1,0 +1,75 @@
+package cpu
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"ft/chipset/lockstep"
+)
+
+// TestSelfTestKnows: the constants are what a module without faults comes to.
+func TestSelfTestKnows(t *testing.T) {
+	e := newExecutor(t, nil)
+	for i, s := range sections {
+		if got := e.runSection(s); got != s.want {
+			t.Errorf("section %d, %s: want: %#x", i, s.name, got)
+		}
+	}
+	copy(e.cfg.RAM[5*pageSize:], "what memory holds stays")
+	before := DigestState(e.cfg.RAM)
+	if r := e.do(lockstep.Command{Verb: lockstep.Test}); len(r) != 1 || r[0].Kind != lockstep.Tested || len(r[0].Data) > 0 {
+		t.Errorf("%+v: %s", r, r[0].Data)
+	}
+	if DigestState(e.cfg.RAM) != before {
+		t.Error("the test of memory changed it")
+	}
+}
+
+// TestSelfTestFindsFaults: every fault that lasts, but for slowness.
+func TestSelfTestFindsFaults(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	faults := map[string]lockstep.Injection{}
+	for reg := 1; reg < 64; reg++ {
+		for seed := range uint64(2) {
+			bit := r.IntN(64)
+			faults[fmt.Sprintf("stuck %s bit %d, %d", registerName(reg), bit, seed)] = lockstep.Injection{Name: stuck, Register: &reg, Bit: &bit, Seed: seed}
+		}
+	}
+	for _, class := range classes {
+		for _, bit := range []int{0, 31, 32, 63, r.IntN(64)} {
+			faults["wrong "+class+fmt.Sprint(bit)] = lockstep.Injection{Name: wrongResult, Class: class, Bit: &bit}
+		}
+	}
+	e := newExecutor(t, nil)
+	for name, inj := range faults {
+		if err := e.Arm(inj); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got := e.test()
+		switch {
+		case got == "":
+			t.Errorf("%s: not found", name)
+		case inj.Name == wrongResult && !strings.Contains(got, "class "+inj.Class+":"):
+			t.Errorf("%s: %s", name, got)
+		case inj.Name == stuck && *inj.Register < 32 && !strings.HasPrefix(got, "registers x"):
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	e.layer.arm(nil)
+	if got := e.test(); got != "" {
+		t.Errorf("the fault is gone, and: %s", got)
+	}
+}
+
+// TestSelfTestRunsToItsEnd: no program of it traps or is lost.
+func TestSelfTestRunsToItsEnd(t *testing.T) {
+	for _, s := range sections {
+		b, _ := newBench(s)
+		b.Run(testSteps)
+		if hart := b.hart; hart.State().Waiting != 1 || hart.Retired() != hart.Steps() || hart.Steps() > testSteps/2 {
+			t.Errorf("%s: at step %d, pc %#x, %d trapped", s.name, hart.Steps(), hart.PC(), hart.Steps()-hart.Retired())
+		}
+	}
+}
