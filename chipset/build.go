@@ -3,10 +3,13 @@ package chipset
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
+	"ft/chipset/backplane"
 	"ft/chipset/firmware"
 	"ft/chipset/module"
 	"ft/chipset/rv64"
@@ -27,27 +30,46 @@ type settings struct {
 	NIC         *virtio.NetConfig   `json:"nic,omitempty"`
 }
 
-// build makes the machine, with its kernel in its memory, at its first step. The memory is
-// the caller's to unmap when the machine is done with. What a person has to mend is a
-// *drivers.Refused.
+// build makes the machine in this process, with its kernel in its memory, at its first step.
+// The memory is the caller's to unmap when the machine is done with.
 func (s *settings) build(sink module.Sink) (m *module.Machine, ram []byte, err error) {
-	boot, err := s.boot()
-	if err != nil {
-		return nil, nil, drivers.Refuse(drivers.RuleUnfit, "%v", err)
-	}
 	ram, err = unix.Mmap(-1, 0, int(s.MemoryBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%d MiB of memory for a machine: %w", s.MemoryBytes>>20, err)
 	}
 	_ = unix.Madvise(ram, unix.MADV_HUGEPAGE) // faster where it is to be had
-	if m, err = module.New(module.Config{RAM: ram, Disk: s.Disk, NIC: s.NIC, Entropy: true, Compare: s.compare()}, sink); err == nil {
-		err = m.Load(boot)
-	}
-	if err != nil {
+	if m, _, err = s.load(ram, sink); err != nil {
 		_ = unix.Munmap(ram)
 		return nil, nil, err
 	}
 	return m, ram, nil
+}
+
+// load makes the machine on memory that is all zero. It lists the pages that are not, behind
+// it. What a person has to mend is a *drivers.Refused.
+func (s *settings) load(ram []byte, sink module.Sink) (m *module.Machine, pages []uint32, err error) {
+	boot, err := s.boot()
+	if err != nil {
+		return nil, nil, drivers.Refuse(drivers.RuleUnfit, "%v", err)
+	}
+	touched := map[uint32]bool{}
+	if m, err = s.machine(ram, sink, func(page uint64) { touched[uint32(page)] = true }); err == nil {
+		err = m.Load(boot)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return m, slices.Sorted(maps.Keys(touched)), nil
+}
+
+// machine makes the machine on memory, whatever is in it.
+func (s *settings) machine(ram []byte, sink module.Sink, onFirstWrite func(page uint64)) (*module.Machine, error) {
+	return module.New(module.Config{RAM: ram, Disk: s.Disk, NIC: s.NIC, Entropy: true, Compare: s.compare(), OnFirstWrite: onFirstWrite}, sink)
+}
+
+// inside is the machine as a CPU module makes it.
+func (s *settings) inside() backplane.MachineConfig {
+	return backplane.MachineConfig{Kind: backplane.KindMachine, Disk: s.Disk, NIC: s.NIC, Entropy: true, Compare: s.compare()}
 }
 
 func (s *settings) compare() rv64.Compare {

@@ -25,7 +25,6 @@ const (
 	speedMax    = 1e12
 	speedWeight = 1.0 / 32 // of the newest quantum, when it was a slower one
 	rateLow     = 0.98
-	rateAhead   = 0.5 // of the wall's, while the guest is ahead of it
 )
 
 func newClock() clock { return clock{began: time.Now(), speed: speedFirst} }
@@ -50,13 +49,12 @@ func (c *clock) ran(steps uint64, took time.Duration) {
 	c.speed = min(max(now, c.speed+(now-c.speed)*speedWeight, speedMin), speedMax)
 }
 
-// grant is the input that sets guest time for the steps to come.
-func (c *clock) grant(now time.Time, guest uint64) module.Input {
+// grant is the input that sets guest time for a quantum that begins behind ahead others which
+// are under way. Where the guest will be then is not known: a module that is beyond the base
+// takes its own time for it, and half the rate.
+func (c *clock) grant(now time.Time, ahead int) module.Input {
 	const num = module.TimebaseHz / 1000
-	rate := rateLow
-	base := c.ticks(now)
-	if base < guest {
-		base, rate = guest, rateAhead
-	}
-	return module.Input{Kind: module.InputTime, Base: base, Num: num, Den: uint32(c.speed / 1000 / rate)}
+	den := uint32(c.speed / 1000 / rateLow)
+	base := c.ticks(now) + uint64(ahead)*quantum*num/uint64(den)
+	return module.Input{Kind: module.InputTime, Status: module.AtLeast, Base: base, Num: num, Den: den}
 }

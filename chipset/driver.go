@@ -1,24 +1,24 @@
 // Package chipset is the driver of machines: a riscv64 computer as a device of the box,
 // whose disk is the face of a mirror and whose NIC hangs on the face of a bond.
 //
-//	ftd ── control socket ── driver ── runner ── module.Machine (hart, memory, devices)
-//	ftctl console ── ftd ── console socket ─┤        │ requests    ▲ inputs
+//	ftd ── control socket ── driver ── crossbar.Crossbar ── processes with module.Machine
+//	ftctl console ── ftd ── console socket ─┤       │ requests    ▲ inputs
 //	                                        └─ backend.Disk, Network, Console
 //
-// The machine is a pure function of its inputs (package module). The runner's goroutine is
-// the clock hand of it: it brings inputs, grants guest time and runs steps. The back ends do
-// the I/O beside it. The driver switches it on and off, follows what the guest asks for
-// (reboot, power-off), and reports.
+// The machine is a pure function of its inputs (package module), and runs in processes of its
+// own. The crossbar brings inputs, grants guest time, compares and lets out what is agreed. The
+// back ends do the I/O beside it. The driver switches the machine on and off, follows what the
+// guest asks for (reboot, power-off), and reports.
 //
 // Invariants:
-//   - At most one machine of a driver exists at a time, and it is touched by its runner's
-//     goroutine alone.
+//   - At most one machine of a driver exists at a time.
 //   - A new machine starts only when no request of the one before it is under way: an
 //     answer, or a write, of an earlier life never meets a later one.
 //   - What a guest writes was handed to the disk when the guest was told so; a machine that
 //     is switched off loses what it had not flushed, as any computer does.
 //
-// One CPU module runs it. The second side is Empty until there is one to put beside it.
+// It starts on one CPU module and serves. The other is attached then, and joins it in lockstep
+// (packages lockstep and crossbar): from there on either may fail.
 package chipset
 
 import (
@@ -30,6 +30,8 @@ import (
 	"time"
 
 	"ft/chipset/backend"
+	"ft/chipset/crossbar"
+	"ft/chipset/lockstep"
 	"ft/drivers"
 )
 
@@ -72,13 +74,16 @@ type driver struct {
 	changeMu sync.Mutex
 	life     *life
 
+	slots *crossbar.Slots // what drills have put into the places of CPU modules
+
 	mu      sync.Mutex // guards the fields below
 	devices devices
 	power   power
 	reason  string
 	since   time.Time
-	runner  *runner // of the machine that is on
-	boots   uint64  // machines so far
+	sides   [2]side
+	boot    *boot  // of the machine that is on
+	boots   uint64 // machines so far
 	stopped bool
 	seq     uint64
 	events  chan drivers.Event
@@ -96,7 +101,13 @@ type devices struct {
 // New makes the driver of one machine.
 func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 	d := &driver{cfg: cfg, env: env, inbox: newInbox(), power: powerStopped, reason: "not started yet",
-		since: time.Now(), events: make(chan drivers.Event, eventsMax)}
+		since: time.Now(), events: make(chan drivers.Event, eventsMax), slots: &crossbar.Slots{}}
+	for s := range d.sides {
+		d.sides[s] = side{state: drivers.Offline, since: d.since}
+		if cfg.Sides[s].Resource.Path == "" {
+			d.sides[s].state = drivers.Empty
+		}
+	}
 	if err := json.Unmarshal(cfg.Options, &d.opt); err != nil {
 		return nil, fmt.Errorf("options of %s: %w", cfg.Name, err)
 	}
@@ -116,7 +127,11 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	if err := d.openConsole(); err != nil {
 		return fmt.Errorf("console of %s: %w", d.cfg.Name, err)
 	}
-	if d.cfg.Sides[0].Out {
+	first := drivers.Side(0)
+	if !d.mayStart(first) {
+		first = 1
+	}
+	if !d.mayStart(first) {
 		d.become(powerStopped, "it is to stay off until it is started")
 		return nil
 	}
@@ -124,46 +139,85 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 		d.note("the process that ran it has died: the guest starts anew")
 	}
 	d.become(powerStarting, "reading "+d.opt.Kernel)
-	_ = d.switchOnOr(powerFailed) // which is a state, and no reason for the driver to end
+	_ = d.switchOnOr(first, powerFailed) // which is a state, and no reason for the driver to end
 	return nil
 }
 
-// Attach switches a machine on whose CPU module comes in.
-func (d *driver) Attach(_ context.Context, s drivers.Side, _ drivers.Resource) error {
-	if s != 0 {
-		return drivers.Refuse(drivers.RuleUnfit, "%s runs on one CPU module, cpu0, in this version: there is no cpu1 to bring in", d.cfg.Name)
-	}
-	return d.start()
+// mayStart says whether the machine may be started on a side when the driver starts.
+func (d *driver) mayStart(s drivers.Side) bool {
+	return d.sides[s].state != drivers.Empty && !d.cfg.Sides[s].Out
 }
 
-// Detach takes the CPU module out, and with it the machine.
+// Attach brings a CPU module in beside the one that runs the machine, or starts a machine on
+// it that is off.
+func (d *driver) Attach(_ context.Context, s drivers.Side, _ drivers.Resource) error {
+	if !s.Valid() || d.sides[s].state == drivers.Empty {
+		return drivers.Refuse(drivers.RuleUnfit, "%s has no %s: it is not configured", d.cfg.Name, lockstep.Side(s))
+	}
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	if d.isStopped() {
+		return drivers.Refuse(drivers.RuleState, "%s is being stopped", d.cfg.Name)
+	}
+	d.mu.Lock()
+	state, other, p := d.sides[s].state, d.sides[s.Other()].state, d.power
+	d.mu.Unlock()
+	switch {
+	case state.InService(), state == drivers.Syncing, state == drivers.Diagnostics:
+		return drivers.Refuse(drivers.RuleState, "%s is %s already", d.sideName(s), state)
+	case p.serving() && other.InService():
+		return d.join(s)
+	}
+	d.become(powerStarting, "reading "+d.opt.Kernel)
+	return d.switchOnOr(s, powerFailed)
+}
+
+// Detach takes a CPU module out. With the last one the machine goes off.
 func (d *driver) Detach(_ context.Context, s drivers.Side, why drivers.Reason) (drivers.Drain, error) {
 	drained := make(chan struct{})
-	if s != 0 {
-		close(drained)
+	close(drained)
+	d.changeMu.Lock()
+	defer d.changeMu.Unlock()
+	d.mu.Lock()
+	state, other, b := d.sides[s].state, d.sides[s.Other()].state, d.boot
+	d.mu.Unlock()
+	switch {
+	case b != nil && (state == drivers.Duplex || state == drivers.Syncing || state == drivers.Diagnostics):
+		if err := b.x.Leave(lockstep.Side(s), why.Text); err != nil && !errors.Is(err, crossbar.ErrOver) {
+			return nil, err
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.change(s, func() {
+			d.setSide(s, drivers.Offline, why.Text)
+			if d.sides[s.Other()].state == drivers.Duplex {
+				d.setSide(s.Other(), drivers.Simplex, "alone: "+lockstep.Side(s).String()+" was taken out")
+			}
+		})
 		return drained, nil
+	case !state.InService():
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if state != drivers.Empty {
+			d.setSide(s, drivers.Offline, why.Text)
+		}
+		return drained, nil
+	case d.now().serving() && why.AcceptRisk != drivers.RiskLastSide:
+		way := "bring " + d.sideName(s.Other()) + " up first"
+		if other == drivers.Empty {
+			way = "switch it off first"
+		}
+		return nil, drivers.Refuse(drivers.RuleLastSide, "%s is the only good side of %s: taking it out stops the guest; %s, or say --accept-risk=last-side", d.sideName(s), d.cfg.Name, way)
 	}
-	if d.now().serving() && why.AcceptRisk != drivers.RiskLastSide {
-		return nil, drivers.Refuse(drivers.RuleLastSide, "cpu0/%s is the only good side of %s: taking it out stops the guest; switch it off first, or say --accept-risk=last-side", d.cfg.Name, d.cfg.Name)
-	}
-	if err := d.stop(why.Text); err != nil {
+	if err := d.stopLocked(why.Text); err != nil {
 		return nil, err
 	}
-	close(drained)
 	return drained, nil
 }
 
 // Switch has nothing to switch: both CPU modules of a machine do the same.
 func (d *driver) Switch(context.Context) error {
 	return drivers.Refuse(drivers.RuleState, "%s is a machine: none of its CPU modules stands by", d.cfg.Name)
-}
-
-// Inject refuses: faults of CPU modules need two of them.
-func (d *driver) Inject(_ context.Context, _ drivers.Side, f drivers.Fault) error {
-	if !d.cfg.Drills {
-		return drivers.Refuse(drivers.RuleNoDrills, "faults are not allowed on this box: drills = true in [system] allows them")
-	}
-	return drivers.Refuse(drivers.RuleUnfit, "%s on %s: faults of CPU modules are not in this version", f.Name, d.cfg.Name)
 }
 
 // Command is `ftctl machine start|stop|reset`.
@@ -197,13 +251,17 @@ func (d *driver) start() error {
 	if p := d.now(); p.serving() {
 		return drivers.Refuse(drivers.RuleState, "%s is %s: `ftctl machine reset %s` starts it anew", d.cfg.Name, p, d.cfg.Name)
 	}
+	first := drivers.Side(0)
+	if d.sides[first].state == drivers.Empty {
+		first = 1
+	}
 	d.become(powerStarting, "reading "+d.opt.Kernel)
-	return d.switchOnOr(powerFailed)
+	return d.switchOnOr(first, powerFailed)
 }
 
 // switchOnOr switches on; where that cannot be done the machine is in the state else.
-func (d *driver) switchOnOr(failed power) error {
-	err := d.switchOn()
+func (d *driver) switchOnOr(s drivers.Side, failed power) error {
+	err := d.switchOn(s)
 	if err != nil {
 		d.become(failed, err.Error())
 	}
@@ -213,6 +271,10 @@ func (d *driver) switchOnOr(failed power) error {
 func (d *driver) stop(why string) error {
 	d.changeMu.Lock()
 	defer d.changeMu.Unlock()
+	return d.stopLocked(why)
+}
+
+func (d *driver) stopLocked(why string) error {
 	if p := d.now(); !p.serving() && d.life == nil {
 		d.become(powerStopped, why)
 		return nil
@@ -231,11 +293,19 @@ func (d *driver) restart() error {
 	if !d.now().serving() {
 		return drivers.Refuse(drivers.RuleState, "%s is %s: `ftctl machine start %s` starts it", d.cfg.Name, d.now(), d.cfg.Name)
 	}
+	d.mu.Lock()
+	first := drivers.Side(0)
+	if b := d.boot; b != nil {
+		first = b.side
+	}
+	d.mu.Unlock()
+	first = d.bootSide(first)
 	if err := d.switchOff(); err != nil {
 		return err
 	}
 	d.note("reset by a person")
-	return d.switchOnOr(powerFailed)
+	d.othersWait(first, "the guest was reset: it is brought in again")
+	return d.switchOnOr(first, powerFailed)
 }
 
 // Stop ends the driver. There is no face that could outlive it, so handing over is the same
@@ -270,12 +340,12 @@ func (d *driver) isStopped() bool {
 // Alive says whether the runner's loop still turns.
 func (d *driver) Alive() error {
 	d.mu.Lock()
-	r := d.runner
+	b := d.boot
 	d.mu.Unlock()
-	if r == nil {
+	if b == nil {
 		return nil
 	}
-	if seen := r.seen(); time.Since(seen) > aliveMax {
+	if seen := b.x.Seen(); time.Since(seen) > aliveMax {
 		return errors.New("the machine has not been run for " + time.Since(seen).Round(time.Millisecond).String())
 	}
 	return nil

@@ -2,18 +2,25 @@ package chipset
 
 import (
 	"crypto/rand"
+	"errors"
+	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"ft/chipset/backplane"
+	"ft/chipset/crossbar"
 	"ft/chipset/firmware"
+	"ft/chipset/inside"
+	"ft/chipset/lockstep"
 	"ft/chipset/module"
 	"ft/chipset/virtio"
 	"ft/drivers"
 )
 
 // This file is a machine's life: from being switched on, over its guest's reboots, to being
-// switched off. Each boot is a new module.Machine.
+// switched off. Each boot is a new crossbar with a fresh CPU module, which others may join.
 
 // life is the goroutine of a machine that is switched on.
 type life struct {
@@ -21,23 +28,23 @@ type life struct {
 	done chan struct{} // closed when it has ended
 }
 
-// switchOn builds a machine and lets it run. Under changeMu, with none running.
-func (d *driver) switchOn() error {
+// switchOn starts the machine on one CPU module. Under changeMu, with none running.
+func (d *driver) switchOn(s drivers.Side) error {
 	if err := d.endLife(); err != nil {
 		return err
 	}
 	if err := d.openDevices(); err != nil {
 		return err
 	}
-	g, err := d.build()
+	b, err := d.build(s)
 	if err != nil {
 		d.closeDevices()
 		return err
 	}
 	l := &life{quit: make(chan struct{}), done: make(chan struct{})}
 	d.life = l
-	d.running(g, "running")
-	go d.live(l, g)
+	d.running(b, "running")
+	go d.live(l, b)
 	return nil
 }
 
@@ -63,48 +70,50 @@ func (d *driver) endLife() error {
 		close(l.quit)
 	}
 	d.mu.Lock()
-	if d.runner != nil {
-		d.runner.stop()
+	if d.boot != nil {
+		d.boot.x.Stop()
 	}
 	d.mu.Unlock()
 	select {
 	case <-l.done:
 		d.life = nil
 		return nil
-	case <-time.After(2*drainMax + time.Second):
+	case <-time.After(2*drainMax + 2*time.Second):
 		return drivers.Refuse(drivers.RuleBusy, "%s has I/O under way on %s that does not end; try again when the disk answers", d.cfg.Name, d.opt.Disk)
 	}
 }
 
-// guest is a machine and its memory.
-type guest struct {
-	runner *runner
-	ram    []byte
+// boot is the machine between a power-on or a reset and the next.
+type boot struct {
+	x    *crossbar.Crossbar
+	w    *world
+	side drivers.Side // that it began on
 }
 
-// running makes a machine the present one.
-func (d *driver) running(g *guest, why string) {
+// running makes a boot the present one.
+func (d *driver) running(b *boot, why string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.runner = g.runner
+	d.boot = b
 	d.boots++
+	d.setSide(b.side, drivers.Simplex, why)
 	d.becomeLocked(powerRunning, why)
 }
 
-// live runs machine after machine.
-func (d *driver) live(l *life, g *guest) {
+// live runs boot after boot.
+func (d *driver) live(l *life, b *boot) {
 	defer close(l.done)
 	defer d.closeDevices() // others may have them; whoever changes them waits for done first
 	for {
-		out := g.runner.run()
+		out := b.x.Run()
 		d.mu.Lock()
-		d.runner = nil // none to be watched: a record ends with the digest of all memory, which takes its time
+		d.boot = nil // none to be watched: a record ends with the digest of all memory, which takes its time
 		d.mu.Unlock()
-		if err := g.runner.closeRecord(); err != nil {
+		if err := b.w.closeRecord(b.x.Last(), b.x.Memory()); err != nil {
 			d.note(err.Error())
 		}
+		b.x.Close()
 		drained := d.drain()
-		_ = unix.Munmap(g.ram)
 		select {
 		case <-l.quit:
 			return
@@ -119,36 +128,47 @@ func (d *driver) live(l *life, g *guest) {
 			return
 		}
 		d.note("the guest asked for a " + why)
-		next, err := d.build()
+		next, err := d.build(d.bootSide(b.side))
 		if err != nil {
 			d.become(powerFailed, err.Error())
 			return
 		}
-		g = next
-		d.running(g, "running since its "+why)
+		b = next
+		d.running(b, "running since its "+why)
+		d.othersWait(b.side, "the guest has started anew: it is brought in again")
 		select {
-		case <-l.quit: // whoever closed it may not have seen this runner
-			g.runner.stop()
+		case <-l.quit: // whoever closed it may not have seen this boot
+			b.x.Stop()
 		default:
 		}
 	}
 }
 
+// bootSide is the side to start on again: the same one, unless it is out of service.
+func (d *driver) bootSide(s drivers.Side) drivers.Side {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.sides[s].state.InService() && d.sides[s.Other()].state.InService() {
+		return s.Other()
+	}
+	return s
+}
+
 // after says what follows from the end of a run: why in words, and whether the machine is
 // started again.
-func (d *driver) after(out outcome) (why string, again bool) {
+func (d *driver) after(out crossbar.Outcome) (why string, again bool) {
 	switch {
-	case out.err != nil:
-		d.become(powerFailed, out.err.Error())
+	case out.Lost != "":
+		d.become(powerFailed, out.Lost)
 		return "failure", false
-	case out.reset == nil:
+	case out.Reset == nil:
 		return "end", false
 	}
-	why = out.reset.Kind.String()
-	if out.reset.Reason != firmware.NoReason {
-		why += " (" + out.reset.Reason.String() + ")"
+	why = out.Reset.Kind.String()
+	if out.Reset.Reason != firmware.NoReason {
+		why += " (" + out.Reset.Reason.String() + ")"
 	}
-	if out.reset.Kind == firmware.Shutdown {
+	if out.Reset.Kind == firmware.Shutdown {
 		d.become(powerOff, "the guest switched itself off: "+why)
 		return why, false
 	}
@@ -177,28 +197,59 @@ func (d *driver) drain() bool {
 	return disk.Drain(drainMax) == nil
 }
 
-// build makes a machine with a kernel in its memory, at its first step.
-func (d *driver) build() (*guest, error) {
+// build starts a CPU module with a kernel in its memory, at its first step.
+func (d *driver) build(s drivers.Side) (*boot, error) {
 	set := d.settings()
 	set.Seed = make([]byte, 64)
 	_, _ = rand.Read(set.Seed) // never fails
-	d.mu.Lock()
-	s := &sink{d: d, devices: d.devices, answered: d.diskAnswered}
-	d.mu.Unlock()
-	m, ram, err := set.build(s)
+	w := newWorld(d)
+	fill := func(ram []byte) ([]byte, []uint32, error) {
+		m, pages, err := set.load(ram, listener{})
+		if err != nil {
+			return nil, nil, err
+		}
+		if d.opt.Record != "" {
+			if w.record, err = newRecord(d.opt.Record, m, set); err != nil {
+				return nil, nil, err
+			}
+		}
+		return m.SaveState(nil), pages, nil
+	}
+	x, err := crossbar.New(crossbar.Config{
+		Core: lockstep.Config{
+			Quantum: quantum, BlackoutMax: d.opt.BlackoutMax, Undecided: lockstep.Policy(d.opt.Undecided), Throttle: d.opt.Throttle,
+		},
+		Backplane: backplane.Config{Machine: set.inside(), MemoryBytes: set.MemoryBytes, CPU: -1, Log: os.Stderr},
+		Pin:       pins(),
+		Build:     inside.Machine(set.inside()),
+		World:     w, Log: d.env.Log, Wake: d.inbox.wake, Slots: d.slots,
+	}, lockstep.Side(s), fill)
 	if err != nil {
+		if w.record != nil {
+			w.record.file.Close()
+		}
 		return nil, err
 	}
-	var rec *record
-	if d.opt.Record != "" {
-		if rec, err = newRecord(d.opt.Record, m, set); err != nil {
-			_ = unix.Munmap(ram)
-			return nil, err
+	return &boot{x, w, s}, nil
+}
+
+// pins are cores for the two modules, where there are enough for them and everything else.
+func pins() [2]int {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil || set.Count() < 4 {
+		return [2]int{-1, -1}
+	}
+	var last [2]int
+	for i, n := 0, 0; i < 1024 && n < set.Count(); i++ {
+		if set.IsSet(i) {
+			last[0], last[1] = last[1], i
+			n++
 		}
 	}
-	r := newRunner(m, d.inbox) // watched from here on: what takes its time comes before
-	r.record = rec
-	return &guest{r, ram}, nil
+	if runtime.GOMAXPROCS(0) < 2 {
+		return [2]int{-1, -1}
+	}
+	return last
 }
 
 // settings are what a machine is built from, apart from chance.
@@ -215,40 +266,6 @@ func (d *driver) settings() settings {
 	return set
 }
 
-// sink takes what leaves a machine.
-type sink struct {
-	d        *driver
-	devices  devices
-	answered func(*virtio.Completion, func()) // by the disk
-	watch    panicWatch
-}
-
-// Console hands on what the guest writes, and looks for its last words.
-func (s *sink) Console(p []byte) {
-	_, _ = s.devices.console.Write(p) // never fails
-	if line, found := s.watch.look(p); found {
-		s.d.panicked(line)
-	}
-}
-
-// Request hands a request to its back end, which answers through the inbox.
-func (s *sink) Request(slot int, r *virtio.Request) {
-	switch slot {
-	case module.DiskSlot:
-		s.devices.disk.Submit(r, s.answered)
-	case module.NICSlot:
-		if r.Op == virtio.Offloads {
-			s.devices.nic.SetOffloads(r.Length)
-		} else {
-			s.devices.nic.Transmit(r.Data)
-		}
-	case module.EntropySlot:
-		b := make([]byte, r.Length) // bounded by the device
-		_, _ = rand.Read(b)         // never fails
-		s.d.inbox.put(module.Input{Kind: module.InputCompletion, Slot: module.EntropySlot, ID: r.ID, Data: b}, nil)
-	}
-}
-
 // diskAnswered is called by the disk's workers.
 func (d *driver) diskAnswered(c *virtio.Completion, release func()) {
 	d.inbox.put(module.Input{Kind: module.InputCompletion, Slot: module.DiskSlot, ID: c.ID, Status: uint8(c.Status), Data: c.Data}, release)
@@ -262,3 +279,24 @@ func (d *driver) panicked(line string) {
 		d.becomeLocked(powerPanicked, "the guest's kernel has stopped: "+line)
 	}
 }
+
+// join brings a CPU module in beside the one that runs the machine.
+func (d *driver) join(s drivers.Side) error {
+	d.mu.Lock()
+	b := d.boot
+	d.mu.Unlock()
+	if b == nil {
+		return drivers.Refuse(drivers.RuleWaits, "%s is being started: %s comes in when it runs", d.cfg.Name, d.sideName(s))
+	}
+	err := b.x.Join(lockstep.Side(s))
+	var failed *crossbar.Failed
+	switch {
+	case errors.As(err, &failed) && failed.Cause == "self-test":
+		return drivers.Refuse(drivers.RuleUnfit, "%s: %s; replace it, or clear what a drill has put there: ftctl inject %s clear", d.sideName(s), failed.Text, d.sideName(s))
+	case errors.Is(err, lockstep.ErrJoin):
+		return drivers.Refuse(drivers.RuleState, "%v", err)
+	}
+	return err
+}
+
+func (d *driver) sideName(s drivers.Side) string { return lockstep.Side(s).String() + "/" + d.cfg.Name }

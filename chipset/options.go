@@ -53,6 +53,8 @@ type Options struct {
 	Engine      Engine        `json:"engine,omitempty"`
 	Compare     Compare       `json:"compare,omitempty"`
 	BlackoutMax time.Duration `json:"blackout_max_ns,omitempty"` // the longest stop of a re-integration
+	Throttle    bool          `json:"throttle,omitempty"`        // a guest may be slowed down so that one ends
+	Undecided   Undecided     `json:"undecided,omitempty"`       // whom to believe when nothing can be decided
 }
 
 // Engine is what executes a hart's instructions.
@@ -72,6 +74,16 @@ const (
 	CompareStep  Compare = "step"  // every retired step
 	CompareStore Compare = "store" // stores and control flow
 	CompareOff   Compare = "off"   // nothing: for measuring
+)
+
+// Undecided says what follows when two CPU modules differ and nothing can be decided.
+type Undecided string
+
+// What follows.
+const (
+	UndecidedStop Undecided = "stop" // the machine stops
+	UndecidedCPU0 Undecided = "cpu0" // cpu0 is believed
+	UndecidedCPU1 Undecided = "cpu1"
 )
 
 // Limits and defaults of the options.
@@ -107,6 +119,9 @@ func (o Options) withDefaults() Options {
 	if o.Compare == "" {
 		o.Compare = CompareStep
 	}
+	if o.Undecided == "" {
+		o.Undecided = UndecidedStop
+	}
 	return o
 }
 
@@ -128,6 +143,8 @@ func (o Options) check() error {
 		return fmt.Errorf("there is no engine %q (auto, interpret)", o.Engine)
 	case o.Compare != CompareStep && o.Compare != CompareStore && o.Compare != CompareOff:
 		return fmt.Errorf("there is no compare %q (step, store, off)", o.Compare)
+	case o.Undecided != UndecidedStop && o.Undecided != UndecidedCPU0 && o.Undecided != UndecidedCPU1:
+		return fmt.Errorf("undecided is %q: it must be stop, cpu0 or cpu1", o.Undecided)
 	}
 	if o.Link != "" || o.TAP != "" {
 		if mac, err := net.ParseMAC(o.MAC); err != nil || len(mac) != 6 || mac[0]&1 != 0 {

@@ -49,8 +49,8 @@ func newRecord(path string, m *module.Machine, set settings) (*record, error) {
 	return &record{module.NewRecorder(f, m, description), f}, nil
 }
 
-func (r *record) close(m *module.Machine) error {
-	return errors.Join(r.Recorder.Close(m), r.file.Close())
+func (r *record) close(end module.End) error {
+	return errors.Join(r.CloseAt(end), r.file.Close())
 }
 
 // ReplayOptions are the ways in which a replay may differ from the run.

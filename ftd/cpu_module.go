@@ -1,48 +1,16 @@
 package main
 
 import (
-	"fmt"
 	"io"
-	"os"
-	"runtime"
 
 	"ft/chipset/backplane"
-	"ft/chipset/bare"
-	"ft/chipset/cpu"
-	"ft/chipset/lockstep"
-	"ft/chipset/module"
+	"ft/chipset/inside"
 )
-
-// A CPU module executes on the process's first thread, whose state is that of the process
-// for all who look at it. Only an init function can have that.
-func init() {
-	if len(os.Args) > 1 && os.Args[1] == backplane.Role {
-		runtime.LockOSThread()
-	}
-}
 
 // runCPUModule is one CPU module: the process of a hart and its memory. A chipset starts it.
 func runCPUModule(args []string, _, errs io.Writer) int {
-	side, err := backplane.Place(args)
-	if err != nil {
+	if _, err := backplane.Place(args); err != nil {
 		return misused(errs, err)
 	}
-	return backplane.Run(side, errs, func(s *backplane.Settings, ram []byte, send func(*lockstep.Record)) (backplane.Executor, error) {
-		return cpu.New(cpu.Config{RAM: ram, Build: machineOf(&s.Machine), Send: send})
-	})
-}
-
-// machineOf says how a module's machine is built.
-func machineOf(c *backplane.MachineConfig) func([]byte, module.Sink, func(uint64)) (cpu.Machine, error) {
-	return func(ram []byte, sink module.Sink, onFirstWrite func(page uint64)) (cpu.Machine, error) {
-		switch {
-		case c.Kind == backplane.KindMachine:
-			return module.New(module.Config{
-				RAM: ram, Disk: c.Disk, NIC: c.NIC, Entropy: c.Entropy, Compare: c.Compare, OnFirstWrite: onFirstWrite,
-			}, sink)
-		case c.Kind == backplane.KindBare && c.Bare != nil:
-			return bare.NewModule(*c.Bare, ram, sink, onFirstWrite)
-		}
-		return nil, fmt.Errorf("there is no machine of kind %q", c.Kind)
-	}
+	return inside.Run(args, errs)
 }

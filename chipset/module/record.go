@@ -43,7 +43,7 @@ func (d Digest) String() string { return fmt.Sprintf("%x", d[:16]) }
 // same, if they were built from the same Config.
 func (m *Machine) StartDigest() Digest {
 	h := sha256.New()
-	m.digestMemory(h)
+	digestMemory(h, m.cfg.RAM)
 	s := m.hart.State()
 	for _, word := range s.Words() {
 		h.Write(binary.LittleEndian.AppendUint64(nil, word))
@@ -52,18 +52,21 @@ func (m *Machine) StartDigest() Digest {
 }
 
 // MemoryDigest is the digest of all of memory.
-func (m *Machine) MemoryDigest() Digest {
+func (m *Machine) MemoryDigest() Digest { return DigestMemory(m.cfg.RAM) }
+
+// DigestMemory is the digest of a machine's memory.
+func DigestMemory(ram []byte) Digest {
 	h := sha256.New()
-	m.digestMemory(h)
+	digestMemory(h, ram)
 	return Digest(h.Sum(nil))
 }
 
 // digestMemory hashes each page that is not all zero, behind its number: most of a large
 // memory was never touched, and a hash of it would take as long as if it had been.
-func (m *Machine) digestMemory(h hash.Hash) {
+func digestMemory(h hash.Hash, ram []byte) {
 	var zero [4096]byte
-	for at := 0; at < len(m.cfg.RAM); at += len(zero) {
-		page := m.cfg.RAM[at:][:len(zero)]
+	for at := 0; at < len(ram); at += len(zero) {
+		page := ram[at:][:len(zero)]
 		if bytes.Equal(page, zero[:]) {
 			continue
 		}
@@ -115,11 +118,13 @@ func entrySum(head, body []byte) uint32 {
 }
 
 // Close ends the record with the machine as it is.
-func (r *Recorder) Close(m *Machine) error {
-	r.buf = binary.LittleEndian.AppendUint64(append(r.buf[:0], make([]byte, entryHead)...), m.Fingerprint())
-	memory := m.MemoryDigest()
-	r.buf = append(r.buf, memory[:]...)
-	r.entry(m.Steps(), 0)
+func (r *Recorder) Close(m *Machine) error { return r.CloseAt(endOf(m)) }
+
+// CloseAt ends the record with what became of a machine that ran elsewhere.
+func (r *Recorder) CloseAt(end End) error {
+	r.buf = binary.LittleEndian.AppendUint64(append(r.buf[:0], make([]byte, entryHead)...), end.Fingerprint)
+	r.buf = append(r.buf, end.Memory[:]...)
+	r.entry(end.Steps, 0)
 	if r.err == nil {
 		r.err = r.w.Flush()
 	}

@@ -1,0 +1,24 @@
+package lockstep
+
+import "fmt"
+
+// Ahead is how many quanta are under way: sent and not agreed on.
+func (c *Core) Ahead() int { return c.runs }
+
+// PageSize is the unit in which memory is compared and copied, in bytes.
+const PageSize = 4096
+
+// MayJoin says why a side cannot be brought in now.
+func (c *Core) MayJoin(s Side) error {
+	switch {
+	case c.sides[s].place == within:
+		return fmt.Errorf("%w: %v is in already", ErrJoin, s)
+	case c.sides[s].place != absent:
+		return fmt.Errorf("%w: %v is on its way in or out", ErrJoin, s)
+	case c.join != nil:
+		return fmt.Errorf("%w: %v is on its way in", ErrJoin, c.join.to)
+	case c.phase != Running || c.sides[s.Other()].place != within:
+		return fmt.Errorf("%w: %v does not run a machine that it could join", ErrJoin, s.Other())
+	}
+	return nil
+}
