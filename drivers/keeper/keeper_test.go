@@ -54,7 +54,7 @@ func TestWatchdogReplacesStoppedAndWedged(t *testing.T) {
 	b := newBox(t)
 	b.start()
 	spec := b.spec("disk0", drivertest.Options{})
-	spec.WatchdogMS = 400
+	spec.WatchdogMS = 1000
 	p := b.put("disk0", spec)
 	b.write("disk0", "x")
 

@@ -73,7 +73,7 @@ func (p *postgres) command(ctx context.Context, name string, args ...string) *ex
 
 func (p *postgres) run(name string, args ...string) string {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), busy*time.Minute)
 	defer cancel()
 	out, err := p.command(ctx, name, args...).CombinedOutput()
 	if err != nil {
@@ -97,7 +97,7 @@ func (p *postgres) stop() {
 	go func(cmd *exec.Cmd) { ended <- cmd.Wait() }(p.server)
 	select {
 	case <-ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(busy * 30 * time.Second):
 		p.t.Error("PostgreSQL does not stop")
 		_ = unix.Kill(-p.server.Process.Pid, unix.SIGKILL)
 	}
@@ -111,7 +111,7 @@ func TestPostgreSQLRunsThroughFaults(t *testing.T) {
 	dev0, file0 := legLoop(t, legBytes)
 	dev1, file1 := legLoop(t, legBytes)
 	b := newBox(t, dev0, dev1)
-	b.configure("leg_timeout = \"500ms\"\n")
+	b.configure("leg_timeout = \"2s\"\n")
 	b.start()
 	b.wait("disk0", "duplex")
 	b.mkfs()
@@ -119,8 +119,7 @@ func TestPostgreSQLRunsThroughFaults(t *testing.T) {
 	p := newPostgres(t, dir)
 	p.run("pgbench", "-h", p.socket, "-i", "-q", "-s", "1", "postgres")
 
-	const seconds = 12
-	bench := p.command(context.Background(), "pgbench", "-h", p.socket, "-c", "4", "-j", "2", "-T", strconv.Itoa(seconds), "postgres")
+	bench := p.command(context.Background(), "pgbench", "-h", p.socket, "-c", "4", "-j", "2", "-T", "3600", "postgres")
 	var out bytes.Buffer
 	bench.Stdout, bench.Stderr = &out, &out
 	if err := bench.Start(); err != nil {
@@ -128,6 +127,7 @@ func TestPostgreSQLRunsThroughFaults(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- bench.Wait() }()
+	t.Cleanup(func() { _ = bench.Process.Kill() })
 	for _, turn := range [][2][]string{
 		{{"inject", "pci1/disk0", "write-error"}, {"inject", "pci1/disk0", "clear"}},
 		{{"inject", "pci0/disk0", "hang"}, {"inject", "pci0/disk0", "clear"}},
@@ -140,13 +140,22 @@ func TestPostgreSQLRunsThroughFaults(t *testing.T) {
 		b.do(turn[1]...)
 		b.wait("disk0", "duplex")
 	}
+	pid := b.driverPid()
 	b.do("inject", "disk0", "crash")
+	await(t, 30*time.Second, "a successor of the driver", func() bool {
+		d := b.processOf("disk0")
+		return d.Pid != 0 && d.Pid != pid && d.State == "running"
+	})
+	b.progress(20)
+	if err := bench.Process.Signal(unix.SIGALRM); err != nil { // as its time ends
+		t.Fatal(err)
+	}
 	select {
 	case err := <-ended:
 		if err != nil || !strings.Contains(out.String(), "number of failed transactions: 0") {
 			t.Fatalf("pgbench: %v\n%s\n%s", err, out.String(), p.log.String())
 		}
-	case <-time.After(60 * time.Second):
+	case <-time.After(busy * 60 * time.Second):
 		_ = unix.Kill(-bench.Process.Pid, unix.SIGKILL)
 		t.Fatalf("pgbench does not end\n%s\n%s", out.String(), p.log.String())
 	}
