@@ -52,7 +52,7 @@ func boxWith(t *testing.T, program []byte, set func(*chipset.Options)) *box {
 	}
 	drv, err := chipset.New(drivers.Config{
 		Kind: chipset.Kind, Name: "guest", RunDir: dir, StateDir: dir, Options: options,
-		Sides: [2]drivers.SideConfig{{Resource: drivers.Resource{Path: "cpu0"}}},
+		Sides: [2]drivers.SideConfig{{Resource: drivers.Resource{Path: "cpu0"}}, {Resource: drivers.Resource{Path: "cpu1"}}}, Drills: true,
 	}, drivers.Env{
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Predecessor: -1, Text: func(string) {},
 		Store: func(string, ...int) error { return nil }, Unstore: func(string) {},

@@ -100,9 +100,11 @@ type Crossbar struct {
 	closed bool
 	wake   chan struct{}
 
-	beside sync.WaitGroup // goroutines beside Run
-	stop   atomic.Bool
-	seen   atomic.Int64 // when Run's loop was last seen, ns since began
+	started chan struct{} // closed when the machine runs, or never will
+	begin   sync.Once
+	beside  sync.WaitGroup // goroutines beside Run
+	stop    atomic.Bool
+	seen    atomic.Int64 // when Run's loop was last seen, ns since began
 
 	// What follows is Run's goroutine's.
 	core     *lockstep.Core
@@ -140,7 +142,7 @@ func New(cfg Config, s lockstep.Side, fill Fill) (*Crossbar, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	x := &Crossbar{cfg: cfg, began: time.Now(), inbox: backplane.NewInbox(), wake: make(chan struct{}, 1)}
+	x := &Crossbar{cfg: cfg, began: time.Now(), inbox: backplane.NewInbox(), wake: make(chan struct{}, 1), started: make(chan struct{})}
 	m, err := x.startModule(s)
 	if err != nil {
 		return nil, err
@@ -234,7 +236,9 @@ const (
 	idleMax     = time.Second            // Run's loop is seen to be alive at least so often
 	patrolEvery = 100 * time.Millisecond // while the guest rests
 	flushEvery  = time.Millisecond       // while a module's ring is full
-	quiesceMax  = 2 * time.Second        // for quanta under way when the machine is stopped
+	freeMax     = 5 * time.Second
+	freeEvery   = 5 * time.Millisecond
+	quiesceMax  = 2 * time.Second // for quanta under way when the machine is stopped
 )
 
 // Run is the chipset's loop. It returns when the guest has asked for a reset, no module can go
@@ -376,6 +380,7 @@ func (x *Crossbar) flush() {
 
 // finish ends what would wait for Run.
 func (x *Crossbar) finish() {
+	x.begin.Do(func() { close(x.started) })
 	x.mu.Lock()
 	x.closed = true
 	posted := x.posted
@@ -425,7 +430,8 @@ func (x *Crossbar) bury(m *mod) {
 // Join starts a process for a side and brings it in. It returns when the module has been
 // tested, or refused; the rest is told by events.
 func (x *Crossbar) Join(s lockstep.Side) error {
-	if err := x.call(func() error { return x.core.MayJoin(s) }); err != nil {
+	<-x.started
+	if err := x.free(s); err != nil {
 		return err
 	}
 	m, err := x.startModule(s)
@@ -451,6 +457,19 @@ func (x *Crossbar) Join(s lockstep.Side) error {
 		return err
 	}
 	return <-tested
+}
+
+// free waits until a side may be brought in: what is being learnt of the module that was there
+// before takes some milliseconds.
+func (x *Crossbar) free(s lockstep.Side) error {
+	deadline := time.Now().Add(freeMax)
+	for {
+		err := x.call(func() error { return x.core.MayJoin(s) })
+		if !errors.Is(err, lockstep.ErrLeaving) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(freeEvery)
+	}
 }
 
 // faulty puts what sticks to a place into its new module.

@@ -181,6 +181,8 @@ func (h *hands) Report(e lockstep.Event) {
 	x := h.x()
 	ev := &Event{Event: e, Injected: h.injected[e.Side] != nil}
 	switch e.Kind {
+	case lockstep.Started:
+		x.begin.Do(func() { close(x.started) })
 	case lockstep.InjectedFault:
 		if f := h.injected[e.Side]; f != nil {
 			f.Step = e.Step

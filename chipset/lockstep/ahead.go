@@ -1,6 +1,9 @@
 package lockstep
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Ahead is how many quanta are under way: sent and not agreed on.
 func (c *Core) Ahead() int { return c.runs }
@@ -8,13 +11,18 @@ func (c *Core) Ahead() int { return c.runs }
 // PageSize is the unit in which memory is compared and copied, in bytes.
 const PageSize = 4096
 
+// ErrLeaving is why a side cannot come in yet: what was in its place before is not gone.
+var ErrLeaving = errors.New("the CPU module's place is not free yet")
+
 // MayJoin says why a side cannot be brought in now.
 func (c *Core) MayJoin(s Side) error {
 	switch {
 	case c.sides[s].place == within:
 		return fmt.Errorf("%w: %v is in already", ErrJoin, s)
+	case c.sides[s].place == leaving:
+		return fmt.Errorf("%w: %v is on its way out", ErrLeaving, s)
 	case c.sides[s].place != absent:
-		return fmt.Errorf("%w: %v is on its way in or out", ErrJoin, s)
+		return fmt.Errorf("%w: %v is on its way in", ErrJoin, s)
 	case c.join != nil:
 		return fmt.Errorf("%w: %v is on its way in", ErrJoin, c.join.to)
 	case c.phase != Running || c.sides[s.Other()].place != within:

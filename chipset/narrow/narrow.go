@@ -12,6 +12,7 @@
 package narrow
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -131,7 +132,23 @@ func Find(c *Case) (res Result, err error) {
 			}
 		}
 	}
+	if !res.HasWord {
+		res.HasWord, res.Word = firstDifference(bad.ram, good.ram)
+	}
 	return res, nil
+}
+
+// firstDifference is the first word in which two memories differ.
+func firstDifference(bad, good []byte) (bool, lockstep.Difference) {
+	for at := 0; at < len(bad); at += pageSize {
+		b, g := bad[at:at+pageSize], good[at:at+pageSize]
+		if bytes.Equal(b, g) {
+			continue
+		}
+		w, ok := firstWord(b, g, uint64(firmware.RAMBase)+uint64(at))
+		return ok, w
+	}
+	return false, lockstep.Difference{}
 }
 
 // begin makes a machine on a copy of the memory.

@@ -1,0 +1,73 @@
+package chipset_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"ft/chipset"
+	"ft/drivers"
+	"ft/ftd/testbox/guest/bare"
+)
+
+// duplex is a machine on two CPU modules.
+func duplex(t *testing.T, program []byte, set func(*chipset.Options)) *box {
+	t.Helper()
+	b := boxWith(t, program, set)
+	b.bringIn(1)
+	return b
+}
+
+// bringIn attaches a CPU module and waits until both are in duplex.
+func (b *box) bringIn(s drivers.Side) {
+	b.t.Helper()
+	if err := b.Attach(context.Background(), s, drivers.Resource{}); err != nil {
+		b.t.Fatal(err)
+	}
+	b.event("syncing → duplex")
+}
+
+func (b *box) inject(s drivers.Side, name string, args ...string) {
+	b.t.Helper()
+	if err := b.Inject(context.Background(), s, drivers.Fault{Name: name, Args: args}); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// Each of two CPU modules fails in turn, in every way, while the guest runs on: what failed is
+// named, and what was wrong with it, and it is brought in again.
+func TestCPUModulesFailInTurn(t *testing.T) {
+	b := duplex(t, bare.Program(), nil)
+	s := b.console()
+	s.shows("1 s")
+	for i, c := range []struct{ fault, says string }{
+		{"kill", ""},
+		{"stop", ""},
+		{"flip-register x2 5", "differed first at step "},
+		{"flip-pc 3", "differed first at step "},
+		{"flip-csr Stvec 9", "differed first at step "},
+		{"flip-memory 0x80200004 7", "memory at 0x80200000 "},
+		{"stuck x2 3", "differed first at step "},
+		{"wrong-result add", "differed first at step "},
+		{"lose-store", "differed first at step "},
+		{"double-store", ""},
+		{"kill", ""},
+	} {
+		victim := drivers.Side(i % 2)
+		words := strings.Fields(c.fault)
+		b.inject(victim, words[0], words[1:]...)
+		e := b.event("→ shot")
+		if e.Side != victim || !e.Injected || e.Fault == "" {
+			t.Errorf("%s into cpu%d: %+v", c.fault, victim, e)
+		}
+		if st := b.Status(); st.Sides[victim].State != drivers.Shot || st.Sides[1-victim].State != drivers.Simplex {
+			t.Errorf("%s into cpu%d: %+v", c.fault, victim, st.Sides)
+		}
+		if c.says != "" {
+			t.Logf("%s: %s", c.fault, b.event(c.says).Reason)
+		}
+		b.inject(victim, "clear")
+		b.bringIn(victim)
+		s.shows(" s")
+	}
+}
