@@ -78,8 +78,10 @@ func (b *Inbox) put(d Delivery) bool {
 	m := d.Module
 	b.mu.Lock()
 	for d.Record != nil && !m.fenced && !m.leaving && m.queued > 0 && (m.queued >= inboxRecordsMax || m.queuedBytes+d.bytes > inboxBytesMax) {
+		m.blocked = true
 		b.room.Wait()
 	}
+	m.blocked = false
 	taken := !m.fenced && !m.leaving
 	if taken {
 		m.queued++

@@ -64,6 +64,7 @@ type Module struct {
 	why         string // it was fenced
 	leaving     bool   // handed over to a successor
 	gone        bool   // reported
+	blocked     bool   // the reader waits for room in the inbox
 	queued      int
 	queuedBytes int
 }

@@ -7,80 +7,86 @@ import (
 	"ft/chipset/port"
 )
 
-// A module that owes something and does not deliver is looked at every tick:
+// A module that owes something is looked at every tick. One that has delivered nothing
+// since the look before is looked at from outside:
 //
-//	stopped  its thread is stopped: at once
-//	late     its process has used LateCPU of processor time since it last delivered
-//	hung     its thread has slept for Hung since then
+//	stopped  its thread is stopped: at once, so two ticks after it stopped at the latest
+//	late     its process has used LateCPU of processor time and delivered nothing
+//	hung     its thread has slept for Hung
 //	starved  it has wanted a core, and got none, for Starved: counts as hung
 //
 // The time that it waits for a core is nobody's fault but the host's, so no clock on the wall
 // says that a module is late. Time is added up by ticks, each at most twice its length, so
 // that a chipset that was stopped itself blames nobody.
 const (
-	tick       = 10 * time.Millisecond
+	tick       = 9 * time.Millisecond
 	beatEvery  = 5 * time.Second
 	ticksMax   = 2 // of one look
 	cpuRunning = tick / 10
 )
 
-// sample is a module as it was seen at one look.
-type sample struct {
-	done, records uint64        // commands executed, records sent, by its own word
-	answered      uint64        // answers received
-	unread        bool          // the chipset is behind: there are records to be taken
-	slow          bool          // what it does now may take long
-	cpu           time.Duration // of its process, so far
-	state         byte          // of its thread: R, S, D, T, t …; 0 unknown
+// progress is what a module has delivered.
+type progress struct {
+	done, records uint64 // commands executed, records sent, by its own word
+	answered      uint64 // answers received
 }
 
-// vigil is what is known of a module since it last delivered. It is a pure value.
+// sample is a module as it is seen from outside.
+type sample struct {
+	state byte          // of its thread: R, S, D, T, t …; 0 unknown
+	cpu   time.Duration // of its process, so far
+	slow  bool          // what it does now may take long
+}
+
+// vigil is what was seen of a module since it last delivered. It is a pure value.
 type vigil struct {
 	limits  Limits
-	begun   bool
-	last    sample
-	cpu     time.Duration // at its last sign of work
-	asleep  time.Duration
+	begun   bool          // there was a look since then
+	cpu     time.Duration // at the first look, and at the last one
+	lastCPU time.Duration
+	asleep  time.Duration // without a break, up to the last look
 	starved time.Duration
 }
 
-// look judges a module that owes something, passed after the look before.
+// delivered begins anew.
+func (v *vigil) delivered() { v.begun, v.asleep, v.starved = false, 0, 0 }
+
+// look judges a module that owes something and has not delivered since the look before, which
+// was so long ago.
 func (v *vigil) look(s sample, passed time.Duration) (why Why, text string) {
-	last := v.last
-	v.last = s
 	if s.state == 'T' || s.state == 't' {
 		return Stopped, fmt.Sprintf("is stopped (state %c)", s.state)
 	}
-	if !v.begun || s.done != last.done || s.records != last.records || s.answered != last.answered || s.unread {
-		v.begun, v.cpu, v.asleep, v.starved = true, s.cpu, 0, 0
+	if !v.begun {
+		v.begun, v.cpu, v.lastCPU = true, s.cpu, s.cpu
 		return 0, ""
 	}
 	passed = min(passed, ticksMax*tick)
+	used := s.cpu - v.lastCPU
+	v.lastCPU = s.cpu
 	limit := v.limits.LateCPU
 	if s.slow {
 		limit = v.limits.SlowCPU
 	}
+	if total := s.cpu - v.cpu; total > limit {
+		return Late, fmt.Sprintf("has used %v of processor time and answered nothing", total.Round(time.Millisecond))
+	}
 	switch {
-	case s.cpu-v.cpu > limit:
-		return Late, fmt.Sprintf("has used %v of processor time since it last answered", (s.cpu - v.cpu).Round(time.Millisecond))
 	case s.state == 'S' || s.state == 'D':
 		v.starved = 0
 		if v.asleep += passed; v.asleep >= v.limits.Hung {
-			return Hung, fmt.Sprintf("has slept over a command for %v (state %c)", v.asleep, s.state)
+			return Hung, fmt.Sprintf("has slept over a command for %v (state %c)", v.asleep.Round(time.Millisecond), s.state)
 		}
-	case s.cpu-last.cpu < cpuRunning:
+	case used < cpuRunning:
 		v.asleep = 0
 		if v.starved += passed; v.starved >= v.limits.Starved {
-			return Hung, fmt.Sprintf("has got no core for %v", v.starved)
+			return Hung, fmt.Sprintf("has got no core for %v", v.starved.Round(time.Second))
 		}
 	default:
 		v.asleep, v.starved = 0, 0
 	}
 	return 0, ""
 }
-
-// rest ends a vigil: the module owes nothing.
-func (v *vigil) rest() { v.begun = false }
 
 // owes says whether the module has to deliver something.
 func (m *Module) owes(p port.Progress) bool {
@@ -90,24 +96,22 @@ func (m *Module) owes(p port.Progress) bool {
 // watch is the watcher. It costs a wake-up every beatEvery while the module owes nothing.
 func (m *Module) watch() {
 	defer m.watching.Done()
-	v := vigil{limits: m.limits}
-	thread, st := 0, stat{-1}
-	defer func() { st.close() }()
+	o := observer{m: m, vigil: vigil{limits: m.limits}, stat: stat{-1}}
+	defer func() { o.stat.close() }()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	beat, looked := time.Now(), time.Now()
+	beat := time.Now()
 	for {
-		p := m.port.Progress()
-		if m.owes(p) {
+		if m.owes(m.port.Progress()) {
 			timer.Reset(tick)
 		} else {
-			v.rest()
+			o.vigil.delivered()
 			m.idle.Store(true)
-			if p = m.port.Progress(); m.owes(p) { // sent while it was not seen to be idle
-				m.idle.Store(false)
-				continue
+			if m.owes(m.port.Progress()) { // sent while it was not seen to be idle
+				timer.Reset(tick)
+			} else {
+				timer.Reset(beatEvery)
 			}
-			timer.Reset(beatEvery)
 		}
 		select {
 		case <-m.quit:
@@ -123,28 +127,52 @@ func (m *Module) watch() {
 			m.port.Beat()
 			beat = now
 		}
-		passed := now.Sub(looked)
-		looked = now
-		if p = m.port.Progress(); !m.owes(p) || !m.judged() {
-			continue
-		}
-		if st.fd < 0 || thread != p.Thread {
-			st.close()
-			thread = p.Thread
-			st = m.proc.openStat(thread)
-		}
-		s := sample{done: p.Done, records: p.Records, answered: m.answered.Load(), unread: p.Unread,
-			slow: p.Done == 0 || int64(m.slowAsked.Load()-m.slowDone.Load()) > 0, state: st.state()}
-		s.cpu, _ = m.proc.cpuTime()
-		if why, text := v.look(s, passed); why != 0 {
-			m.report(Gone{Why: why, Text: fmt.Sprintf("%s: process %d %s", m.side, m.proc.pid, text)})
-		}
+		o.observe(now)
 	}
 }
 
-// judged says whether there is still something to find out about the module.
-func (m *Module) judged() bool {
+// observer looks at a module's process.
+type observer struct {
+	m      *Module
+	vigil  vigil
+	last   progress
+	looked time.Time
+	thread int
+	stat   stat
+}
+
+func (o *observer) observe(now time.Time) {
+	m, passed := o.m, now.Sub(o.looked)
+	o.looked = now
+	p := m.port.Progress()
+	is := progress{done: p.Done, records: p.Records, answered: m.answered.Load()}
+	judged, behind := m.judged()
+	if !m.owes(p) || is != o.last || behind {
+		o.last = is
+		o.vigil.delivered()
+		return
+	}
+	if !judged {
+		return
+	}
+	if p.Unread { // it was in no hurry to tell, and may have no time for it any more
+		m.port.Nudge()
+	}
+	if o.stat.fd < 0 || o.thread != p.Thread {
+		o.stat.close()
+		o.thread, o.stat = p.Thread, m.proc.openStat(p.Thread)
+	}
+	s := sample{state: o.stat.state(), slow: p.Done == 0 || int64(m.slowAsked.Load()-m.slowDone.Load()) > 0}
+	s.cpu, _ = m.proc.cpuTime()
+	if why, text := o.vigil.look(s, passed); why != 0 {
+		m.report(Gone{Why: why, Text: fmt.Sprintf("%s: process %d %s", m.side, m.proc.pid, text)})
+	}
+}
+
+// judged says whether there is still something to find out about the module, and whether the
+// chipset is behind in taking what it has sent.
+func (m *Module) judged() (judged, behind bool) {
 	m.inbox.mu.Lock()
 	defer m.inbox.mu.Unlock()
-	return !m.fenced && !m.gone
+	return !m.fenced && !m.gone, m.blocked
 }

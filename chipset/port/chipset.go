@@ -187,17 +187,23 @@ func (c *Chipset) Receive(buf []byte) ([]byte, error) {
 			return nil, ErrClosed
 		}
 		// The bell is never read, so each ring is an edge to the poller, also one between
-		// the look and the sleep. An error says that the port was closed.
-		_ = c.raw.Read(func(uintptr) bool {
+		// the look and the sleep.
+		err = c.raw.Read(func(uintptr) bool {
 			c.mem.sleeps(offChipsetSleeps, sleepsForMessage)
-			if c.mem.load(offRecordHead) == c.tail && !c.closed.Load() {
+			if c.mem.load(offRecordHead) == c.tail {
 				return false
 			}
 			c.mem.sleeps(offChipsetSleeps, awake)
 			return true
 		})
+		if err != nil { // by Nudge or Close: the deadline has served
+			_ = c.bell.SetReadDeadline(time.Time{})
+		}
 	}
 }
+
+// Nudge makes a receiver that sleeps look once more, for records that it was not woken for.
+func (c *Chipset) Nudge() { _ = c.bell.SetReadDeadline(time.Unix(1, 0)) }
 
 // take takes the next message, if there is one.
 func (c *Chipset) take(buf []byte) ([]byte, error) {
@@ -243,7 +249,7 @@ func (c *Chipset) Progress() Progress {
 // descriptors stay until Release.
 func (c *Chipset) Close() {
 	c.closed.Store(true)
-	_ = c.bell.SetReadDeadline(time.Unix(1, 0)) // ends the poller's wait
+	c.Nudge()
 }
 
 // Release gives memory and descriptors back, when nobody receives or looks any more.

@@ -23,6 +23,7 @@ type Module struct {
 
 	commandTail, recordHead uint64
 	taken, sent             uint64 // messages
+	unrung                  int    // records that the chipset was not woken for
 	patience                time.Duration
 }
 
@@ -33,8 +34,7 @@ func Open(memfd, bell int) (*Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Module{mem: mem, bell: bell, patience: Patience,
-		commandTail: mem.load(offCommandTail), recordHead: mem.load(offRecordHead)}
+	m := &Module{mem: mem, bell: bell, patience: Patience}
 	mem.store(offThread, uint64(unix.Gettid()))
 	return m, nil
 }
@@ -70,20 +70,24 @@ func (m *Module) Receive() ([]byte, error) {
 			m.mem.store(offCommandTail, m.commandTail)
 			return message, nil
 		}
+		m.ring()
 		if err := m.sleep(sleepsForMessage, func() bool { return m.mem.load(offCommandHead) != m.commandTail }); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// Send sends a record. It waits for room when the chipset is behind.
-func (m *Module) Send(message []byte) error {
+// Send sends a record. It waits for room when the chipset is behind. One that is not urgent
+// may lie there for a few more commands until the chipset is woken: to be woken costs it
+// more than to look at the record.
+func (m *Module) Send(message []byte, urgent bool) error {
 	if len(message) > lockstep.MessageMax {
 		return fmt.Errorf("a record of %d bytes: at most %d are sent", len(message), lockstep.MessageMax)
 	}
 	need := space(len(message))
 	room := func() bool { return RingBytes-(m.recordHead-m.mem.load(offRecordTail)) >= need }
 	for !room() {
+		m.ring()
 		if err := m.sleep(sleepsForRoom, room); err != nil {
 			return err
 		}
@@ -93,10 +97,25 @@ func (m *Module) Send(message []byte) error {
 	m.sent++
 	m.mem.store(offRecordsSent, m.sent)
 	m.mem.store(offRecordHead, m.recordHead)
-	if m.mem.woken(offChipsetSleeps, sleepsForMessage) {
-		_, _ = unix.Write(m.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	if m.unrung++; urgent || m.unrung >= unrungMax || m.mem.load(offCommandsSent)-m.taken < aheadMin {
+		m.ring()
 	}
 	return nil
+}
+
+// A chipset is not woken for up to unrungMax records, as long as aheadMin commands keep the
+// module busy until it has been.
+const (
+	unrungMax = 4
+	aheadMin  = 2
+)
+
+// ring wakes the chipset, if it sleeps and there is something that it was not woken for.
+func (m *Module) ring() {
+	if m.unrung > 0 && m.mem.woken(offChipsetSleeps, sleepsForMessage) {
+		_, _ = unix.Write(m.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+	m.unrung = 0
 }
 
 // sleep returns when ready does, or may do.

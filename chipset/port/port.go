@@ -18,6 +18,8 @@
 // is set. All of these are sequentially consistent, so either the sleeper's second look
 // finds the message, or the sender finds the word: no wake-up is lost, and none is made
 // that nobody waits for. Whoever rings clears the word, so one sleep is ended by one call.
+// A module rings late for records that are not urgent (Module.Send), and in any case before
+// it sleeps itself.
 //
 // The module's word is a futex: a thread that is there for nothing else sleeps on it. The
 // chipset's sleeper is a goroutine in the runtime's poller; what wakes it is an eventfd, of
@@ -199,7 +201,7 @@ func (r ring) read(pos, used uint64, buf []byte) (message []byte, taken uint64, 
 // used is what lies between two positions of a ring, checked.
 func used(head, tail uint64) (uint64, error) {
 	n := head - tail
-	if n > RingBytes || head%8 != 0 || tail%8 != 0 || n > 0 && n < overhead {
+	if head < tail || n > RingBytes || head%8 != 0 || tail%8 != 0 || n > 0 && n < overhead {
 		return 0, fmt.Errorf("%w: a ring from %d to %d", ErrBroken, tail, head)
 	}
 	return n, nil

@@ -1,0 +1,5 @@
+package backplane
+
+const mortalRole = "mortal-chipset"
+
+func mortalChipset() int { return 0 }
