@@ -39,96 +39,6 @@ import (
 	"ft/chipset/module"
 )
 
-// Hands do what the core decides. None of its methods may call back into the core.
-type Hands interface {
-	// Now is a monotonic clock.
-	Now() time.Duration
-	// Grant is the guest time for the quantum to come (InputTime, "at least").
-	Grant() module.Input
-	// Send gives a module a command, without waiting. A module that cannot be reached is
-	// reported by Gone later.
-	Send(s Side, c *Command)
-	// Release lets an output out of the machine.
-	Release(r *Record)
-	// Copy copies pages of memory from one module to the other; all of them when pages is nil.
-	// Copied is the answer. pages is the hands' to keep.
-	Copy(from, to Side, pages []uint32)
-	// Fence cuts a module off and ends it: nothing of it is used afterwards.
-	Fence(s Side, why string)
-	// Referee has the stream run by a fresh process, from the memory and the state that a
-	// module stands at; Refereed is the answer. log is the hands' to keep.
-	Referee(from Side, state []byte, log []Command)
-	// Page is a copy of a page of a module's memory, which stands still.
-	Page(s Side, index uint32) []byte
-	// Report tells of what has happened.
-	Report(e Event)
-}
-
-// Config is how a machine is run. Zero values stand for the defaults.
-type Config struct {
-	Pages       int           // of memory
-	Quantum     uint64        // steps; 100000
-	Window      int           // quanta sent ahead of the comparison; 4
-	EpochTime   time.Duration // 50 ms
-	Bare        bool          // the machine wants no guest time
-	Undecided   Policy        // "stop"
-	BlackoutMax time.Duration // of a re-integration; 20 ms
-	Throttle    bool          // the guest may be slowed down so that a re-integration ends
-	PatrolPages int           // a quantum, in the background; 16
-}
-
-// Policy says whom to believe when nothing can be decided.
-type Policy string
-
-// Policies.
-const (
-	UndecidedStop Policy = "stop"
-	UndecidedCPU0 Policy = "cpu0"
-	UndecidedCPU1 Policy = "cpu1"
-)
-
-func (c Config) withDefaults() Config {
-	if c.Quantum == 0 {
-		c.Quantum = 100_000
-	}
-	if c.Window <= 0 {
-		c.Window = 4
-	}
-	if c.EpochTime <= 0 {
-		c.EpochTime = 50 * time.Millisecond
-	}
-	if c.Undecided == "" {
-		c.Undecided = UndecidedStop
-	}
-	if c.BlackoutMax <= 0 {
-		c.BlackoutMax = 20 * time.Millisecond
-	}
-	if c.PatrolPages <= 0 {
-		c.PatrolPages = 16
-	}
-	return c
-}
-
-// quantumInputMax is how many bytes of input a quantum gets before it is run, but for the last
-// input; the rest waits for the next one.
-const quantumInputMax = 2 << 20
-
-// logBytesMax bounds what is kept for a replay: an epoch with more input is ended.
-const logBytesMax = 32 << 20
-
-// Phase is what the machine as a whole is in.
-type Phase uint8
-
-// Phases.
-const (
-	Booting Phase = iota // the first module is being loaded
-	Running
-	Judging // two modules differed, or one is asked to repeat what it did
-	Over    // the guest asked for a reset, or nothing can go on
-)
-
-func (p Phase) String() string { return [...]string{"booting", "running", "judging", "over"}[p] }
-
 // place is what a side is in.
 type place uint8
 
@@ -149,12 +59,33 @@ type answer struct {
 
 // member is one side as the core sees it.
 type member struct {
-	place   place
-	got     []answer // to the commands asked, from the next one to be compared on
-	outputs []Record // of the quantum whose Ran has not come
+	place       place
+	got         []answer // to the commands asked, from the next one to be compared on
+	outputs     []Record // of the answer that has not come yet
+	outputBytes int
 
-	evidence *Case // leaving, and shot: what is wanted of it
+	requests []request // outside the stream, not answered yet; the oldest first
+	evidence *Case     // leaving, and shot: what is wanted of it
 }
+
+// request is a command that is not of the stream.
+type request struct {
+	number uint64
+	verb   Verb
+}
+
+// requestBit is set in the numbers of requests.
+const requestBit = 1 << 63
+
+// Bounds of what a module may send before it answers.
+const (
+	outputsMax     = 1 << 17
+	outputBytesMax = 256 << 20
+)
+
+// endsMax bounds the ends of epochs under way: a module keeps the way back for four epochs,
+// among them the one that was agreed last and the present one.
+const endsMax = 2
 
 // Core is one machine, from its boot to its end.
 type Core struct {
@@ -172,6 +103,10 @@ type Core struct {
 	epoch    uint64        // the last one begun
 	began    time.Duration // of it
 	table    []uint64      // agreed digests of pages, as of the beginning of logEpoch
+	start    uint64        // and of the state
+	ends     int           // epochs' ends among asked
+	endAt    uint64        // the number of the last one
+	requests uint64
 	window   int
 	last     Record // the last Ran that was agreed
 	runs     int    // quanta among asked
@@ -191,6 +126,20 @@ type ask struct {
 	number uint64
 	verb   Verb
 	a, b   uint64
+}
+
+// askOf is what a command of the stream asks for, if it asks for an answer.
+func askOf(c *Command) (a ask, ok bool) {
+	switch c.Verb {
+	case Run, Epoch, Patrol:
+		return ask{c.Number, c.Verb, c.A, c.B}, true
+	}
+	return a, false
+}
+
+// answeredBy says whether a record is the answer.
+func (a *ask) answeredBy(r *Record) bool {
+	return a.number == r.Number && map[Verb]RecordKind{Run: Ran, Epoch: Ended, Patrol: Patrolled}[a.verb] == r.Kind
 }
 
 type typed struct {
@@ -230,7 +179,7 @@ func New(cfg Config, hands Hands, table []uint64) *Core {
 // Boot starts the machine on one side, whose memory has been filled, from a state.
 func (c *Core) Boot(s Side, state []byte) {
 	c.sides[s] = member{place: loading}
-	c.hands.Send(s, &Command{Verb: Load, A: c.epoch, Data: state})
+	c.request(s, Command{Verb: Load, A: c.epoch, Data: state})
 }
 
 // Phase is what the machine is in.
@@ -292,6 +241,9 @@ func (c *Core) Go(due bool) {
 		return
 	}
 	for c.phase == Running && c.runs < c.window && !c.closing() && c.hands.Now() >= c.pause {
+		if c.epochDue() && c.ends >= endsMax {
+			break
+		}
 		if c.last.Why == Idle || c.last.Why == Held {
 			// What follows a wait is sent once the wait is over: what was sent ahead of it came
 			// to nothing.
@@ -307,7 +259,7 @@ func (c *Core) Go(due bool) {
 
 // quantum sends inputs, time and one quantum.
 func (c *Core) quantum() {
-	if c.full || c.logBytes > logBytesMax || c.hands.Now()-c.began >= c.cfg.EpochTime {
+	if c.epochDue() {
 		c.endEpoch()
 	}
 	taken := 0
@@ -331,12 +283,19 @@ func (c *Core) quantum() {
 	c.advancePatrol()
 }
 
+// epochDue says whether the epoch has to end.
+func (c *Core) epochDue() bool {
+	return c.full || c.logBytes > logBytesMax || c.hands.Now()-c.began >= c.cfg.EpochTime
+}
+
 // endEpoch sends an epoch's end.
 func (c *Core) endEpoch() {
 	c.full = false
 	c.epoch++
+	c.ends++
 	c.began = c.hands.Now()
 	c.emit(Command{Verb: Epoch, A: c.epoch})
+	c.endAt = c.number
 }
 
 // emit puts a command into the stream.
@@ -345,9 +304,8 @@ func (c *Core) emit(cmd Command) {
 	cmd.Number = c.number
 	c.log = append(c.log, cmd)
 	c.logBytes += commandHead + len(cmd.Data)
-	switch cmd.Verb {
-	case Run, Epoch, Patrol:
-		c.asked = append(c.asked, ask{cmd.Number, cmd.Verb, cmd.A, cmd.B})
+	if a, ok := askOf(&cmd); ok {
+		c.asked = append(c.asked, a)
 	}
 	for s := range c.sides {
 		if c.sides[s].place == within {
@@ -356,59 +314,95 @@ func (c *Core) emit(cmd Command) {
 	}
 }
 
+// request sends a side a command that is not of the stream.
+func (c *Core) request(s Side, cmd Command) {
+	c.requests++
+	cmd.Number = requestBit | c.requests
+	m := &c.sides[s]
+	m.requests = append(m.requests, request{cmd.Number, cmd.Verb})
+	c.hands.Send(s, &cmd)
+}
+
 // Record takes what a module sent.
 func (c *Core) Record(s Side, r *Record) {
 	m := &c.sides[s]
-	switch m.place {
-	case within:
-		c.answered(s, r)
-	case loading:
-		if r.Kind == Loaded {
-			m.place, c.phase = within, Running
-			c.hands.Report(Event{Kind: Started, Side: s})
-		}
-	case joining:
-		c.joinRecord(s, r)
-	case leaving:
-		c.leaveRecord(s, r)
-	}
-	if r.Kind == Injected {
+	switch {
+	case m.place == absent:
+	case r.Kind == Injected:
 		c.hands.Report(Event{Kind: InjectedFault, Side: s, Step: r.Steps, Text: string(r.Data)})
+	case r.Kind == Output, r.Number&requestBit == 0 && (r.Kind == Ran || r.Kind == Ended || r.Kind == Patrolled):
+		switch m.place {
+		case within:
+			c.answered(s, r)
+		case loading, joining:
+			c.condemn(s, notAsked(r))
+		}
+	case len(m.requests) == 0 || m.requests[0].number != r.Number || answers[m.requests[0].verb] != r.Kind:
+		if m.place == leaving {
+			c.leaveGone(s, notAsked(r).Text)
+		} else {
+			c.condemn(s, notAsked(r))
+		}
+	default:
+		m.requests = m.requests[1:]
+		c.replied(s, r)
 	}
 }
 
-// answered takes a record of a side in lockstep.
+// answers are the kinds of answers to requests.
+var answers = map[Verb]RecordKind{Back: Restored, Save: Saved, Load: Loaded, Digest: Patrolled, Test: Tested}
+
+// notAsked is what is wrong with a side that sends a record that nobody asked for.
+func notAsked(r *Record) Finding {
+	return Finding{Cause: "protocol", Text: fmt.Sprintf("it answers command %d with %q, which it was not asked for", r.Number&^requestBit, r.Kind)}
+}
+
+// replied takes the answer to a request.
+func (c *Core) replied(s Side, r *Record) {
+	switch place := c.sides[s].place; {
+	case place == loading:
+		c.sides[s].place, c.phase, c.start = within, Running, r.State
+		c.hands.Report(Event{Kind: Started, Side: s})
+	case place == joining:
+		c.joinRecord(s, r)
+	case place == leaving && r.Kind == Saved:
+		c.leaveSaved(s, r)
+	case place != within:
+	case r.Kind == Restored && c.trial != nil:
+		c.trialRestored(s, r)
+	case r.Kind == Patrolled && c.trial != nil:
+		c.trialDigest(s, r)
+	case r.Kind == Saved && c.trial != nil:
+		c.trialSaved(r)
+	case r.Kind == Saved:
+		c.joinSaved(s, r)
+	}
+}
+
+// answered takes what a side in lockstep has to say to the stream.
 func (c *Core) answered(s Side, r *Record) {
 	m := &c.sides[s]
-	switch r.Kind {
-	case Output:
+	if r.Kind == Output {
+		if m.outputBytes += len(r.Data); m.outputBytes > outputBytesMax || len(m.outputs) >= outputsMax {
+			c.condemn(s, Finding{Cause: "protocol", Text: fmt.Sprintf("it has sent %d outputs, %d bytes, and no answer", len(m.outputs), m.outputBytes)})
+			return
+		}
 		m.outputs = append(m.outputs, *r)
 		return
-	case Ran, Ended, Patrolled:
-		if c.trial != nil && c.trial.digesting(s, r) {
-			c.trialDigest(s, r)
-			return
-		}
-		a := answer{record: *r, outputs: m.outputs}
-		a.sum = a.digest()
-		m.outputs = nil
-		if c.trial != nil {
-			c.trialAnswer(s, a)
-			return
-		}
-		if len(m.got) >= len(c.asked) || c.asked[len(m.got)].number != r.Number {
-			c.condemn(s, Finding{Cause: "protocol", Text: fmt.Sprintf("it answers command %d, which it was not asked", r.Number)})
-			return
-		}
-		m.got = append(m.got, a)
-		c.compare()
-	case Restored:
-		if c.trial != nil {
-			c.trialRestored(s, r)
-		}
-	case Saved:
-		c.saved(s, r)
 	}
+	a := answer{record: *r, outputs: m.outputs}
+	a.sum = a.digest()
+	m.outputs, m.outputBytes = nil, 0
+	if c.trial != nil {
+		c.trialAnswer(s, a)
+		return
+	}
+	if len(m.got) >= len(c.asked) || !c.asked[len(m.got)].answeredBy(r) {
+		c.condemn(s, notAsked(r))
+		return
+	}
+	m.got = append(m.got, a)
+	c.compare()
 }
 
 // digest is a sum over all of an answer.
@@ -466,12 +460,12 @@ func (c *Core) compare() {
 				m.got = m.got[1:]
 			}
 		}
-		c.agree(&agreed, n == 2, true)
+		c.agree(&agreed, n == 2)
 	}
 }
 
 // agree takes an answer for right: asked's first.
-func (c *Core) agree(a *answer, both, release bool) {
+func (c *Core) agree(a *answer, both bool) {
 	asked := c.asked[0]
 	c.asked = c.asked[1:]
 	c.history = append(c.history, a.sum)
@@ -488,10 +482,8 @@ func (c *Core) agree(a *answer, both, release bool) {
 			c.typed = c.typed[1:]
 		}
 		for i := range a.outputs {
-			if release {
-				c.stats.Outputs++
-				c.hands.Release(&a.outputs[i])
-			}
+			c.stats.Outputs++
+			c.hands.Release(&a.outputs[i])
 		}
 		switch r.Why {
 		case Budget:
@@ -499,20 +491,22 @@ func (c *Core) agree(a *answer, both, release bool) {
 		case Idle, Held:
 			c.window = 1
 		case Full:
-			c.full = true
+			c.full = c.full || r.Number > c.endAt // else it has been ended already
 		case Reset:
 			c.over(Event{Kind: GuestReset, Reset: module.Reset{Kind: resetType(r.ResetKind), Reason: resetReason(r.Reason)}})
 		}
 	case Epoch:
+		c.ends--
 		c.epochAgreed(r, both)
 	case Patrol:
-		c.patrolAgreed(r, asked)
+		c.patrolAgreed(r, asked, both)
 	}
 }
 
 // epochAgreed takes over the digests of an epoch that has ended: what lies before is not
 // needed any more.
-func (c *Core) epochAgreed(r *Record, _ bool) {
+func (c *Core) epochAgreed(r *Record, both bool) {
+	c.start = r.State
 	for _, p := range r.Pages {
 		if int(p.Index) < len(c.table) {
 			c.table[p.Index] = p.Digest
@@ -539,6 +533,9 @@ func (c *Core) epochAgreed(r *Record, _ bool) {
 		}
 	}
 	c.joinEnded(r)
+	if both {
+		c.patrolEnded()
+	}
 }
 
 // over ends the machine.
@@ -553,7 +550,7 @@ func (c *Core) Gone(s Side, cause, text string) {
 	case absent:
 		return
 	case leaving:
-		c.leaveGone(s)
+		c.leaveGone(s, text)
 		return
 	}
 	c.remove(s, Finding{Cause: cause, Text: text})
@@ -578,8 +575,12 @@ func (c *Core) remove(s Side, f Finding) {
 	c.left(s)
 }
 
+// condemn shoots a side at once for what no module in order does.
+func (c *Core) condemn(s Side, f Finding) { c.remove(s, f) }
+
 // left is called when a side has gone from lockstep: the other goes on, or none does.
 func (c *Core) left(s Side) {
+	c.patrol.alone()
 	if c.join != nil && c.join.from == s {
 		to := c.join.to
 		c.join = nil

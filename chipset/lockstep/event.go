@@ -16,7 +16,7 @@ const (
 	Started       EventKind = iota + 1 // the machine runs, on Side alone
 	Shot                               // Side was cut off: Fault
 	Transient                          // both differed from what both then agreed on, and go on: Fault of each
-	Repaired                           // two differed; nobody can be told wrong, and both agree now
+	DamagedAlone                       // both hold memory that is not what was agreed: Text
 	JoinedIn                           // Side is in lockstep: Blackout
 	Equal                              // a patrol has found both memories equal: Side is in duplex
 	JoinFailed                         // Side did not come in: Fault
@@ -25,7 +25,7 @@ const (
 	Undecided                          // nothing could be decided: Text
 	Lost                               // no module is left
 	InjectedFault                      // a drill's fault is in: Step, Text
-	Split                              // Side stands apart with its state in State, for a dump
+	Split                              // Side stands apart with its state in State, for a dump; without one, it has failed: Text
 	WentOn                             // Side goes on alone, Latency after the difference was noticed
 	Evidence                           // Side was shot; what can be found out further is in Case
 )

@@ -17,6 +17,7 @@ type joinStage uint8
 const (
 	joinTesting joinStage = iota // the module tests itself
 	joinCopying                  // memory is copied while the machine runs
+	joinKnowing                  // an epoch is ended, so that what was written meanwhile is known
 	joinClosing                  // no more quanta: those under way end
 	joinEnding                   // the epoch is ended, so that all that was written is known
 	joinMoving                   // the rest of the memory and the state are moved
@@ -36,8 +37,10 @@ type join struct {
 	perPage  time.Duration // measured
 	round    int
 	roundAt  time.Duration
+	endAt    uint64 // the number of the epoch's end that is waited for, 0: not sent yet
 	ended    Record
 	state    []byte
+	saved    bool
 	delay    time.Duration // of the throttle, a quantum
 }
 
@@ -57,20 +60,13 @@ var ErrJoin = errors.New("the CPU module cannot be brought in")
 
 // Join begins to bring a side in, whose process has been started.
 func (c *Core) Join(s Side) error {
-	switch {
-	case c.sides[s].place == within:
-		return fmt.Errorf("%w: %v is in already", ErrJoin, s)
-	case c.sides[s].place != absent:
-		return fmt.Errorf("%w: %v is on its way in or out", ErrJoin, s)
-	case c.join != nil:
-		return fmt.Errorf("%w: %v is on its way in", ErrJoin, c.join.to)
-	case c.phase != Running || c.sides[s.Other()].place != within:
-		return fmt.Errorf("%w: %v does not run a machine that it could join", ErrJoin, s.Other())
+	if err := c.MayJoin(s); err != nil {
+		return err
 	}
 	c.sides[s] = member{place: joining}
 	c.join = &join{from: s.Other(), to: s, began: c.hands.Now(), perPage: perPageFirst, dirty: make([]uint64, (len(c.table)+63)/64)}
 	c.stats.Joins++
-	c.hands.Send(s, &Command{Verb: Test})
+	c.request(s, Command{Verb: Test})
 	c.hands.Report(Event{Kind: JoinStage, Side: s, Text: "diagnostics"})
 	return nil
 }
@@ -78,19 +74,15 @@ func (c *Core) Join(s Side) error {
 // joinRecord takes what the module that comes in says.
 func (c *Core) joinRecord(s Side, r *Record) {
 	j := c.join
-	if j == nil || j.to != s {
-		return
-	}
-	switch {
-	case r.Kind == Tested && j.stage == joinTesting:
+	switch r.Kind {
+	case Tested:
 		if len(r.Data) > 0 {
 			c.remove(s, Finding{Cause: "self-test", Text: "its self-test failed: " + string(r.Data)})
 			return
 		}
-		j.stage, j.copying, j.sent, j.roundAt = joinCopying, true, len(c.table), c.hands.Now()
 		c.hands.Report(Event{Kind: JoinStage, Side: s, Text: "memory copy"})
-		c.hands.Copy(j.from, j.to, nil)
-	case r.Kind == Loaded && j.stage == joinLoading:
+		c.copyRound(nil, len(c.table))
+	case Loaded:
 		if r.State != j.ended.State {
 			c.remove(s, Finding{Cause: "load", Text: fmt.Sprintf("it has taken over another state than it was given: digest %#x, not %#x", r.State, j.ended.State)})
 			return
@@ -113,7 +105,8 @@ func (c *Core) joined() {
 		Text: fmt.Sprintf("in lockstep after %d rounds of copying", j.round)})
 }
 
-// Copied says that the copy has ended; took is how long it took.
+// Copied says that the copy has ended; took is how long it took. It is not called for a copy to
+// or from a side that was fenced meanwhile.
 func (c *Core) Copied(pages int, took time.Duration, err error) {
 	j := c.join
 	if j == nil || !j.copying {
@@ -130,7 +123,9 @@ func (c *Core) Copied(pages int, took time.Duration, err error) {
 	}
 	if j.stage == joinMoving {
 		c.joinLoad()
+		return
 	}
+	j.stage, j.endAt = joinKnowing, 0
 }
 
 // joinDirty takes note of pages that were written.
@@ -176,35 +171,34 @@ func (c *Core) advanceJoin() {
 	if j == nil || j.copying || c.phase != Running {
 		return
 	}
-	switch j.stage {
-	case joinCopying:
-		// What is written now comes with the epoch's end: have one when a round is through.
-		if c.hands.Now()-j.roundAt < c.cfg.EpochTime/2 && !c.resting() {
-			return
-		}
-		j.roundAt = c.hands.Now()
-		if j.blackout() <= c.cfg.BlackoutMax/2 {
-			j.stage = joinClosing
-			c.advanceJoin()
-			return
-		}
-		if !c.roundsLeft() {
-			return
-		}
-		c.copyRound()
-	case joinClosing:
-		if len(c.asked) == 0 {
-			j.standing, j.stage = c.hands.Now(), joinEnding
+	switch {
+	case j.stage == joinKnowing && j.endAt == 0:
+		// Rounds are spread out, for the guest may be quieter later.
+		if c.ends < endsMax && (c.hands.Now()-j.roundAt >= c.cfg.EpochTime/2 || c.resting()) {
 			c.endEpoch()
+			j.endAt = c.number
 		}
+	case j.stage == joinClosing && len(c.asked) == 0:
+		j.standing, j.stage = c.hands.Now(), joinEnding
+		c.endEpoch()
+		j.endAt = c.number
 	}
 }
 
-func (c *Core) copyRound() {
+// copyRound copies n pages: those listed, or all.
+func (c *Core) copyRound(list []uint32, n int) {
 	j := c.join
-	list := j.take()
-	j.copying, j.sent = true, len(list)
+	if j.stage < joinMoving {
+		j.stage, j.roundAt = joinCopying, c.hands.Now()
+	}
+	j.copying, j.sent = true, n
 	c.hands.Copy(j.from, j.to, list)
+}
+
+// copyWritten copies what was written since it was copied.
+func (c *Core) copyWritten() {
+	list := c.join.take()
+	c.copyRound(list, len(list))
 }
 
 // roundsLeft gives up, or slows the guest down, when a join does not come to an end.
@@ -238,42 +232,46 @@ func (c *Core) throttle() {
 // Pause is until when no quantum begins.
 func (c *Core) Pause() time.Duration { return c.pause }
 
-// joinEnded goes on when the epoch has ended behind which the module is to come in.
+// joinEnded goes on when an epoch has ended that the join waits for.
 func (c *Core) joinEnded(r *Record) {
 	j := c.join
-	if j == nil || j.stage != joinEnding {
-		return
+	switch {
+	case j == nil || r.Number != j.endAt:
+	case j.stage == joinKnowing && j.blackout() <= c.cfg.BlackoutMax/2:
+		j.stage = joinClosing
+	case j.stage == joinKnowing, j.stage == joinEnding && j.blackout() > c.cfg.BlackoutMax:
+		if c.roundsLeft() {
+			c.copyWritten()
+		}
+	case j.stage == joinEnding:
+		j.stage, j.ended = joinMoving, *r
+		c.request(j.from, Command{Verb: Save})
+		c.copyWritten()
 	}
-	if j.blackout() > c.cfg.BlackoutMax && j.round < joinRoundsAlone {
-		j.stage, j.roundAt = joinCopying, c.hands.Now()
-		c.copyRound()
-		return
-	}
-	j.stage, j.ended, j.state = joinMoving, *r, nil
-	c.hands.Send(j.from, &Command{Verb: Save})
-	c.copyRound()
 }
 
-// saved takes a state that was asked for.
-func (c *Core) saved(s Side, r *Record) {
-	switch t, j := c.trial, c.join; {
-	case t != nil && t.stage == saving && t.witness == s:
-		t.stage = refereeing
-		c.hands.Referee(s, r.Data, append([]Command(nil), c.log...))
-	case j != nil && j.stage == joinMoving && j.from == s:
-		j.state = r.Data
-		c.joinLoad()
+// joinSaved takes the state that the module is to go on from.
+func (c *Core) joinSaved(s Side, r *Record) {
+	j := c.join
+	if j == nil || j.stage != joinMoving || j.from != s || len(c.sides[s].requests) > 0 {
+		return // for a join that has come to nothing
 	}
+	if r.State != j.ended.State {
+		c.remove(j.to, Finding{Cause: "save", Text: fmt.Sprintf("%v gave another state than the one that it stands at: digest %#x, not %#x", s, r.State, j.ended.State)})
+		return
+	}
+	j.state, j.saved = r.Data, true
+	c.joinLoad()
 }
 
 // joinLoad hands the state over once it and the memory are there.
 func (c *Core) joinLoad() {
 	j := c.join
-	if j.copying || j.state == nil {
+	if j.copying || !j.saved {
 		return
 	}
 	j.stage = joinLoading
-	c.hands.Send(j.to, &Command{Verb: Load, A: c.epoch, Data: j.state})
+	c.request(j.to, Command{Verb: Load, A: c.epoch, Data: j.state})
 }
 
 // joinFailed is called when the module that comes in does not.
@@ -287,68 +285,5 @@ func (c *Core) Progress() (what string, ok bool) {
 	if c.join == nil {
 		return "", false
 	}
-	return [...]string{"diagnostics", "memory copy", "stop", "stop", "stop", "stop"}[c.join.stage], true
-}
-
-// leave.go's part: sides that stand apart.
-
-// SplitOff takes a side out of lockstep as it is, for a dump: its state comes with the event
-// Split, and its memory stays until the hands end it. The last side goes only if last is set,
-// and the machine is over then.
-func (c *Core) SplitOff(s Side, last bool) error {
-	switch {
-	case c.sides[s].place != within || c.phase != Running:
-		return fmt.Errorf("%v does not run the machine now", s)
-	case c.sides[s.Other()].place != within && !last:
-		return fmt.Errorf("%v is the only module that runs the machine", s)
-	}
-	c.sides[s] = member{place: leaving}
-	c.hands.Send(s, &Command{Verb: Save})
-	c.left(s)
-	return nil
-}
-
-// Leave takes a side out of lockstep for good.
-func (c *Core) Leave(s Side, why string) {
-	if c.sides[s].place == absent {
-		return
-	}
-	was := c.sides[s].place
-	c.sides[s] = member{}
-	c.hands.Fence(s, why)
-	switch {
-	case was == joining:
-		c.joinFailed(Finding{Side: s, Cause: "leave", Text: why})
-	case was == within && c.trial != nil:
-		c.trialGone(s)
-	case was == within:
-		c.left(s)
-	}
-}
-
-// leaveRecord takes what a side says that stands apart: its state, and nothing else.
-func (c *Core) leaveRecord(s Side, r *Record) {
-	if r.Kind != Saved {
-		return
-	}
-	m := &c.sides[s]
-	if cs := m.evidence; cs != nil {
-		cs.State = r.Data
-		c.sides[s] = member{}
-		c.hands.Fence(s, cs.Fault.Text)
-		c.hands.Report(Event{Kind: Evidence, Side: s, Case: cs})
-		return
-	}
-	c.sides[s] = member{}
-	c.hands.Report(Event{Kind: Split, Side: s, State: r.Data})
-}
-
-// leaveGone is called when a side that stands apart has died.
-func (c *Core) leaveGone(s Side) {
-	why := "it has ended while it stood apart"
-	if cs := c.sides[s].evidence; cs != nil {
-		why = cs.Fault.Text
-	}
-	c.sides[s] = member{}
-	c.hands.Fence(s, why)
+	return [...]string{"diagnostics", "memory copy", "memory copy", "stop", "stop", "stop", "stop"}[c.join.stage], true
 }

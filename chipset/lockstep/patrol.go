@@ -8,11 +8,14 @@ type patrol struct {
 	next    uint64 // page
 	syncing bool   // a module has come in: the first pass proves both memories equal
 	side    Side   // which one
-	started bool   // the pass that proves it has begun at page 0
+	through bool   // that pass is; the pages that it left out are compared at the epoch's end
 }
 
-// patrolFast is the number of pages a quantum while a module is new.
-const patrolFast = 1024
+// alone ends the proof: there is nothing to be equal to any more.
+func (p *patrol) alone() { p.syncing, p.through = false, false }
+
+// patrolFast is by how much faster it goes while a module is new.
+const patrolFast = 64
 
 // advancePatrol sends the next pages to be compared.
 func (c *Core) advancePatrol() {
@@ -21,7 +24,7 @@ func (c *Core) advancePatrol() {
 	}
 	n := c.cfg.PatrolPages
 	if c.patrol.syncing {
-		n = patrolFast
+		n = min(n*patrolFast, PagesMax)
 	}
 	n = min(n, len(c.table)-int(c.patrol.next))
 	c.emit(Command{Verb: Patrol, A: c.patrol.next, B: uint64(n)})
@@ -33,20 +36,40 @@ func (c *Core) advancePatrol() {
 // Patrol compares the next pages of a guest that waits, which runs no quanta that could bring
 // them along. It is for a slow clock, or to be called until the patrol is through.
 func (c *Core) Patrol() {
-	if c.phase == Running && c.resting() && !c.closing() {
-		c.advancePatrol()
+	if c.phase != Running || !c.resting() || c.closing() || !c.Duplex() {
+		return
 	}
+	if c.epochDue() && len(c.log) > 0 {
+		c.endEpoch() // no quantum does
+	}
+	c.advancePatrol()
 }
 
 // patrolAgreed counts what was compared.
-func (c *Core) patrolAgreed(r *Record, asked ask) {
+func (c *Core) patrolAgreed(r *Record, asked ask, both bool) {
+	if !both {
+		return
+	}
+	for _, p := range r.Pages {
+		// It was not written in this epoch, so that its digest is the one that was agreed.
+		if int(p.Index) < len(c.table) && c.table[p.Index] != p.Digest {
+			c.damaged(p)
+		}
+	}
 	c.stats.Pages += uint64(len(r.Pages))
 	if asked.a+asked.b < uint64(len(c.table)) {
 		return
 	}
 	c.stats.Passes++
 	if c.patrol.syncing {
-		c.patrol.syncing = false
+		c.patrol.through, c.full = true, true
+	}
+}
+
+// patrolEnded is called when both have agreed on an epoch's end.
+func (c *Core) patrolEnded() {
+	if c.patrol.through {
+		c.patrol.alone()
 		c.hands.Report(Event{Kind: Equal, Side: c.patrol.side})
 	}
 }

@@ -1,70 +1,94 @@
 package lockstep
 
 import (
-	"fmt"
 	"slices"
 	"time"
-
-	"github.com/cespare/xxhash/v2"
 )
 
-// A trial begins when two modules have answered differently. Both go back to the beginning of
-// the oldest epoch that is not agreed and do it again; what they then answer, what they
-// answered first, and the agreed digests of their memory say who is wrong.
+// A trial begins when two modules have answered differently. They go back to the beginning of
+// the oldest epoch that is not agreed and do it again. What each of them made of the epoch, the
+// first time and again, is a vote, and so is what a referee makes of it.
+//
+//	        ┌──▶ restoring ──▶ replaying ──▶ decide ──▶ one is shot, the other goes on
+//	accuse ─┘     ▲    │                      │
+//	              │    ├──▶ looking           │ not yet
+//	              │    └──▶ saving ──▶ refereeing ──▶ decide
+//	              └───────────────────────────┘
+//
+// Invariants:
+//   - A result of the epoch is right when two different processes have come to it from the
+//     beginning that was agreed, and fewer have come to any other (judge.go). No output leaves
+//     but by such a result.
+//   - A module whose memory or state at the beginning is not what was agreed is wrong, if the
+//     other's is; its votes do not count.
+//   - A module goes on only from where it stands when it has just come to the right result.
+//   - Each stage waits for answers of those that stand, and ends when they have answered or
+//     are gone. Replays and referees are numbered.
 
 // stage is how far a trial is.
 type stage uint8
 
 const (
-	restoring      stage = iota // both go back
-	replaying                   // both do it again
-	restoringAgain              // both repeat themselves: they go back once more …
-	digesting                   // … and all of their memory is looked at
-	saving                      // memory is not it: a third opinion is wanted, from the state of one
-	refereeing
-	resuming // the good one, which stands at the beginning, does it once more
+	restoring  stage = iota // all that stand go back to the beginning
+	replaying               // they do it again
+	looking                 // at the beginning: all of their memory is looked at
+	saving                  // at the beginning: the state of one is wanted, for a referee
+	refereeing              // at the beginning: the referee does it
 )
+
+const (
+	refereesMax = 3
+	replaysMax  = 4
+)
+
+// vote is what a process made of the epoch: the sums of its answers.
+type vote struct {
+	voter int // 0, 1: the modules; from 2 on referees
+	sums  []uint64
+}
 
 // trial is one of them.
 type trial struct {
-	stage  stage
-	began  time.Duration
-	asked  []ask // all answers since the beginning of the epoch
-	agreed int   // of them, before the two differed
-	verb   Verb  // of the command at which they differed
-	from   uint64
-	pc     uint64
+	stage    stage
+	next     stage // what follows the way back
+	began    time.Duration
+	asked    []ask // all answers since the beginning of the epoch
+	agreed   int   // of them, before the two differed
+	from, pc uint64
 
-	stands   [2]bool // it takes part still
-	front    [2]answer
-	first    [2][]uint64 // sums
-	second   [2][]answer
-	sent     [2]int // commands of the log
+	stands [2]bool
+	shot   [2]bool
+	front  [2]answer   // in which they differed
+	first  [2][]uint64 // sums
+	runs   [2][]answer // of the last replay
+	votes  []vote
+	done   bool // those that stand have done the replay; otherwise they are at the beginning
+
 	restored [2]bool
-	bad      [2][]uint32 // pages that are not what was agreed
+	digested [2]int // pages
+	looked   bool
+	bad      [2]map[uint32]uint64 // pages that are not what was agreed, with what they are
+	spoilt   [2]bool              // the state at the beginning is not
 	written  map[uint32]bool
-	digested [2]int  // pages
-	witness  Side    // whose memory and state the referee gets
-	believe  bool    // the configuration says so, nothing else does
-	held     Finding // of the module that is wrong, while the other resumes
-	shot     [2]bool
+	proven   bool // the other was shot for what it stood at in the beginning
+	replays  int
+	referees int
+	witness  Side // whose memory and state the referee gets
+	doubt    string
+	believe  bool // the configuration says so, nothing else does
 }
-
-// digestPages is how many pages are digested at a time.
-const digestPages = 4096
 
 // accuse begins a trial.
 func (c *Core) accuse(front [2]*answer) {
 	c.phase = Judging
 	c.stats.Trials++
 	t := &trial{
-		began: c.hands.Now(), agreed: len(c.history), verb: c.asked[0].verb, from: c.last.Steps, pc: c.last.PC,
-		stands: [2]bool{true, true}, written: map[uint32]bool{},
+		began: c.hands.Now(), next: replaying, agreed: len(c.history), from: c.last.Steps, pc: c.last.PC,
+		stands: [2]bool{true, true}, written: map[uint32]bool{}, bad: [2]map[uint32]uint64{{}, {}},
 	}
 	for i := range c.log {
-		switch cmd := &c.log[i]; cmd.Verb {
-		case Run, Epoch, Patrol:
-			t.asked = append(t.asked, ask{number: cmd.Number, verb: cmd.Verb, a: cmd.A, b: cmd.B})
+		if a, ok := askOf(&c.log[i]); ok {
+			t.asked = append(t.asked, a)
 		}
 	}
 	for s := range c.sides {
@@ -74,72 +98,20 @@ func (c *Core) accuse(front [2]*answer) {
 		for i := range m.got {
 			t.first[s] = append(t.first[s], m.got[i].sum)
 		}
-		m.got, m.outputs = nil, nil
+		m.got = nil // but not what it has sent of the next answer
 	}
 	c.trial = t
-	c.sendBack()
+	c.sendBack(replaying)
 }
 
-// sendBack sends all that take part back.
-func (c *Core) sendBack() {
+// sendBack sends all that stand back.
+func (c *Core) sendBack(next stage) {
 	t := c.trial
-	for s := range c.sides {
-		if t.stands[s] {
-			t.restored[s] = false
-			c.hands.Send(Side(s), &Command{Verb: Back, A: c.logEpoch})
-		}
+	t.stage, t.next, t.done = restoring, next, false
+	for _, s := range t.standing() {
+		t.restored[s] = false
+		c.request(s, Command{Verb: Back, A: c.logEpoch})
 	}
-}
-
-// trialAnswer takes an answer to a command of the stream.
-func (c *Core) trialAnswer(s Side, a answer) {
-	t := c.trial
-	switch t.stage {
-	case restoring:
-		if len(t.first[s]) < len(t.asked) {
-			t.first[s] = append(t.first[s], a.sum)
-		}
-	case replaying, resuming:
-		if i := len(t.second[s]); i >= len(t.asked) || t.asked[i].number != a.record.Number {
-			c.condemn(s, Finding{Cause: "protocol", Text: fmt.Sprintf("it answers command %d, which it was not asked", a.record.Number)})
-			return
-		}
-		t.second[s] = append(t.second[s], a)
-		c.trialStep()
-	}
-}
-
-// trialRestored takes what a module finds when it has gone back.
-func (c *Core) trialRestored(s Side, r *Record) {
-	t := c.trial
-	if t.restored[s] || (t.stage != restoring && t.stage != restoringAgain) {
-		return
-	}
-	t.restored[s] = true
-	for _, p := range r.Pages {
-		t.written[p.Index] = true
-		if int(p.Index) < len(c.table) && c.table[p.Index] != p.Digest && !slices.Contains(t.bad[s], p.Index) {
-			t.bad[s] = append(t.bad[s], p.Index)
-		}
-	}
-	c.sides[s].outputs = nil
-	c.trialStep()
-}
-
-// trialGone is called when a module does not answer any more.
-func (c *Core) trialGone(s Side) {
-	t := c.trial
-	t.stands[s] = false
-	if !t.stands[s.Other()] {
-		c.trial = nil
-		c.over(Event{Kind: Lost, Side: s, Text: "no CPU module is left"})
-		return
-	}
-	if t.stage == saving && t.witness == s {
-		c.askReferee(s.Other())
-		return
-	}
-	c.trialStep()
 }
 
 // standing are those that take part.
@@ -152,178 +124,115 @@ func (t *trial) standing() (list []Side) {
 	return list
 }
 
-// trialStep goes on when all have done what the stage asks for.
+// trialAnswer takes an answer to a command of the stream.
+func (c *Core) trialAnswer(s Side, a answer) {
+	t := c.trial
+	n := len(t.runs[s])
+	if t.stage == restoring && t.replays == 0 {
+		n = len(t.first[s])
+	} else if t.stage != replaying {
+		n = len(t.asked)
+	}
+	if n >= len(t.asked) || !t.asked[n].answeredBy(&a.record) {
+		c.condemn(s, notAsked(&a.record))
+		return
+	}
+	if t.stage == restoring {
+		t.first[s] = append(t.first[s], a.sum)
+		return
+	}
+	if t.runs[s] = append(t.runs[s], a); n+1 == len(t.asked) {
+		t.votes = append(t.votes, vote{int(s), sums(t.runs[s])})
+		c.trialStep()
+	}
+}
+
+// trialRestored takes what a module finds when it has gone back.
+func (c *Core) trialRestored(s Side, r *Record) {
+	t := c.trial
+	if t.replays == 0 && !t.restored[s] && len(t.votes) < 2 {
+		t.votes = append(t.votes, vote{int(s), t.first[s]})
+	}
+	t.restored[s] = true
+	t.spoilt[s] = t.spoilt[s] || r.State != c.start
+	for _, p := range r.Pages {
+		t.written[p.Index] = true
+		c.look(s, p)
+	}
+	c.sides[s].outputs, c.sides[s].outputBytes = nil, 0
+	c.trialStep()
+}
+
+// look takes note of what a page was at the beginning.
+func (c *Core) look(s Side, p Page) {
+	if int(p.Index) < len(c.table) && c.table[p.Index] != p.Digest {
+		c.trial.bad[s][p.Index] = p.Digest
+	}
+}
+
+// trialGone is called when a module does not answer any more.
+func (c *Core) trialGone(s Side) {
+	t := c.trial
+	t.stands[s] = false
+	switch {
+	case !t.stands[s.Other()]:
+		c.trial = nil
+		c.over(Event{Kind: Lost, Side: s, Text: "no CPU module is left"})
+	case t.stage == saving && t.witness == s:
+		c.askReferee()
+	case t.stage != saving && t.stage != refereeing:
+		c.trialStep()
+	}
+}
+
+// trialStep goes on when all that stand have done what the stage asks for.
 func (c *Core) trialStep() {
 	t := c.trial
-	sides := t.standing()
-	for _, s := range sides {
-		switch t.stage {
-		case restoring, restoringAgain:
-			if !t.restored[s] {
-				return
-			}
-		case replaying, resuming:
-			if len(t.second[s]) < len(t.asked) {
-				return
-			}
-		case digesting:
-			if t.digested[s] < len(c.table) {
-				return
-			}
-		case saving, refereeing:
+	for _, s := range t.standing() {
+		if t.stage == restoring && !t.restored[s] || t.stage == replaying && len(t.runs[s]) < len(t.asked) || t.stage == looking && t.digested[s] < len(c.table) {
 			return
 		}
 	}
 	switch t.stage {
 	case restoring:
-		c.judgeRestored(sides)
-	case replaying:
-		c.judgeReplay(sides)
-	case restoringAgain:
-		if c.judgeMemory(sides) {
-			return
-		}
-		t.stage = digesting
-		for _, s := range sides {
-			c.askDigest(s)
-		}
-	case digesting:
-		if !c.judgeMemory(sides) {
-			c.askReferee(sides[0])
-		}
-	case resuming:
-		c.judgeResumed(sides[0])
-	}
-}
-
-// judgeRestored looks at the pages that the modules found when they went back.
-func (c *Core) judgeRestored(sides []Side) {
-	t := c.trial
-	if t.verb == Patrol && len(sides) == 2 {
 		c.judgePatrol()
-	}
-	if c.judgeMemory(sides) {
-		return
-	}
-	c.replay(replaying, sides)
-}
-
-// judgePatrol finds the pages in which two patrols differ and which nobody has written since
-// their digests were agreed.
-func (c *Core) judgePatrol() {
-	t := c.trial
-	a, b := t.front[0].record.Pages, t.front[1].record.Pages
-	if len(a) != len(b) {
-		return
-	}
-	for i := range a {
-		if a[i].Index != b[i].Index || int(a[i].Index) >= len(c.table) || t.written[a[i].Index] {
-			continue
-		}
-		for s, p := range [2]Page{a[i], b[i]} {
-			if p.Digest != c.table[p.Index] && !slices.Contains(t.bad[s], p.Index) {
-				t.bad[s] = append(t.bad[s], p.Index)
-			}
-		}
+		c.judgeBeginning()
+	case looking:
+		t.looked = true
+		c.judgeBeginning()
+	case replaying:
+		t.done = true
+		c.decide()
 	}
 }
 
-// judgeMemory shoots the module whose memory is not what was agreed, if the other's is. Both
-// stand at the beginning. It reports whether the trial has gone on by that.
-func (c *Core) judgeMemory(sides []Side) bool {
+// begun goes on from the beginning, where all that stand are.
+func (c *Core) begun(next stage) {
 	t := c.trial
 	switch {
-	case len(sides) == 2 && len(t.bad[0]) > 0 && len(t.bad[1]) > 0:
-		c.undecided(fmt.Sprintf("the memories of both modules are damaged: page %d of cpu0, page %d of cpu1", t.bad[0][0], t.bad[1][0]))
-	case len(sides) == 2 && len(t.bad[0])+len(t.bad[1]) > 0:
-		wrong := Side(0)
-		if len(t.bad[1]) > 0 {
-			wrong = 1
+	case next == replaying:
+		c.replay()
+	case next == looking && !t.looked:
+		t.stage = looking
+		for _, s := range t.standing() {
+			c.askDigest(s)
 		}
-		f := t.finding(wrong)
-		f.Page, f.HasPage = t.bad[wrong][0], true
-		if f.Cause != "patrol" {
-			f.Cause = "memory"
-		}
-		f.Text = fmt.Sprintf("its memory is not what was agreed: page %#x (%d of %d looked at)", f.Page, len(t.bad[wrong]), len(c.table))
-		c.shoot(wrong, f, true)
-		c.replay(resuming, []Side{wrong.Other()})
-	case len(sides) == 1 && len(t.bad[sides[0]]) > 0:
-		c.undecided(fmt.Sprintf("%v is alone, and page %d of its memory is damaged", sides[0], t.bad[sides[0]][0]))
 	default:
-		return false
+		c.askReferee()
 	}
-	return true
 }
 
-// replay has modules do the epoch again.
-func (c *Core) replay(st stage, sides []Side) {
+// replay has all that stand do the epoch again.
+func (c *Core) replay() {
 	t := c.trial
-	t.stage = st
-	for _, s := range sides {
-		t.second[s] = nil
+	t.stage = replaying
+	t.replays++
+	for _, s := range t.standing() {
+		t.runs[s] = nil
 		for i := range c.log {
 			c.hands.Send(s, &c.log[i])
 		}
 	}
-	if len(t.asked) == 0 {
-		c.trialStep()
-	}
-}
-
-// judgeReplay compares what was answered twice.
-func (c *Core) judgeReplay(sides []Side) {
-	t := c.trial
-	if len(sides) == 1 {
-		s := sides[0]
-		if slices.Equal(sums(t.second[s]), t.first[s]) {
-			c.goOn(s, false)
-			return
-		}
-		c.againAndReferee()
-		return
-	}
-	second := [2][]uint64{sums(t.second[0]), sums(t.second[1])}
-	switch {
-	case slices.Equal(second[0], second[1]):
-		wrong := [2]bool{!slices.Equal(t.first[0], second[0]), !slices.Equal(t.first[1], second[1])}
-		switch {
-		case wrong[0] && wrong[1]:
-			for s := range Side(2) {
-				f := t.findingAgainst(s, &t.second[s][min(t.agreed, len(t.second[s])-1)])
-				f.Latency = c.hands.Now() - t.began
-				c.hands.Report(Event{Kind: Transient, Side: s, Fault: f})
-			}
-			c.stats.Repaired++
-			c.goOn(0, true)
-		case wrong[0] || wrong[1]:
-			s := Side(0)
-			if wrong[1] {
-				s = 1
-			}
-			c.shoot(s, t.finding(s), false)
-			c.goOn(s.Other(), false)
-		default:
-			c.stats.Repaired++
-			c.hands.Report(Event{Kind: Repaired})
-			c.goOn(0, true)
-		}
-	case slices.Equal(t.first[0], second[1]):
-		// Two processes agree, and cpu0 has not repeated it: what it stands at is wrong.
-		c.shoot(0, t.finding(0), false)
-		c.goOn(1, false)
-	case slices.Equal(t.first[1], second[0]):
-		c.shoot(1, t.finding(1), false)
-		c.goOn(0, false)
-	default:
-		c.againAndReferee()
-	}
-}
-
-// againAndReferee goes back once more, for a look at all memory and a third opinion.
-func (c *Core) againAndReferee() {
-	c.trial.stage = restoringAgain
-	c.sendBack()
 }
 
 func sums(answers []answer) []uint64 {
@@ -334,42 +243,57 @@ func sums(answers []answer) []uint64 {
 	return list
 }
 
+// lookPages is how many pages are looked at at a time.
+func (c *Core) lookPages() int { return min(256*c.cfg.PatrolPages, PagesMax) }
+
 // askDigest asks for the digests of the next pages.
 func (c *Core) askDigest(s Side) {
 	from := c.trial.digested[s]
-	c.hands.Send(s, &Command{Verb: Digest, A: uint64(from), B: uint64(min(digestPages, len(c.table)-from))})
-}
-
-// digesting says whether a record is the answer to askDigest.
-func (t *trial) digesting(s Side, r *Record) bool {
-	return t.stage == digesting && r.Kind == Patrolled && t.stands[s]
+	c.request(s, Command{Verb: Digest, A: uint64(from), B: uint64(min(c.lookPages(), len(c.table)-from))})
 }
 
 // trialDigest takes digests of a module's whole memory.
 func (c *Core) trialDigest(s Side, r *Record) {
 	t := c.trial
-	want := min(digestPages, len(c.table)-t.digested[s])
-	if len(r.Pages) != want || want == 0 || int(r.Pages[0].Index) != t.digested[s] || int(r.Pages[want-1].Index) != t.digested[s]+want-1 {
+	from := t.digested[s]
+	if !consecutive(r.Pages, from, min(c.lookPages(), len(c.table)-from)) {
 		c.condemn(s, Finding{Cause: "protocol", Text: "it was asked for digests of its memory and gave others"})
 		return
 	}
 	for _, p := range r.Pages {
-		if c.table[p.Index] != p.Digest {
-			t.bad[s] = append(t.bad[s], p.Index)
-		}
+		c.look(s, p)
 	}
-	if t.digested[s] += want; t.digested[s] < len(c.table) {
+	if t.digested[s] += len(r.Pages); t.digested[s] < len(c.table) {
 		c.askDigest(s)
 		return
 	}
 	c.trialStep()
 }
 
-// askReferee asks for a third opinion, from the memory and state of a side.
-func (c *Core) askReferee(s Side) {
+// consecutive says whether a list is of n pages from one on. It is sorted.
+func consecutive(pages []Page, from, n int) bool {
+	return len(pages) == n && (n == 0 || int(pages[0].Index) == from && int(pages[n-1].Index) == from+n-1)
+}
+
+// askReferee asks for a third opinion, from the memory and state of one that stands; each time
+// of another.
+func (c *Core) askReferee() {
 	t := c.trial
-	t.stage, t.witness = saving, s
-	c.hands.Send(s, &Command{Verb: Save})
+	sides := t.standing()
+	t.stage, t.witness = saving, sides[t.referees%len(sides)]
+	t.referees++
+	c.request(t.witness, Command{Verb: Save})
+}
+
+// trialSaved hands the witness's state to the referee, which looks at all of its memory first.
+func (c *Core) trialSaved(r *Record) {
+	t := c.trial
+	t.stage = refereeing
+	var log []Command
+	for from := 0; from < len(c.table); from += c.lookPages() {
+		log = append(log, Command{Verb: Digest, Number: requestBit | uint64(len(log)+1), A: uint64(from), B: uint64(min(c.lookPages(), len(c.table)-from))})
+	}
+	c.hands.Referee(t.witness, r.Data, append(log, c.log...))
 }
 
 // Refereed is the answer to Hands.Referee.
@@ -378,218 +302,26 @@ func (c *Core) Refereed(heard *Transcript, err error) {
 	if t == nil || t.stage != refereeing {
 		return
 	}
-	if err != nil {
-		c.undecided("no third opinion was to be had: " + err.Error())
-		return
-	}
-	said := heard.Sums()
-	sides := t.standing()
-	var right []Side
-	for _, s := range sides {
-		if slices.Equal(said, sums(t.second[s])) || slices.Equal(said, t.first[s]) {
-			right = append(right, s)
-		}
-	}
 	switch {
-	case len(right) != 1:
-		c.undecided(fmt.Sprintf("the referee agrees with %d of %d modules", len(right), len(sides)))
-	case len(sides) == 2:
-		wrong := right[0].Other()
-		c.shoot(wrong, t.findingAgainst(wrong, &t.front[right[0]]), true)
-		c.replay(resuming, right)
+	case err != nil:
+		t.doubt = "no third opinion was to be had: " + err.Error()
+	case heard.state != c.start || !c.agreedMemory(heard.pages):
+		t.doubt = "what the referee got from " + t.witness.String() + " was not what was agreed"
 	default:
-		c.replay(resuming, right)
+		t.votes = append(t.votes, vote{1 + t.referees, heard.Sums()})
 	}
+	c.decide()
 }
 
-// judgeResumed lets a module go on that has done the epoch once more.
-func (c *Core) judgeResumed(s Side) {
-	t := c.trial
-	if !t.believe && !slices.Equal(sums(t.second[s]), t.first[s]) {
-		// The other was wrong, and now this one does not repeat itself.
-		c.undecided(fmt.Sprintf("%v does not repeat what it did", s))
-		return
+// agreedMemory says whether digests are those of all memory as it was agreed.
+func (c *Core) agreedMemory(pages []Page) bool {
+	if !consecutive(pages, 0, len(c.table)) {
+		return false
 	}
-	c.goOn(s, false)
-}
-
-// goOn ends a trial: s stands at the end of the log with the right answers, and so does the
-// other if both is set.
-func (c *Core) goOn(s Side, both bool) {
-	t := c.trial
-	right := t.second[s]
-	for i := range t.agreed {
-		if right[i].sum != c.history[i] && !t.believe {
-			c.undecided(fmt.Sprintf("%v now denies what was agreed on before", s))
-			return
+	for _, p := range pages {
+		if c.table[p.Index] != p.Digest {
+			return false
 		}
 	}
-	c.trial, c.phase = nil, Running
-	for i := range c.sides {
-		c.sides[i].got, c.sides[i].outputs = nil, nil
-	}
-	for i := t.agreed; i < len(right) && c.phase == Running; i++ {
-		c.agree(&right[i], both, true)
-	}
-	took := c.hands.Now() - t.began
-	for i, shot := range t.shot {
-		if shot {
-			c.hands.Report(Event{Kind: WentOn, Side: Side(i).Other(), Latency: took})
-		}
-	}
-}
-
-// shoot takes a side out of lockstep that is wrong. What it says is not used from here on, but
-// for the evidence: its state at the beginning of the epoch. atStart says that it stands there.
-func (c *Core) shoot(s Side, f Finding, atStart bool) {
-	t := c.trial
-	t.stands[s], t.shot[s] = false, true
-	f.Side = s
-	cs := &Case{Side: s, Log: slices.Clone(c.log), Patches: map[uint32][]byte{}, Fault: f}
-	const patchesMax = 64
-	for _, page := range t.bad[s][:min(len(t.bad[s]), patchesMax)] {
-		cs.Patches[page] = c.hands.Page(s.Other(), page)
-	}
-	c.hands.Report(Event{Kind: Shot, Side: s, Fault: f})
-	c.sides[s] = member{place: leaving, evidence: cs}
-	if !atStart {
-		c.hands.Send(s, &Command{Verb: Back, A: c.logEpoch})
-	}
-	c.hands.Send(s, &Command{Verb: Save})
-}
-
-// condemn shoots a side at once for what no module in order does.
-func (c *Core) condemn(s Side, f Finding) { c.remove(s, f) }
-
-// undecided ends the machine, or follows the configuration.
-func (c *Core) undecided(text string) {
-	t := c.trial
-	c.hands.Report(Event{Kind: Undecided, Text: text})
-	keep, named := map[Policy]Side{UndecidedCPU0: 0, UndecidedCPU1: 1}[c.cfg.Undecided]
-	if named && !t.believe && t.stands[keep] {
-		if other := keep.Other(); t.stands[other] {
-			f := t.finding(other)
-			f.Cause, f.Text = "undecided", text+"; the configuration says to believe "+keep.String()
-			t.stands[other], t.shot[other] = false, true
-			f.Side = other
-			c.sides[other] = member{}
-			c.hands.Report(Event{Kind: Shot, Side: other, Fault: f})
-			c.hands.Fence(other, f.Text)
-		}
-		t.believe, t.bad[keep] = true, nil
-		t.stage = restoringAgain
-		t.restored[keep] = false
-		c.hands.Send(keep, &Command{Verb: Back, A: c.logEpoch})
-		return
-	}
-	for s := range c.sides {
-		if c.sides[s].place == within {
-			c.sides[s] = member{}
-			c.hands.Fence(Side(s), "nothing could be decided: "+text)
-		}
-	}
-	c.trial = nil
-	c.over(Event{Kind: Lost, Text: text})
-}
-
-// finding says what was wrong with a side, by the answers that began the trial.
-func (t *trial) finding(s Side) Finding { return t.findingAgainst(s, &t.front[s.Other()]) }
-
-// findingAgainst says it by another answer to the same command.
-func (t *trial) findingAgainst(s Side, good *answer) Finding {
-	bad := &t.front[s]
-	f := Finding{
-		Side: s, Cause: map[Verb]string{Run: "compare", Epoch: "epoch", Patrol: "patrol"}[t.verb],
-		From: t.from, To: max(bad.record.Steps, good.record.Steps), PC: t.pc, Differs: differences(bad, good),
-	}
-	switch t.verb {
-	case Run:
-		f.Text = fmt.Sprintf("it differed from %v between step %d and step %d", s.Other(), f.From, f.To)
-	case Epoch:
-		f.Text = fmt.Sprintf("its memory or state differed from %v's at the end of an epoch, step %d", s.Other(), f.From)
-	default:
-		f.Text = fmt.Sprintf("the patrol found its memory to differ from %v's", s.Other())
-	}
-	return f
-}
-
-// differences are in what two answers to one command differ.
-func differences(bad, good *answer) (list []Difference) {
-	b, g := &bad.record, &good.record
-	add := func(what string, bad, good uint64) {
-		if bad != good {
-			list = append(list, Difference{what, bad, good})
-		}
-	}
-	add("steps", b.Steps, g.Steps)
-	add("end of the quantum", uint64(b.Why), uint64(g.Why))
-	add("fingerprint", b.Fingerprint, g.Fingerprint)
-	add("registers' digest", b.State, g.State)
-	add("pc", b.PC, g.PC)
-	add("guest time", b.Time, g.Time)
-	add("outputs", uint64(len(bad.outputs)), uint64(len(good.outputs)))
-	for i := range min(len(bad.outputs), len(good.outputs)) {
-		x, y := &bad.outputs[i], &good.outputs[i]
-		add(fmt.Sprintf("output %d's slot", i), uint64(x.Slot), uint64(y.Slot))
-		add(fmt.Sprintf("output %d's sector", i), x.Sector, y.Sector)
-		add(fmt.Sprintf("output %d's length", i), x.Length+uint64(len(x.Data)), y.Length+uint64(len(y.Data)))
-		add(fmt.Sprintf("output %d's data", i), xxhash.Sum64(x.Data), xxhash.Sum64(y.Data))
-	}
-	// Both lists are sorted by page.
-	const pagesMax = 8
-	for i, j := 0, 0; (i < len(b.Pages) || j < len(g.Pages)) && len(list) < pagesMax; {
-		switch {
-		case j == len(g.Pages) || i < len(b.Pages) && b.Pages[i].Index < g.Pages[j].Index:
-			add(fmt.Sprintf("page %#x", b.Pages[i].Index), b.Pages[i].Digest, 0)
-			i++
-		case i == len(b.Pages) || g.Pages[j].Index < b.Pages[i].Index:
-			add(fmt.Sprintf("page %#x", g.Pages[j].Index), 0, g.Pages[j].Digest)
-			j++
-		default:
-			add(fmt.Sprintf("page %#x", b.Pages[i].Index), b.Pages[i].Digest, g.Pages[j].Digest)
-			i, j = i+1, j+1
-		}
-	}
-	return list
-}
-
-// Transcript is what a module answers to a stream, for comparing.
-type Transcript struct {
-	answers []answer
-	outputs []Record
-}
-
-// Add takes a record.
-func (t *Transcript) Add(r *Record) {
-	switch r.Kind {
-	case Output:
-		t.outputs = append(t.outputs, *r)
-	case Ran, Ended, Patrolled:
-		a := answer{record: *r, outputs: t.outputs}
-		a.sum = a.digest()
-		t.answers = append(t.answers, answer{record: Record{Number: r.Number}, sum: a.sum})
-		t.outputs = nil
-	}
-}
-
-// Last is the number of the last command that was answered.
-func (t *Transcript) Last() uint64 {
-	if len(t.answers) == 0 {
-		return 0
-	}
-	return t.answers[len(t.answers)-1].record.Number
-}
-
-// Sums are the answers' digests.
-func (t *Transcript) Sums() []uint64 { return sums(t.answers) }
-
-// Asks says how many answers a log of commands asks for.
-func Asks(log []Command) (n int) {
-	for i := range log {
-		switch log[i].Verb {
-		case Run, Epoch, Patrol:
-			n++
-		}
-	}
-	return n
+	return true
 }

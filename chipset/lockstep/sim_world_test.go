@@ -1,0 +1,617 @@
+package lockstep
+
+import (
+	"container/heap"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"ft/chipset/module"
+	"ft/chipset/virtio"
+)
+
+// The world around a simulated core: a virtual clock, links to the modules that deliver when
+// they like, an outside that answers requests, and a golden machine that no fault ever reaches.
+//
+// The golden machine does every command of the stream when it is sent for the first time. What
+// the core releases has to be what the golden machine has sent, in that order, to the end.
+
+// simPlan is what a run is to be like.
+type simPlan struct {
+	seed    uint64
+	cfg     Config
+	pages   int
+	hot     int
+	full    int
+	resetAt uint64
+	perPage time.Duration // to copy
+	strict  bool          // at most one fault: nothing but the truth is accepted
+	faults  []plannedFault
+	leaves  []time.Duration // an admin takes a side out
+	splits  []time.Duration
+}
+
+type plannedFault struct {
+	at    time.Duration // from when on
+	side  Side
+	join  bool // it is in the next module that comes in on that side
+	third bool // it is in the next referee
+	simFault
+}
+
+// hangs is how long the hands wait for an answer.
+const hangs = 20 * time.Millisecond
+
+// simEnd bounds a run in virtual time, and simEventsMax in events.
+const (
+	simEnd       = 3 * time.Second
+	simEventsMax = 400_000
+)
+
+type simEvent struct {
+	at  time.Duration
+	seq int
+	do  func()
+}
+
+type simQueue []simEvent
+
+func (q simQueue) Len() int { return len(q) }
+func (q simQueue) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
+}
+func (q simQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *simQueue) Push(x any)   { *q = append(*q, x.(simEvent)) }
+func (q *simQueue) Pop() any {
+	x := (*q)[len(*q)-1]
+	*q = (*q)[:len(*q)-1]
+	return x
+}
+
+// simSlot is a module in its place, with its links.
+type simSlot struct {
+	*simModule
+	commands []Command
+	busy     bool
+	sendAt   time.Duration // of the newest record
+	asked    int           // answers that are outstanding
+	heard    time.Duration // the last record
+	joinedAt time.Duration
+}
+
+type simWorld struct {
+	plan   *simPlan
+	rng    *rand.Rand
+	now    time.Duration
+	queue  simQueue
+	seq    int
+	core   *Core
+	slots  [2]*simSlot
+	golden *simModule
+	stream uint64 // commands of it seen
+	expect []Record
+	passed int // outputs released
+	wakeAt time.Duration
+	lines  []string
+	events int
+	err    error
+
+	ended      bool // the guest has asked for a reset
+	lost       bool
+	tainted    bool // a damaged module runs alone: what leaves is not checked
+	shots      [2]int
+	struck     [2]int // faults of modules on that side
+	unanswered [2]bool
+	named      map[*simFault]bool
+	third      int // struck in referees
+	joins      int
+	equalSeen  int
+	lastStrike time.Duration
+	kinds      map[EventKind]int
+}
+
+func newSimWorld(p *simPlan) *simWorld {
+	w := &simWorld{plan: p, rng: rand.New(rand.NewPCG(p.seed, 77)), wakeAt: -1, kinds: map[EventKind]int{}}
+	p.cfg.Pages = p.pages
+	m := newSimMachine(p.pages, p.hot, p.resetAt)
+	table := make([]uint64, p.pages)
+	for i := range table {
+		table[i] = digestPage(m.ram[i])
+	}
+	w.golden = newSimModule("golden", m, p.full)
+	w.golden.send = func(r Record) {
+		if r.Kind == Output {
+			w.expect = append(w.expect, r)
+		}
+	}
+	w.core = New(p.cfg, w, table)
+	return w
+}
+
+func (w *simWorld) logf(format string, args ...any) {
+	w.lines = append(w.lines, fmt.Sprintf("%9.3fms  ", float64(w.now)/1e6)+fmt.Sprintf(format, args...))
+}
+
+// transcript is the end of what happened.
+func (w *simWorld) transcript() string {
+	return strings.Join(w.lines[max(0, len(w.lines)-80):], "\n")
+}
+
+func (w *simWorld) failf(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf(format, args...)
+		w.logf("FAILED: %v", w.err)
+	}
+}
+
+func (w *simWorld) after(d time.Duration, do func()) {
+	w.seq++
+	heap.Push(&w.queue, simEvent{w.now + d, w.seq, do})
+}
+
+// some is a time that is mostly short, and sometimes long.
+func (w *simWorld) some(most time.Duration) time.Duration {
+	if w.rng.IntN(8) > 0 {
+		most /= 10
+	}
+	return time.Duration(w.rng.Int64N(int64(most) + 1))
+}
+
+// start puts a new module into a place.
+func (w *simWorld) start(s Side) *simSlot {
+	m := newSimMachine(w.plan.pages, w.plan.hot, w.plan.resetAt)
+	slot := &simSlot{simModule: newSimModule(s.String(), m, w.plan.full), heard: w.now, joinedAt: w.now}
+	slot.send = func(r Record) { w.deliver(s, slot, r) }
+	w.slots[s] = slot
+	return slot
+}
+
+// deliver brings a record to the core some time later, behind those before it.
+func (w *simWorld) deliver(s Side, slot *simSlot, r Record) {
+	slot.sendAt = max(slot.sendAt, w.now+w.some(500*time.Microsecond))
+	w.after(slot.sendAt-w.now, func() {
+		if w.slots[s] != slot {
+			return
+		}
+		if r.Kind != Output && r.Kind != Injected {
+			slot.asked--
+			slot.heard = w.now
+		}
+		w.core.Record(s, &r)
+	})
+}
+
+// work has a module do its next command, some time later.
+func (w *simWorld) work(s Side, slot *simSlot) {
+	if slot.busy || len(slot.commands) == 0 {
+		return
+	}
+	slot.busy = true
+	took := w.some(200 * time.Microsecond)
+	if slot.commands[0].Verb == Apply {
+		took = 0
+	}
+	w.after(took, func() {
+		slot.busy = false
+		if w.slots[s] != slot || slot.gone != "" || slot.hung {
+			return
+		}
+		c := slot.commands[0]
+		slot.commands = slot.commands[1:]
+		slot.do(&c)
+		if slot.gone != "" {
+			w.logf("%v ends: %s", s, slot.gone)
+			w.after(w.some(time.Millisecond), func() {
+				if w.slots[s] == slot {
+					w.core.Gone(s, "died", slot.gone)
+				}
+			})
+		}
+		w.work(s, slot)
+	})
+}
+
+// watch reports a module that owes an answer.
+func (w *simWorld) watch() {
+	for s, slot := range w.slots {
+		if slot != nil && slot.asked > 0 && !slot.busy && w.now-slot.heard > hangs && slot.gone == "" {
+			w.logf("cpu%d does not answer", s)
+			w.core.Gone(Side(s), "hung", "it does not answer")
+		}
+	}
+	w.after(hangs/4, w.watch)
+}
+
+// Hands.
+
+func (w *simWorld) Now() time.Duration { return w.now }
+
+func (w *simWorld) Grant() module.Input {
+	return module.Input{Kind: module.InputTime, Status: module.AtLeast, Base: uint64(w.now / time.Microsecond), Num: 1, Den: 1}
+}
+
+func (w *simWorld) Send(s Side, c *Command) {
+	slot := w.slots[s]
+	if slot == nil {
+		w.failf("%v gets a command, and has no module", s)
+		return
+	}
+	if c.Verb <= Patrol && c.Verb != Commit {
+		switch {
+		case c.Number == w.stream+1:
+			w.stream++
+			w.golden.do(c)
+			if w.golden.gone != "" {
+				w.failf("command %d (%v) is one that no machine can take: %s", c.Number, c.Verb, w.golden.gone)
+			}
+		case c.Number > w.stream:
+			w.failf("command %d follows %d", c.Number, w.stream)
+		}
+	}
+	if c.Verb == Commit {
+		w.golden.do(c)
+	}
+	if c.Verb != Run && c.Verb != Apply && c.Verb != Patrol && c.Verb != Commit {
+		w.logf("%v ◀ %v %d", s, c.Verb, c.Number&^requestBit)
+	}
+	switch c.Verb {
+	case Apply, Commit, Fault, End:
+	default:
+		if slot.asked == 0 {
+			slot.heard = w.now
+		}
+		slot.asked++
+	}
+	slot.commands = append(slot.commands, *c)
+	w.work(s, slot)
+}
+
+func (w *simWorld) Release(r *Record) {
+	switch {
+	case w.tainted:
+	case w.passed >= len(w.expect):
+		w.failf("an output leaves that the machine never sent: command %d, slot %d, request %d", r.Number, r.Slot, r.ID)
+	default:
+		if want := &w.expect[w.passed]; !sameOutput(want, r) || want.Number != r.Number && r.Number == 0 {
+			w.failf("output %d: slot %d, request %d, %q leaves, and should be slot %d, request %d, %q", w.passed, r.Slot, r.ID, r.Data, want.Slot, want.ID, want.Data)
+		}
+	}
+	w.passed++
+	if r.Slot == ConsoleSlot {
+		return
+	}
+	in := module.Input{Kind: module.InputCompletion, Slot: r.Slot, ID: r.ID, Data: binary.LittleEndian.AppendUint64(nil, mix(r.ID^77))}
+	w.after(w.some(2*time.Millisecond), func() { w.core.Put(in) })
+}
+
+func (w *simWorld) Copy(from, to Side, pages []uint32) {
+	src, dst := w.slots[from], w.slots[to]
+	n := len(pages)
+	if pages == nil {
+		n = w.plan.pages
+		for p := range uint32(n) {
+			pages = append(pages, p)
+		}
+	}
+	pages = slices.Clone(pages)
+	w.rng.Shuffle(len(pages), func(i, j int) { pages[i], pages[j] = pages[j], pages[i] })
+	took := time.Duration(n)*w.plan.perPage + w.some(300*time.Microsecond)
+	w.logf("copy %d pages from %v to %v", n, from, to)
+	copyNow := func(list []uint32) {
+		if w.slots[to] != dst || w.slots[from] != src {
+			return
+		}
+		for _, p := range list {
+			dst.ram[p] = src.ram[p]
+		}
+	}
+	cut := w.rng.IntN(n + 1)
+	w.after(took/3, func() { copyNow(pages[:cut]) })
+	w.after(took, func() {
+		copyNow(pages[cut:])
+		if w.slots[to] == dst && w.slots[from] == src {
+			w.core.Copied(n, took, nil)
+		}
+	})
+}
+
+func (w *simWorld) Fence(s Side, why string) {
+	w.logf("%v is fenced: %s", s, why)
+	w.slots[s] = nil
+}
+
+func (w *simWorld) Referee(from Side, state []byte, log []Command) {
+	w.logf("a referee is asked, from %v", from)
+	src := w.slots[from]
+	var fault *simFault
+	for i := range w.plan.faults {
+		if f := &w.plan.faults[i]; f.third && !f.fired {
+			fault = &f.simFault
+			fault.tell = func(f *simFault) {
+				w.third++
+				w.logf("  ⚡ %v strikes the referee", f)
+			}
+		}
+	}
+	w.after(w.some(3*time.Millisecond), func() {
+		m := newSimMachine(w.plan.pages, w.plan.hot, w.plan.resetAt)
+		copy(m.ram, src.ram)
+		v := newSimModule("referee", m, w.plan.full)
+		if fault != nil {
+			v.faults = append(v.faults, fault)
+		}
+		heard := &Transcript{}
+		v.send = func(r Record) { heard.Add(&r) }
+		v.do(&Command{Verb: Load, A: 1, Data: state})
+		for i := range log {
+			v.do(&log[i])
+		}
+		var err error
+		switch {
+		case v.gone != "":
+			err = errors.New("the referee: " + v.gone)
+		case len(heard.Sums()) < Asks(log):
+			err = errors.New("the referee did not answer in time")
+		}
+		w.after(w.some(3*time.Millisecond), func() { w.core.Refereed(heard, err) })
+	})
+}
+
+func (w *simWorld) Page(s Side, index uint32) []byte {
+	return binary.LittleEndian.AppendUint64(nil, w.slots[s].ram[index])
+}
+
+// alone says that a module runs on unchecked because its partner has gone: if it has been hit
+// by a fault by then, nobody can tell.
+func (w *simWorld) alone(s Side) {
+	if w.struck[s] > 0 && !w.plan.strict {
+		w.tainted = true
+	}
+}
+
+func (w *simWorld) Report(e Event) {
+	w.kinds[e.Kind]++
+	text := e.Text
+	if e.Fault.Text != "" {
+		text = fmt.Sprintf("%s: %s %s", e.Fault.Cause, e.Fault.Text, text)
+	}
+	w.logf("● %v %v %s", eventNames[e.Kind], e.Side, text)
+	switch e.Kind {
+	case Shot:
+		w.shots[e.Side]++
+		if w.struck[e.Side] == 0 && w.plan.strict {
+			w.failf("%v is shot, and nothing is wrong with it: %s", e.Side, e.Fault.Text)
+		}
+		if w.core.Phase() == Running {
+			w.alone(e.Side.Other())
+		}
+		w.struck[e.Side] = 0
+		w.bring(e.Side)
+	case JoinFailed:
+		w.struck[e.Side] = 0
+		w.bring(e.Side)
+	case JoinedIn:
+		if most := w.plan.cfg.BlackoutMax + time.Millisecond; e.Blackout > most {
+			w.failf("the machine stood for %v, %v were allowed", e.Blackout, most)
+		}
+	case Equal:
+		w.equal()
+	case Transient, DamagedAlone, Undecided:
+		if w.plan.strict {
+			w.failf("%v: with one fault, nobody but the module that had it is to blame", eventNames[e.Kind])
+		}
+	case Split:
+		w.slots[e.Side] = nil
+		w.struck[e.Side] = 0
+		w.bring(e.Side)
+	case GuestReset:
+		w.ended = true
+	case Lost:
+		w.lost = true
+		if w.plan.strict {
+			w.failf("the machine is lost: %s", e.Text)
+		}
+	}
+}
+
+var eventNames = map[EventKind]string{
+	Started: "started", Shot: "shot", Transient: "transient", DamagedAlone: "damaged alone", JoinedIn: "in lockstep", Equal: "equal", JoinFailed: "join failed",
+	JoinStage: "join", GuestReset: "reset", Undecided: "undecided", Lost: "lost", InjectedFault: "fault", Split: "split", WentOn: "went on", Evidence: "evidence",
+}
+
+// equal checks that both memories were at the end of the last epoch what the golden one was.
+func (w *simWorld) equal() {
+	w.equalSeen++
+	epoch := w.core.logEpoch
+	for s, slot := range w.slots {
+		if slot == nil || w.lastStrike >= slot.joinedAt {
+			return
+		}
+		if got, want := slot.ends[epoch], w.golden.ends[epoch]; !w.tainted && !slices.Equal(got, want) {
+			w.failf("cpu%d is said to be equal, and its memory was not at the end of epoch %d", s, epoch)
+		}
+	}
+}
+
+// bring brings a side in, again and again until it comes.
+func (w *simWorld) bring(s Side) {
+	w.after(time.Millisecond+w.some(20*time.Millisecond), func() {
+		if w.core.Phase() == Over || w.core.Within(s) || w.core.Joining(s) {
+			return
+		}
+		if w.core.MayJoin(s) != nil {
+			w.bring(s)
+			return
+		}
+		slot := w.start(s)
+		w.joins++
+		for i := range w.plan.faults {
+			if f := &w.plan.faults[i]; f.join && f.side == s && !f.fired && w.joins > 1 {
+				w.give(s, slot, &f.simFault)
+			}
+		}
+		if err := w.core.Join(s); err != nil {
+			w.failf("join %v: %v", s, err)
+		}
+	})
+}
+
+// give makes a fault a module's.
+func (w *simWorld) give(s Side, slot *simSlot, f *simFault) {
+	f.tell = func(f *simFault) {
+		w.struck[s]++
+		w.lastStrike = w.now
+		w.logf("  ⚡ %v strikes %v", f, s)
+		if f.ill == hang {
+			slot.asked = max(slot.asked, 1)
+		}
+	}
+	slot.faults = append(slot.faults, f)
+}
+
+// admin does what people do in the meantime.
+func (w *simWorld) admin() {
+	for i := range w.plan.faults {
+		f := &w.plan.faults[i]
+		if f.join || f.third {
+			continue
+		}
+		f.may = func() bool { return !w.plan.strict || w.core.Duplex() }
+		var arm func()
+		arm = func() {
+			if !w.core.Duplex() {
+				w.after(time.Millisecond, arm)
+				return
+			}
+			w.give(f.side, w.slots[f.side], &f.simFault)
+		}
+		w.after(f.at, arm)
+	}
+	for _, at := range w.plan.leaves {
+		w.after(at, func() {
+			s := Side(w.rng.IntN(2))
+			if w.core.Phase() == Running && (w.core.Duplex() || w.core.Joining(s)) {
+				w.logf("%v is taken out", s)
+				w.alone(s.Other())
+				w.struck[s] = 0
+				was := w.core.Within(s)
+				w.core.Leave(s, "an admin wants it out")
+				if was {
+					w.bring(s)
+				}
+			}
+		})
+	}
+	for _, at := range w.plan.splits {
+		w.after(at, func() {
+			s := Side(w.rng.IntN(2))
+			if w.core.Duplex() && w.core.Phase() == Running {
+				w.logf("%v is split off", s)
+				w.alone(s.Other())
+				if err := w.core.SplitOff(s, false); err != nil {
+					w.failf("split %v off: %v", s, err)
+				}
+			}
+		})
+	}
+	var type_, patrol, frame func()
+	type_ = func() {
+		if n := w.core.Room(); n > 0 {
+			w.core.Put(module.Input{Kind: module.InputConsole, Data: []byte("abcdefghijklmnop")[:1+w.rng.IntN(min(n, 16))]})
+		}
+		w.after(w.some(5*time.Millisecond), type_)
+	}
+	frame = func() {
+		w.core.Put(module.Input{Kind: module.InputFrame, Slot: module.NICSlot, ID: w.rng.Uint64N(1 << 40)})
+		w.after(w.some(3*time.Millisecond), frame)
+	}
+	patrol = func() {
+		w.core.Patrol()
+		w.after(500*time.Microsecond, patrol)
+	}
+	w.after(0, type_)
+	w.after(0, frame)
+	w.after(0, patrol)
+	w.after(0, w.watch)
+}
+
+// turn is what the chipset's loop does after whatever has happened.
+func (w *simWorld) turn(due bool) {
+	w.core.Go(due)
+	wake := w.now + 10*time.Millisecond
+	ticks, idle := w.core.Wait()
+	if idle && ticks != Never {
+		wake = min(wake, max(w.now, time.Duration(ticks)*time.Microsecond))
+	}
+	if at := w.core.Pause(); at > w.now {
+		wake = min(wake, at)
+	}
+	if w.wakeAt > w.now && w.wakeAt <= wake {
+		return
+	}
+	w.wakeAt = wake
+	w.after(wake-w.now, func() { w.wakeAt = -1 })
+}
+
+// due says whether the guest time has come that the machine waits for.
+func (w *simWorld) due() bool {
+	ticks, idle := w.core.Wait()
+	return idle && ticks != Never && time.Duration(ticks)*time.Microsecond <= w.now
+}
+
+// run runs it to its end.
+func (w *simWorld) run() error {
+	first := Side(w.rng.IntN(2))
+	slot := w.start(first)
+	copy(slot.ram, w.golden.ram)
+	w.core.Boot(first, w.golden.encode())
+	w.bring(first.Other())
+	w.admin()
+	for w.err == nil && w.core.Phase() != Over {
+		if w.now > simEnd || w.events > simEventsMax {
+			w.failf("it does not come to an end: %v, %d of %d steps", w.core.Phase(), w.core.Stats().Steps, w.plan.resetAt)
+			break
+		}
+		e := heap.Pop(&w.queue).(simEvent)
+		w.now = e.at
+		w.events++
+		e.do()
+		w.bounded()
+		if w.err == nil {
+			w.turn(w.due())
+		}
+	}
+	if w.err == nil && w.ended && !w.tainted {
+		w.complete()
+	}
+	return w.err
+}
+
+// complete checks what left of a machine that has ended.
+func (w *simWorld) complete() {
+	for i := range w.expect {
+		if w.expect[i].Number <= w.core.Last().Number && i >= w.passed {
+			w.failf("output %d was sent by the machine and has not left", i)
+			return
+		}
+	}
+}
+
+// bounded checks that nothing grows without an end.
+func (w *simWorld) bounded() {
+	c := w.core
+	if n := len(c.log); n > 3000 {
+		w.failf("%d commands are kept for a replay", n)
+	}
+	for s := range c.sides {
+		if n := len(c.sides[s].got); n > len(c.asked) && c.trial == nil {
+			w.failf("%d answers of cpu%d are kept, and %d were asked for", n, s, len(c.asked))
+		}
+	}
+}
+
+var _ = virtio.Write
