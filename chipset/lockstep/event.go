@@ -16,6 +16,7 @@ const (
 	Started       EventKind = iota + 1 // the machine runs, on Side alone
 	Shot                               // Side was cut off: Fault
 	Transient                          // both differed from what both then agreed on, and go on: Fault of each
+	Repaired                           // a trial has ended with both in lockstep
 	DamagedAlone                       // both hold memory that is not what was agreed: Text
 	JoinedIn                           // Side is in lockstep: Blackout
 	Equal                              // a patrol has found both memories equal: Side is in duplex

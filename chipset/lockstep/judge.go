@@ -207,6 +207,7 @@ func (c *Core) conclude(result []uint64) {
 	}
 	if len(ready) == 2 {
 		c.stats.Repaired++
+		c.hands.Report(Event{Kind: Repaired})
 	}
 	c.goOn(ready)
 }

@@ -400,7 +400,7 @@ func (w *simWorld) Report(e Event) {
 		}
 	case Equal:
 		w.equal()
-	case Transient, DamagedAlone, Undecided:
+	case Transient, Repaired, DamagedAlone, Undecided:
 		if w.plan.strict {
 			w.failf("%v: with one fault, nobody but the module that had it is to blame", eventNames[e.Kind])
 		}
@@ -419,7 +419,7 @@ func (w *simWorld) Report(e Event) {
 }
 
 var eventNames = map[EventKind]string{
-	Started: "started", Shot: "shot", Transient: "transient", DamagedAlone: "damaged alone", JoinedIn: "in lockstep", Equal: "equal", JoinFailed: "join failed",
+	Started: "started", Shot: "shot", Transient: "transient", Repaired: "repaired", DamagedAlone: "damaged alone", JoinedIn: "in lockstep", Equal: "equal", JoinFailed: "join failed",
 	JoinStage: "join", GuestReset: "reset", Undecided: "undecided", Lost: "lost", InjectedFault: "fault", Split: "split", WentOn: "went on", Evidence: "evidence",
 }
 
