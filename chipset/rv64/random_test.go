@@ -531,6 +531,24 @@ func TestExactness(t *testing.T) {
 				want.compare(t, seed, "a hart", got)
 			})
 		}
+		// One that is stopped before some instructions, and looked at without a trace.
+		hits := 0
+		s.reset(cut)
+		cut.SetHook(func(insn uint32) bool { return mix(uint64(insn)*foldK)>>7%3 == seed%3 }, func() {
+			hits++
+			cut.RequestStop()
+			cut.Pass()
+		})
+		s.drive(cut, func() uint64 { return 1 + r.Uint64N(300) }, func(step uint64) {
+			cut.Fetch(cut.PC())
+			cut.StoreAt(cut.Reg(r.IntN(32)))
+			moment{state: trace[step]}.compare(t, seed, "a hart with hooks", moment{state: cut.State()})
+		})
+		cuts[scenarioSteps].compare(t, seed, "a hart with hooks", momentOf(cut))
+		cut.SetHook(nil, nil)
+		if hits == 0 {
+			t.Errorf("seed %d: no hook was hit", seed)
+		}
 		// And one that is copied, memory and state, to another hart now and then.
 		from, to := cut, copied
 		s.reset(from)
