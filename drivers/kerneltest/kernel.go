@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/drivers/debian"
+	"ft/drivers/netns"
 )
 
 // Network names, in the environment, the network namespace (a path) through which Debian's
@@ -105,7 +106,7 @@ func find(k Kernel, say func(format string, args ...any)) (image, error) {
 	var missed []error
 	for _, suite := range suites[k] {
 		say("fetching %s of Debian %s into %s, once", metaName, suite, tree)
-		err := fetch(tree, suite)
+		err := netns.Do(os.Getenv(Network), func() error { return fetch(tree, suite) })
 		if err == nil {
 			return open(tree)
 		}

@@ -180,6 +180,59 @@ func TestFetchSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// TestFetchIsThroughTheNetworkThatIsNamed: tests in a network namespace of their own reach no
+// mirror by themselves.
+func TestFetchIsThroughTheNetworkThatIsNamed(t *testing.T) {
+	if InGuest() {
+		t.Skip("a guest fetches nothing")
+	}
+	hold := exec.Command("unshare", "--net", "cat")
+	in, err := hold.StdinPipe() // it ends when this is closed
+	if err == nil {
+		err = hold.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { in.Close(); _ = hold.Wait() }()
+	named := fmt.Sprintf("/proc/%d/ns/net", hold.Process.Pid)
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want string
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // until it has unshared
+		if want, err = os.Readlink(named); err == nil && want != own {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no other namespace: %q, %v", want, err)
+		}
+	}
+	tools, seen := t.TempDir(), filepath.Join(t.TempDir(), "seen")
+	for _, tool := range []string{"apt-get", "apt-cache", "apt-config", "dpkg-deb"} {
+		script := "#!/bin/sh\n/usr/bin/readlink /proc/self/ns/net >> " + seen + "\ntest " + tool + " = apt-config\n"
+		if err := os.WriteFile(filepath.Join(tools, tool), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", tools)
+	t.Setenv("FT_KERNELS", t.TempDir())
+	t.Setenv(Network, named)
+	if _, err := find(Linux61, t.Logf); err == nil {
+		t.Error("a kernel was fetched from nowhere")
+	}
+	text, err := os.ReadFile(seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if strings.TrimSpace(line) != want {
+			t.Errorf("apt ran in %s, not in %s", line, want)
+		}
+	}
+}
+
 // recorder is a test that is expected to end early.
 type recorder struct {
 	testing.TB
