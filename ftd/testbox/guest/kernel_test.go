@@ -86,17 +86,17 @@ func TestKernelGuest(t *testing.T) {
 	}
 
 	// A person at the console: a shell with job control on a terminal of its own.
-	at := m.waitSays(0, "guest:~# ", time.Minute)
+	at := m.waitSays(0, "guest:~# ", 5*time.Minute)
 	m.typed("echo $((6*7)) answers; sleep 1000\n")
-	at = m.waitSays(at, "42 answers", time.Minute)
+	at = m.waitSays(at, "42 answers", 5*time.Minute)
 	m.typed("\x03")
-	at = m.waitSays(at, "guest:~# ", time.Minute)
+	at = m.waitSays(at, "guest:~# ", 5*time.Minute)
 	m.typed("sha256sum < /data/files/big; exit\n")
-	at = m.waitSays(at, sumOf(content), time.Minute)
-	m.waitSays(at, "guest:~# ", time.Minute) // another shell
+	at = m.waitSays(at, sumOf(content), 5*time.Minute)
+	m.waitSays(at, "guest:~# ", 5*time.Minute) // another shell
 
 	m.must("POST", "/load?cpu=1&memory=16&fault=1&fork=1&disk=1&seconds=600", "")
-	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(time.Second) {
+	for deadline := time.Now().Add(10 * time.Minute); ; time.Sleep(time.Second) {
 		busy := ""
 		for _, k := range m.status().Load.Kinds {
 			if k.LastError != "" {
@@ -117,7 +117,7 @@ func TestKernelGuest(t *testing.T) {
 	m.quiet()
 
 	m.typed("poweroff\n")
-	m.waitEnds(time.Minute)
+	m.waitEnds(5 * time.Minute)
 	checkDisk(t, disk)
 }
 
@@ -208,11 +208,11 @@ func TestKernelGuestIsKilled(t *testing.T) {
 			m.kill()
 		case "panic":
 			m.must("POST", "/panic", "")
-			m.waitEnds(time.Minute)
+			m.waitEnds(5 * time.Minute)
 			m.waitSays(0, "Kernel panic - not syncing: sysrq triggered crash", 0)
 		case "poweroff":
 			m.must("POST", "/poweroff", "")
-			m.waitEnds(time.Minute)
+			m.waitEnds(5 * time.Minute)
 		}
 		writers.Wait()
 		t.Logf("round %d: %d files and %d requests were acknowledged before the %s", round, len(acks.files), acks.requests, end)
@@ -231,10 +231,10 @@ func TestKernelBareMetal(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := start(t, g, "")
-	at := m.waitSays(0, "built into ftd", time.Minute)
-	at = m.waitSays(at, "1 s\r\n2 s\r\n", time.Minute)
+	at := m.waitSays(0, "built into ftd", 5*time.Minute)
+	at = m.waitSays(at, "1 s\r\n2 s\r\n", 5*time.Minute)
 	m.typed("hello\r")
-	at = m.waitSays(at, "hello\r\n", time.Minute)
-	m.waitSays(at, " s\r\n", time.Minute)
-	m.waitSays(0, "\n10 s\r\n", time.Minute) // two digits
+	at = m.waitSays(at, "hello\r\n", 5*time.Minute)
+	m.waitSays(at, " s\r\n", 5*time.Minute)
+	m.waitSays(0, "\n10 s\r\n", 5*time.Minute) // two digits
 }

@@ -24,7 +24,7 @@ import (
 const emulator = "qemu-system-riscv64"
 
 // bootPatience is for a busy computer: the boot takes 2.2 G instructions.
-const bootPatience = 3 * time.Minute
+const bootPatience = 10 * time.Minute
 
 // own ends the test where guests are not to be booted, and keeps others off until its end.
 func own(t *testing.T) (cache string) {
@@ -205,7 +205,7 @@ func (m *machine) waitEnds(patience time.Duration) {
 	}
 }
 
-var web = &http.Client{Timeout: time.Minute}
+var web = &http.Client{Timeout: 5 * time.Minute}
 
 // ask asks the service. An error is one of the connection.
 func (m *machine) ask(method, path string, body io.Reader) (status int, text string, err error) {
