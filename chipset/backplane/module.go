@@ -342,7 +342,7 @@ func (m *Module) read() {
 		message, err := m.port.Receive(buf)
 		if errors.Is(err, port.ErrClosed) {
 			if m.how != "" {
-				m.report(Gone{Why: Died, Text: fmt.Sprintf("%s: process %d %s", m.side, m.proc.pid, m.how)})
+				m.report(Gone{Why: Died, Text: m.says(m.how)})
 			}
 			return
 		}
@@ -355,7 +355,7 @@ func (m *Module) read() {
 		}
 		if err != nil && !refusing {
 			refusing = true
-			m.report(Gone{Why: Garbage, Text: fmt.Sprintf("%s: process %d sent what no module sends: %v", m.side, m.proc.pid, err)})
+			m.report(Gone{Why: Garbage, Text: m.says("sent what no module sends: " + err.Error())})
 		}
 		if errors.Is(err, port.ErrBroken) {
 			m.refused.Add(1)
@@ -379,6 +379,15 @@ func (m *Module) count(k lockstep.RecordKind) {
 		m.slowDone.Add(1)
 	}
 	m.answered.Add(1)
+}
+
+// says is a sentence about the process. One that was gone and reaped before it was adopted
+// has no number any more.
+func (m *Module) says(what string) string {
+	if m.proc.pid <= 0 {
+		return fmt.Sprintf("%s: its process %s", m.side, what)
+	}
+	return fmt.Sprintf("%s: process %d %s", m.side, m.proc.pid, what)
 }
 
 // report delivers that the module is gone, once, and not after the fence.

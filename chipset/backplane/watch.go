@@ -147,6 +147,9 @@ func (o *observer) observe(now time.Time) {
 	p := m.port.Progress()
 	is := progress{done: p.Done, records: p.Records, answered: m.answered.Load()}
 	judged, behind := m.judged()
+	if p.Unread && !behind { // it was in no hurry to tell, or is not in its right mind
+		m.port.Nudge()
+	}
 	if !m.owes(p) || is != o.last || behind {
 		o.last = is
 		o.vigil.delivered()
@@ -155,9 +158,6 @@ func (o *observer) observe(now time.Time) {
 	if !judged {
 		return
 	}
-	if p.Unread { // it was in no hurry to tell, and may have no time for it any more
-		m.port.Nudge()
-	}
 	if o.stat.fd < 0 || o.thread != p.Thread {
 		o.stat.close()
 		o.thread, o.stat = p.Thread, m.proc.openStat(p.Thread)
@@ -165,7 +165,7 @@ func (o *observer) observe(now time.Time) {
 	s := sample{state: o.stat.state(), slow: p.Done == 0 || int64(m.slowAsked.Load()-m.slowDone.Load()) > 0}
 	s.cpu, _ = m.proc.cpuTime()
 	if why, text := o.vigil.look(s, passed); why != 0 {
-		m.report(Gone{Why: why, Text: fmt.Sprintf("%s: process %d %s", m.side, m.proc.pid, text)})
+		m.report(Gone{Why: why, Text: m.says(text)})
 	}
 }
 

@@ -23,10 +23,11 @@ type Chipset struct {
 
 	sendMu sync.Mutex
 	// Of the commands; guarded by sendMu. taken is the module's position as last seen.
-	head, reserve, taken, sent uint64
+	head, reserve, taken uint64
+	sent                 atomic.Uint64 // messages; changed with sendMu held
 
-	tail   uint64 // of the records; the receiver's
-	broken error  // the receiver's
+	tail   atomic.Uint64 // of the records; changed by the receiver
+	broken error         // the receiver's
 
 	closed atomic.Bool
 }
@@ -80,12 +81,14 @@ func (c *Chipset) recall() error {
 	if _, err := m.config(); err != nil {
 		return err
 	}
-	c.head, c.taken, c.sent, c.tail = m.load(offCommandHead), m.load(offCommandTail), m.load(offCommandsSent), m.load(offRecordTail)
+	c.head, c.taken = m.load(offCommandHead), m.load(offCommandTail)
+	c.sent.Store(m.load(offCommandsSent))
+	c.tail.Store(m.load(offRecordTail))
 	c.reserve = max(c.head, m.load(offCommandReserve))
 	if _, err := used(c.head, c.taken); err != nil {
 		return err
 	}
-	if _, err := used(m.load(offRecordHead), c.tail); err != nil {
+	if _, err := used(m.load(offRecordHead), c.tail.Load()); err != nil {
 		return err
 	}
 	if ahead := c.reserve - c.head; ahead > space(lockstep.MessageMax) {
@@ -156,8 +159,7 @@ func (c *Chipset) Send(a, b []byte) error {
 	}
 	c.mem.commands().write(c.head, n, a, b)
 	c.head += need
-	c.sent++
-	c.mem.store(offCommandsSent, c.sent)
+	c.mem.store(offCommandsSent, c.sent.Add(1))
 	c.mem.store(offCommandHead, c.head)
 	c.wakeModule(sleepsForMessage)
 	return nil
@@ -190,7 +192,7 @@ func (c *Chipset) Receive(buf []byte) ([]byte, error) {
 		// the look and the sleep.
 		err = c.raw.Read(func(uintptr) bool {
 			c.mem.sleeps(offChipsetSleeps, sleepsForMessage)
-			if c.mem.load(offRecordHead) == c.tail {
+			if c.mem.load(offRecordHead) == c.tail.Load() {
 				return false
 			}
 			c.mem.sleeps(offChipsetSleeps, awake)
@@ -207,16 +209,17 @@ func (c *Chipset) Nudge() { _ = c.bell.SetReadDeadline(time.Unix(1, 0)) }
 
 // take takes the next message, if there is one.
 func (c *Chipset) take(buf []byte) ([]byte, error) {
-	inside, err := used(c.mem.load(offRecordHead), c.tail)
+	tail := c.tail.Load()
+	inside, err := used(c.mem.load(offRecordHead), tail)
 	if err != nil || inside == 0 {
 		return nil, err
 	}
-	message, taken, err := c.mem.records().read(c.tail, inside, buf)
+	message, taken, err := c.mem.records().read(tail, inside, buf)
 	if err != nil {
 		return nil, err
 	}
-	c.tail += taken
-	c.mem.store(offRecordTail, c.tail)
+	c.tail.Store(tail + taken)
+	c.mem.store(offRecordTail, tail+taken)
 	c.wakeModule(sleepsForRoom)
 	if message == nil {
 		message = []byte{}
@@ -240,8 +243,8 @@ type Progress struct {
 func (c *Chipset) Progress() Progress {
 	m := c.mem
 	return Progress{
-		Sent: m.load(offCommandsSent), Done: m.load(offCommandsDone), Records: m.load(offRecordsSent),
-		Unread: m.load(offRecordHead) != m.load(offRecordTail), Thread: int(int32(m.load(offThread))),
+		Sent: c.sent.Load(), Done: m.load(offCommandsDone), Records: m.load(offRecordsSent),
+		Unread: m.load(offRecordHead) != c.tail.Load(), Thread: int(int32(m.load(offThread))),
 	}
 }
 
