@@ -156,17 +156,12 @@ func (c *Core) becomeFace(d *device) {
 			a, b = b, a
 		}
 		to, reason = drivers.FaceSimplex, fmt.Sprintf("on %s alone: %s is %v", a.id, b.id, b.state)
-		switch {
-		case a.alone():
-			reason = fmt.Sprintf("on %s alone: %s", a.id, d.kind.alone)
-		case onItsWay(b.state):
+		if onItsWay(b.state) {
 			to, reason = drivers.FaceSyncing, fmt.Sprintf("on %s, %s is coming in", a.id, b.id)
 		}
 	}
 	severity := Info
 	switch {
-	case to == drivers.FaceDown && d.restarts():
-		severity = Warning
 	case to == drivers.FaceDown && d.wanted():
 		severity = Critical
 	case to < d.face.state:

@@ -105,9 +105,6 @@ type side struct {
 // partner is the other side of the face.
 func (s *side) partner() *side { return &s.dev.sides[s.index.Other()] }
 
-// alone says that it is the one side that its face can have.
-func (s *side) alone() bool { return s.dev.kind.alone != "" && s.partner().state == drivers.Empty }
-
 // leaving says whether the driver has been asked to take the side out, whatever has been
 // wanted since.
 func (s *side) leaving() bool { return s.work == detaching || s.work == detached }
@@ -215,17 +212,6 @@ func (d *device) wanted() bool {
 
 // works are the actions on the whole device that may be under way.
 func (d *device) works() [2]*deviceWork { return [2]*deviceWork{&d.stop, &d.change} }
-
-// atBest says that the face is as good as it can be: nothing is wrong with it.
-func (d *device) atBest() bool {
-	switch d.face.state {
-	case drivers.FaceDuplex:
-		return true
-	case drivers.FaceSimplex:
-		return d.sides[0].alone() || d.sides[1].alone()
-	}
-	return false
-}
 
 // faceName is what people call the face.
 func (d *device) faceName() string {

@@ -20,10 +20,7 @@ type kind struct {
 	machine bool
 	// mortal: its face ends with its driver process, and begins anew with the next one.
 	mortal bool
-	// alone: why a side that is not configured cannot be, where that is the version's doing
-	// and not the configuration's. A face on the other side is then at its best.
-	alone string
-	cures []cure
+	cures  []cure
 }
 
 // cure is what a person can do about a side that is out for a reason with a word in it.
@@ -40,7 +37,7 @@ var kinds = [...]kind{
 	{name: "disk", modules: [2]string{"pci0", "pci1"}, part: "device", face: "disk", syncing: "being brought up to date", kept: "; the data is safe"},
 	{name: "nic", modules: [2]string{"pci0", "pci1"}, part: "NIC", face: "interface", syncing: "waiting for the up-delay", switchable: true, returns: true, cures: nicCures},
 	{name: "machine", modules: [2]string{"cpu0", "cpu1"}, part: "CPU module", face: "machine", syncing: "being brought up to date",
-		machine: true, mortal: true, alone: "this version runs a machine on one CPU module"},
+		machine: true, mortal: true},
 }
 
 // moduleIDs are the modules of a box, in the order in which they are shown.

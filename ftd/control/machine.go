@@ -8,25 +8,33 @@ import (
 )
 
 // This file holds what is peculiar to machines. To the core a machine is a face over two
-// CPU modules like any other, with three differences:
+// CPU modules like any other, with two differences:
 //
 //   - It is switched on and off. Off is its sides' target: out by an admin who stopped it, or
 //     by the guest that powered itself off. Both are words of people, and are kept as such.
 //   - It stands on other faces: its driver is started when they are there (waitsFor).
-//   - This version can give it one CPU module. So it is simplex at its best: that is said,
-//     and is nothing that a person could mend (alone).
+//
+// A guest that reboots is no news to anybody: its driver goes on with one side and has the
+// other brought in again.
 
 // poweredOff takes the word of a guest that has powered its machine off, just now or at a time.
-// An admin's word that is out, or later, goes before it, unless that one turns out not to be
-// kept (takeBack).
-func (c *Core) poweredOff(n *facts, s *side, reason string, at time.Time) {
-	counts := func(t Target) bool { return !t.out() && (at.IsZero() || at.After(t.Since)) }
+// It is about both sides: one that was out for another reason does not start the machine
+// again. An admin's word that is out, or later, goes before it, unless that one turns out not
+// to be kept (takeBack).
+func (c *Core) poweredOff(p *proposal, d *device, reason string, at time.Time) {
 	off := Target{Direction: Out, By: ByGuest, Since: c.now, Reason: orElse(reason, "the guest powered itself off")}
-	switch {
-	case counts(n.target):
-		n.target = off
-	case s.undo != nil && counts(*s.undo):
-		*s.undo = off
+	for i := range d.sides {
+		s := &d.sides[i]
+		t := &p.at(s).target
+		switch counts := func(t Target) bool { return at.IsZero() || at.After(t.Since) }; {
+		case s.state == drivers.Empty:
+		case t.out() && t.By == ByFault && counts(*t):
+			t.By = ByGuest // the verdict stands; another part in its place starts nothing
+		case !t.out() && counts(*t):
+			*t = off
+		case s.undo != nil && !s.undo.out() && counts(*s.undo):
+			*s.undo = off
+		}
 	}
 }
 
@@ -53,10 +61,22 @@ func (c *Core) proposeStartMachine(p *proposal, ev StartMachine) *refusal {
 	if d.halted() {
 		return refuse(drivers.RuleState, "%s is on, and serves nobody: %s; ftctl machine reset %s starts it from the beginning", d.name, d.down, d.name)
 	}
-	if r := c.proposeBringUp(p, BringUp{Request: ev.Request, Target: ev.Target}); r != nil {
-		return r
+	sc := scope{id: ev.Target, device: d}
+	for _, fit := range []bool{true, false} {
+		for i := range d.sides {
+			if s := &d.sides[i]; s.state != drivers.Empty && p.at(s).target.Broken != fit {
+				sc.sides = append(sc.sides, s)
+			}
+		}
+		if len(sc.sides) > 0 {
+			break // what is broken stays so, unless there is nothing else to start on
+		}
 	}
-	p.verb = "machine start"
+	c.wantIn(p, sc, ev.By, "")
+	for _, s := range p.sides {
+		p.at(s).fresh = true // by policy defer the one that it does not start on waits
+	}
+	p.verb, p.either = "machine start", true
 	if p.nothing != "" {
 		p.nothing = d.name + " is on already"
 	}
@@ -103,12 +123,6 @@ func (c *Core) proposeStopMachine(p *proposal, ev StopMachine) *refusal {
 	return nil
 }
 
-// restarts says that the machine is down because it starts from the beginning: somebody had
-// it reset, or its guest reboots.
-func (d *device) restarts() bool {
-	return d.kind.machine && (onItsWay(d.sides[0].state) || onItsWay(d.sides[1].state))
-}
-
 // halted says that the machine is on and serves nobody: its kernel has panicked.
 func (d *device) halted() bool {
 	return d.kind.machine && d.down != "" && (d.sides[0].state.InService() || d.sides[1].state.InService())
@@ -138,31 +152,71 @@ func (c *Core) waitSentence(d *device) string {
 	return fmt.Sprintf("%s waits for %s, which is down", d.name, c.waitsFor(d))
 }
 
-// machineVerdict is about a machine of one side that has a driver process, or needs none.
-func (c *Core) machineVerdict(d *device, s *side, now time.Time) (verdict, action string) {
+// goingOff is a side that serves a machine which is wanted off, nil when there is none.
+func (d *device) goingOff() *side {
+	if !d.kind.machine || d.wanted() {
+		return nil
+	}
+	for i := range d.sides {
+		if s := &d.sides[i]; s.state.InService() {
+			return s
+		}
+	}
+	return nil
+}
+
+// machineDown is about a machine that serves nobody, and whose driver process is there or not
+// needed.
+func (c *Core) machineDown(d *device, now time.Time) (verdict, action string) {
 	start := d.startCommand()
 	does := func(what, why string) string { return fmt.Sprintf("%s %s: %s", d.name, what, why) }
-	switch {
-	case d.atBest() && s.target.out():
-		return does("is being stopped", s.target.Reason), "none: it is off when its I/O has ended"
-	case d.atBest():
-		return fmt.Sprintf("%s runs on %s alone: %s", d.name, d.kind.modules[s.index], d.kind.alone), "none"
-	case d.halted():
+	if d.halted() {
 		return does("is down", d.down), fmt.Sprintf("ftctl console %s shows its last words; ftctl machine reset %s starts it again", d.name, d.name)
-	case s.state == drivers.Broken:
-		return does("does not start", s.reason), "mend that, then: " + start
-	case onItsWay(s.state) || s.work == attaching || s.work == attached:
-		return d.name + " is starting", "none: it comes up by itself"
-	case s.target.out():
-		return does("is off", s.reason), start + " when it is wanted again"
-	case s.hold.kind == holdRetry:
-		return does("could not be started", s.hold.sentence), "none: it is tried again" + s.when(now)
-	case s.hold.kind == holdRefused:
-		return does("is not started", s.hold.sentence), "mend that, then: " + start
-	case s.hold.kind == holdWaits:
-		return does("waits", s.hold.sentence), "mend that: it is then started by itself"
 	}
-	return does("is down", s.reason), "none: it is started by itself"
+	var off, tried, refused, waits *side // the first of each
+	coming, wanted := false, 0
+	first := func(at **side, s *side) {
+		if *at == nil {
+			*at = s
+		}
+	}
+	for i := range d.sides {
+		s := &d.sides[i]
+		coming = coming || onItsWay(s.state) || s.work == attaching || s.work == attached
+		switch {
+		case s.state == drivers.Empty:
+			continue
+		case s.target.out():
+			if s.target.By != ByFault {
+				first(&off, s)
+			}
+			continue
+		case s.hold.kind == holdRefused:
+			first(&refused, s)
+		case s.hold.kind == holdWaits:
+			first(&waits, s)
+		case s.state != drivers.Removed:
+			first(&tried, s)
+		}
+		wanted++
+	}
+	switch {
+	case coming:
+		return d.name + " is starting", "none: it comes up by itself"
+	case wanted == 0 && off != nil:
+		return does("is off", off.target.Reason), start + " when it is wanted again"
+	case tried != nil && tried.state == drivers.Shot:
+		return does("is down", tried.shotReason()), "none: it is started again by itself" + tried.when(now)
+	case tried != nil && tried.hold.kind == holdRetry:
+		return does("could not be started", tried.hold.sentence), "none: it is tried again" + tried.when(now)
+	case tried != nil:
+		return does("is down", tried.reason), "none: it is started by itself"
+	case refused != nil:
+		return does("is not started", refused.hold.sentence), "mend that, then: " + start
+	case waits != nil:
+		return does("waits", waits.hold.sentence), "mend that: it is then started by itself"
+	}
+	return c.bothVerdicts(d, d.telling(), now)
 }
 
 // startCommand brings the device up after it was down.
@@ -171,14 +225,4 @@ func (d *device) startCommand() string {
 		return "ftctl machine start " + d.name
 	}
 	return "ftctl bringup " + d.name
-}
-
-// soleSide is the one side that the device can have, nil where it can have two.
-func (d *device) soleSide() *side {
-	for i := range d.sides {
-		if s := &d.sides[i]; s.alone() {
-			return s
-		}
-	}
-	return nil
 }

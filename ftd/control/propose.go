@@ -37,6 +37,7 @@ type proposal struct {
 	sides   []*side
 	device  *device // the request is about the whole device
 	risk    string
+	either  bool   // one of the sides is enough
 	then    func() // what a request changes beside facts; run by commit
 	nothing string // the request asks for what is so already: answer with this
 }
@@ -149,7 +150,7 @@ func (c *Core) configure(ev DeviceConfigured) {
 		}
 		switch {
 		case spec.Resource.Path == "":
-			s.state, s.reason = drivers.Empty, orElse(k.alone, "nothing is configured here")
+			s.state, s.reason = drivers.Empty, "nothing is configured here"
 		case spec.Absent:
 			s.state, s.reason = drivers.Removed, spec.Resource.Path+" was not there at start"
 		default:

@@ -19,6 +19,12 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 	if ev.AcceptRisk != "" && ev.AcceptRisk != drivers.RiskOverwrite {
 		return refuse(RuleRisk, "bringup knows no risk %q: it can be told --accept-risk=%s", ev.AcceptRisk, drivers.RiskOverwrite)
 	}
+	c.wantIn(p, sc, ev.By, ev.AcceptRisk)
+	return nil
+}
+
+// wantIn wants sides in service, at the word of who.
+func (c *Core) wantIn(p *proposal, sc scope, who, risk string) {
 	var revived []*side
 	for _, s := range sc.sides {
 		n := p.at(s)
@@ -28,7 +34,7 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 		if n.target.Broken {
 			revived = append(revived, s)
 		}
-		n.target = Target{Direction: In, By: ByAdmin, Who: ev.By, Since: c.now}
+		n.target = Target{Direction: In, By: ByAdmin, Who: who, Since: c.now}
 		n.hold, n.fresh = hold{}, false
 		if other := &p.at(s.partner()).target; other.Whole {
 			other.Whole, other.Risk = false, "" // only this side is out now
@@ -51,7 +57,6 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 	if len(p.sides) == 0 {
 		p.nothing = fmt.Sprintf("%s is in already, or on its way", sc.id)
 	}
-	risk := ev.AcceptRisk
 	p.then = func() {
 		for _, s := range revived {
 			h := c.historyOf(s)
@@ -66,9 +71,8 @@ func (c *Core) proposeBringUp(p *proposal, ev BringUp) *refusal {
 				p.fails, p.again = 0, c.now
 			}
 		}
-		c.open(p, true, ev.Target)
+		c.open(p, true, sc.id)
 	}
-	return nil
 }
 
 // proposeBringDown wants sides out. A device goes down as a whole.

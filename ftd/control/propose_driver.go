@@ -99,7 +99,7 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 		}
 		s.probe = s.probe && !withDriver(is.State)
 		if is.OutBy == drivers.OutByGuest && is.State == drivers.Offline {
-			c.poweredOff(n, s, is.Reason, is.Since)
+			c.poweredOff(p, d, is.Reason, is.Since)
 		}
 		switch is.State {
 		case drivers.Removed, drivers.Empty:
@@ -224,7 +224,7 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 	}
 	switch {
 	case to == drivers.Offline && ev.Detail["out_by"] == drivers.OutByGuest:
-		c.poweredOff(n, s, ev.Reason, time.Time{})
+		c.poweredOff(p, s.dev, ev.Reason, time.Time{})
 	case ev.Fault != "" && (to == drivers.Shot || to == drivers.Offline):
 		n.state = drivers.Shot
 		if was != drivers.Shot && was != drivers.Broken && !s.pulled { // else it was its going

@@ -189,6 +189,8 @@ func (c *Core) attachResult(p *proposal, s *side, ev ActionResult) {
 	case ev.Outcome == Refused && ev.Code == drivers.RuleBusy:
 		n.draining = true
 		c.tryAgain(n, s, "", ev.Sentence)
+	case ev.Outcome == Refused && ev.Code == drivers.RuleWaits && !s.dev.kind.returns:
+		c.tryAgain(n, s, "", ev.Sentence) // its driver cannot take it in yet, and will not by itself
 	case ev.Outcome == Refused && ev.Code == drivers.RuleWaits:
 		c.comesByItself(n, s, ev.Sentence)
 	case ev.Outcome == Refused && ev.Code == drivers.RuleState && withDriver(n.state):
@@ -392,6 +394,12 @@ func (c *Core) proposeVerdict(p *proposal, s *side) {
 		if !withDriver(n.state) {
 			n.state, n.reason = drivers.Broken, n.target.Reason
 		}
+		return
+	}
+	if n.hold.kind == holdRefused {
+		// It failed the diagnostics of an attach that was refused for that: it is not tried
+		// again by itself. Which of the two is heard of first makes no difference.
+		n.state, n.reason = drivers.Offline, n.hold.sentence
 		return
 	}
 	pause := backoff(s.fails)

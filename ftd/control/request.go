@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,8 @@ type request struct {
 	up       bool
 	target   string  // the id as the admin wrote it
 	sides    []*side // still under way
+	either   bool    // it is done when one side has got there
+	reached  bool    // one has
 	device   bool    // waits for a deviceWork
 	deadline time.Time
 	status   AnswerStatus // the worst so far
@@ -44,7 +47,7 @@ func (c *Core) open(p *proposal, up bool, target string) {
 	if len(p.sides) == 0 {
 		return
 	}
-	r := &request{id: p.ask.ID, up: up, target: target, deadline: c.now.Add(requestWait), status: AnswerDone, coming: comingSentence(p.sides, target)}
+	r := &request{id: p.ask.ID, up: up, either: p.either, target: target, deadline: c.now.Add(requestWait), status: AnswerDone, coming: comingSentence(p.sides, target)}
 	for _, s := range p.sides {
 		c.supersede(s)
 		s.request = r
@@ -114,13 +117,15 @@ func (c *Core) settleDevice(w *deviceWork, status AnswerStatus, code, sentence s
 // is its outcome.
 func (r *request) note(status AnswerStatus, code, sentence string) {
 	if status == AnswerDone {
-		r.done = sentence
+		r.done, r.reached = sentence, true
 		return
 	}
 	if r.status == AnswerDone {
 		r.status, r.code = status, code
 	}
-	r.wrong = append(r.wrong, sentence)
+	if !slices.Contains(r.wrong, sentence) { // two sides may have the same to say
+		r.wrong = append(r.wrong, sentence)
+	}
 }
 
 // finish answers a request that waits for nothing more.
@@ -133,6 +138,9 @@ func (c *Core) finish(r *request) {
 			c.requests = append(c.requests[:i], c.requests[i+1:]...)
 			break
 		}
+	}
+	if r.either && r.reached {
+		r.status, r.code = AnswerDone, ""
 	}
 	sentence := r.done
 	if r.up {
@@ -147,7 +155,7 @@ func (c *Core) finish(r *request) {
 // comingSentence tells whoever wants sides in what happens next.
 func comingSentence(sides []*side, target string) string {
 	for _, s := range sides {
-		if !s.alone() {
+		if !s.dev.kind.machine || s.state.InService() || s.partner().state.InService() {
 			return fmt.Sprintf("%s is coming in: diagnostics, then syncing (ftctl wait %s --for duplex)", target, target)
 		}
 	}
@@ -169,6 +177,8 @@ func (c *Core) settleReached() {
 			case r == nil:
 			case r.up && (s.state.InService() || onItsWay(s.state)):
 				c.settleSide(s, AnswerDone, "", "")
+			case r.up && r.either && s.partner().state.InService():
+				c.settleSide(s, AnswerDone, "", "")
 			case r.up && c.waits(d):
 				c.settleSide(s, AnswerRefused, drivers.RuleWaits, c.waitSentence(d)+": it is started when that is up")
 			case r.up && s.asking(): // its driver says more
@@ -184,15 +194,39 @@ func (c *Core) settleReached() {
 
 // outSentence tells whoever took a side out what may be done now.
 func (c *Core) outSentence(s *side) string {
+	if s.dev.kind.machine && !s.dev.wanted() {
+		return c.offSentence(s.dev)
+	}
 	m := c.moduleOf(s)
 	out := s.id + " is out of service"
-	if s.dev.kind.machine && !s.dev.wanted() {
-		out = s.dev.name + " is off"
-	}
 	if note := c.pullNote(m.sides...); note != "" {
 		return fmt.Sprintf("%s; do not pull all of %s yet: %s", out, m.id, note)
 	}
 	return fmt.Sprintf("%s: %s is safe to pull", out, m.id)
+}
+
+// offSentence is about a machine that is off as a whole.
+func (c *Core) offSentence(d *device) string {
+	var safe, notes []string
+	for i := range d.sides {
+		s := &d.sides[i]
+		if s.state == drivers.Empty {
+			continue
+		}
+		if m := c.moduleOf(s); c.pullNote(m.sides...) == "" {
+			safe = append(safe, m.id)
+		} else {
+			notes = append(notes, fmt.Sprintf("do not pull all of %s yet: %s", m.id, c.pullNote(m.sides...)))
+		}
+	}
+	sentence := d.name + " is off"
+	switch len(safe) {
+	case 1:
+		sentence += ": " + safe[0] + " is safe to pull"
+	case 2:
+		sentence += ": " + safe[0] + " and " + safe[1] + " are safe to pull"
+	}
+	return strings.Join(append([]string{sentence}, notes...), "; ")
 }
 
 func (c *Core) moduleOf(s *side) *module {

@@ -114,8 +114,6 @@ func (c *Core) sanitizePair(p *proposal, d *device, n *deviceNext) {
 		case said:
 		case state == drivers.Duplex:
 			f.reason = "with its partner " + d.sides[1-i].id
-		case s.alone():
-			f.reason = "alone: " + d.kind.alone
 		default:
 			f.reason = fmt.Sprintf("alone: %s is %v", d.sides[1-i].id, partner.state)
 		}

@@ -60,9 +60,6 @@ func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *sim
 		for j := range d.sides {
 			d.sides[j] = simSide{state: drivers.Offline, part: b.newPart(), present: true, fresh: true}
 		}
-		if d.kind.machine && pick(2) == 0 {
-			d.sides[1] = simSide{none: true, present: true}
-		}
 		if d.kind.machine && i > 0 && pick(2) == 0 {
 			d.needs = []string{b.devices[pick(i)].name}
 		}
@@ -105,9 +102,6 @@ func (b *simBox) boot() {
 		}
 		ev := DeviceConfigured{Kind: d.kind.name, Name: d.name, Needs: d.needs}
 		for i := range d.sides {
-			if d.sides[i].none {
-				continue
-			}
 			ev.Sides[i] = SideSpec{Resource: drivers.Resource{Path: fmt.Sprintf("/dev/%s-%d", d.name, i)}, Absent: !d.sides[i].present && !d.kind.returns}
 		}
 		b.step(ev)

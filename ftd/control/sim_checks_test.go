@@ -12,7 +12,7 @@ import (
 
 // after checks what the core made of an event.
 func (r *ruleBook) after(ev Event, res Result) {
-	ev = plain(ev)
+	ev = r.plain(ev)
 	if _, ok := ev.(DeviceConfigured); ok { // it has a state before it has an entry
 		for _, d := range r.b.core.Status(r.b.now).Devices {
 			for _, v := range d.Sides {
@@ -93,7 +93,7 @@ func (r *ruleBook) checkWaits(ev Event, res Result) {
 func (r *ruleBook) checkFaults(faults []seen, res Result) {
 	for _, f := range faults {
 		id := sideID(f.s.dev, f.s.index)
-		if f.s.word == Out || r.forgetful || r.part(f.s.part).broken || !f.s.present {
+		if f.s.word == Out || f.s.off || r.forgetful || r.part(f.s.part).broken || !f.s.present {
 			continue
 		}
 		broken := false

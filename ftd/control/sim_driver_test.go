@@ -40,7 +40,6 @@ type simSide struct {
 	present  bool
 	fresh    bool // it has all the data
 	draining bool
-	none     bool   // nothing is configured there
 	outBy    string // who took it out, where that was the guest
 
 	// Of a kind that returns by itself.
@@ -104,14 +103,28 @@ func (d *simDriver) set(now time.Time, i drivers.Side, to drivers.State, ev driv
 func (d *simDriver) cold() {
 	d.halted = false
 	for i := range d.sides {
-		d.sides[i].fresh = !d.sides[i].none
+		d.sides[i].fresh = true
 	}
 }
 
-// powerOff is the guest's own word.
+// reboots: the machine begins anew on one of its sides, and the other is brought in again.
+func (d *simDriver) reboots(now time.Time) {
+	first := drivers.Side(0)
+	if !d.sides[first].state.InService() {
+		first = 1
+	}
+	if d.halted {
+		d.panics(now, false)
+	}
+	if withDriver(d.sides[1-first].state) {
+		d.set(now, 1-first, drivers.Offline, drivers.Event{Reason: "the guest has started anew: it is brought in again"})
+	}
+}
+
+// powerOff is the guest's own word. What was about to join the machine goes with it.
 func (d *simDriver) powerOff(now time.Time) {
 	for i := range d.sides {
-		if d.sides[i].state.InService() {
+		if withDriver(d.sides[i].state) {
 			d.set(now, drivers.Side(i), drivers.Offline, drivers.Event{Reason: "the guest powered itself off", Detail: map[string]any{"out_by": drivers.OutByGuest}})
 		}
 	}
@@ -193,9 +206,6 @@ func (d *simDriver) start(now time.Time) {
 	d.up = true
 	for i := range d.sides {
 		s := &d.sides[i]
-		if s.none {
-			continue
-		}
 		if s.state != drivers.Removed {
 			s.state = drivers.Offline
 		}
@@ -225,7 +235,7 @@ func (d *simDriver) takeDown() {
 		if behind && !s.state.InService() && !d.kind.returns {
 			s.fresh = false
 		}
-		if s.state != drivers.Removed && !s.none {
+		if s.state != drivers.Removed {
 			s.state = drivers.Offline
 		}
 		s.draining, s.outBy = false, ""

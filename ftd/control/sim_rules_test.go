@@ -137,9 +137,6 @@ func (r *ruleBook) partner(s *sideBook) *sideBook { return r.sides[sideID(s.dev,
 func (r *ruleBook) named(id string) (named []*sideBook) {
 	for _, d := range r.b.devices {
 		for i := range d.sides {
-			if d.sides[i].none {
-				continue
-			}
 			if sid := sideID(d, drivers.Side(i)); sid == id || d.name == id || d.kind.modules[i] == id {
 				named = append(named, r.sides[sid])
 			}
@@ -157,11 +154,23 @@ func (r *ruleBook) part(name string) *partBook {
 	return r.parts[name]
 }
 
-// plain is what a request about a machine means to its sides.
-func plain(ev Event) Event {
+// plain is what a request about a machine means to its sides. One that is broken is not
+// started on, unless both are.
+func (r *ruleBook) plain(ev Event) Event {
 	switch ev := ev.(type) {
 	case StartMachine:
-		return BringUp{ev.Request, ev.Target, ""}
+		if ask := r.asked[ev.ID]; ask != nil {
+			return ask.ev
+		}
+		target := ev.Target
+		for _, d := range r.b.core.Status(r.b.now).Devices {
+			for i, v := range d.Sides {
+				if d.ID == ev.Target && v.State == drivers.Broken && d.Sides[1-i].State != drivers.Broken {
+					target = d.Sides[1-i].ID
+				}
+			}
+		}
+		return BringUp{ev.Request, target, ""}
 	case StopMachine:
 		return BringDown{ev.Request, ev.Target, drivers.RiskLastSide}
 	}
@@ -170,7 +179,7 @@ func plain(ev Event) Event {
 
 // before looks at an event that the core is about to get.
 func (r *ruleBook) before(ev Event) {
-	ev = plain(ev)
+	ev = r.plain(ev)
 	if r.b.diskBad {
 		r.forgetful = true
 	}
@@ -320,7 +329,10 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 				continue
 			}
 			s.said = is.State
-			s.off = s.off && !is.State.InService() || is.OutBy == drivers.OutByGuest && s.word != Out && is.Since.After(s.wanted)
+			s.off = s.off && !is.State.InService()
+			if is.OutBy == drivers.OutByGuest {
+				r.turnedOff(s, is.Since)
+			}
 			switch {
 			case is.State == drivers.Removed:
 				s.present = false
@@ -372,7 +384,10 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 		to, _ := drivers.ParseState(ev.Event.To)
 		s.present = s.present || withDriver(to) && !withDriver(s.said) // it was tried, and found
 		s.said = to
-		s.off = s.off && !to.InService() || ev.Event.Detail["out_by"] == drivers.OutByGuest && s.word != Out
+		s.off = s.off && !to.InService()
+		if ev.Event.Detail["out_by"] == drivers.OutByGuest {
+			r.turnedOff(s, r.b.now)
+		}
 		if ev.Event.Identity != "" {
 			s.part = ev.Event.Identity
 		}
@@ -389,6 +404,13 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 		}
 	}
 	return faults
+}
+
+// turnedOff: a guest has powered its machine off at a time, which is about both sides.
+func (r *ruleBook) turnedOff(s *sideBook, at time.Time) {
+	for _, x := range []*sideBook{s, r.partner(s)} {
+		x.off = x.off || x.word != Out && at.After(x.wanted)
+	}
 }
 
 func (r *ruleBook) knows(s *sideBook, at time.Time) bool {

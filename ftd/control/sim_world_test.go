@@ -14,9 +14,6 @@ import (
 func (b *simBox) happen() {
 	d := b.devices[b.pick(len(b.devices))]
 	i := drivers.Side(b.pick(2))
-	if d.sides[i].none {
-		i = 0
-	}
 	s := &d.sides[i]
 	if b.pick(4) > 0 {
 		b.writesDone()
@@ -149,13 +146,18 @@ func (b *simBox) guest(d *simDriver) {
 	if d.serving() == 0 || !d.alive {
 		return
 	}
-	if b.pick(2) == 0 {
+	switch b.pick(3) {
+	case 0:
+		b.tell("the guest of %s reboots", d.name)
+		d.reboots(b.now)
+		return
+	case 1:
 		b.now = b.now.Add(time.Millisecond) // no two things happen at one time
 		b.tell("the guest of %s powers it off", d.name)
 		d.powerOff(b.now)
 		return
 	}
-	b.tell("the kernel in %s panics, or reboots", d.name)
+	b.tell("the kernel in %s panics, or goes on", d.name)
 	d.panics(b.now, !d.halted)
 }
 

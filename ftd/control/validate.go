@@ -101,9 +101,10 @@ func lastSide(c *Core, p *proposal) string {
 		}
 		d, partner := s.dev, s.partner()
 		stops := fmt.Sprintf("taking it out stops %s", d.faceName())
+		if d.kind.machine {
+			stops += fmt.Sprintf(", as ftctl machine stop %s does", d.name)
+		}
 		switch n := p.at(partner); {
-		case s.alone():
-			return fmt.Sprintf("%s is the only side of %s, for %s: %s; if that is meant: ftctl machine stop %s, or say --accept-risk=last-side", s.id, d.name, d.kind.alone, stops, d.name)
 		case partner.state == drivers.Empty:
 			return fmt.Sprintf("%s is the only side of %s: %s; configure a second one in ft.toml, or say --accept-risk=last-side", s.id, d.name, stops)
 		case onItsWay(n.state):

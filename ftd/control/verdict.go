@@ -19,7 +19,7 @@ func (c *Core) verdict(now time.Time) (verdict, action string) {
 	others := 0
 	for _, d := range c.devices {
 		switch {
-		case d.atBest():
+		case d.face.state == drivers.FaceDuplex:
 		case bad == nil:
 			bad = d
 		default:
@@ -35,11 +35,6 @@ func (c *Core) verdict(now time.Time) (verdict, action string) {
 	case bad == nil:
 		if d := c.unlinked(); d != nil {
 			return c.linkVerdict(d, now)
-		}
-		for _, d := range c.devices {
-			if d.face.state != drivers.FaceDuplex {
-				return c.deviceVerdict(d, now)
-			}
 		}
 		return "every face is served by two good sides", "none"
 	}
@@ -79,8 +74,8 @@ func (c *Core) linkVerdict(d *device, now time.Time) (verdict, action string) {
 	if c.waits(d) {
 		return c.waitSentence(d), fmt.Sprintf("none: it is started by itself when %s is up", c.waitsFor(d))
 	}
-	if s := d.soleSide(); s != nil {
-		return c.machineVerdict(d, s, now)
+	if d.kind.machine {
+		return c.machineDown(d, now)
 	}
 	return fmt.Sprintf("%s is down: an admin took it down", d.name), d.startCommand()
 }
@@ -90,10 +85,16 @@ func (c *Core) deviceVerdict(d *device, now time.Time) (verdict, action string) 
 	if d.link != LinkConnected && (d.wanted() || d.takenDown()) {
 		return c.linkVerdict(d, now)
 	}
-	if s := d.soleSide(); s != nil {
-		return c.machineVerdict(d, s, now)
+	if d.kind.machine && d.face.state == drivers.FaceDown {
+		return c.machineDown(d, now)
+	}
+	if s := d.goingOff(); s != nil {
+		return fmt.Sprintf("%s is being stopped: %s", d.name, s.target.Reason), "none: it is off when its I/O has ended"
 	}
 	if d.face.state == drivers.FaceDuplex {
+		if d.kind.machine {
+			return fmt.Sprintf("%s runs on %s and %s in lockstep", d.name, d.kind.modules[0], d.kind.modules[1]), "none"
+		}
 		return d.name + " is served by two good sides", "none"
 	}
 	if d.down != "" {
@@ -104,7 +105,12 @@ func (c *Core) deviceVerdict(d *device, now time.Time) (verdict, action string) 
 	if d.face.state != drivers.FaceDown {
 		return verdict, action
 	}
-	// With the face down both sides matter.
+	return c.bothVerdicts(d, s, now)
+}
+
+// bothVerdicts is about a device that is down because of both its sides.
+func (c *Core) bothVerdicts(d *device, s *side, now time.Time) (verdict, action string) {
+	verdict, action = c.sideVerdict(s, now)
 	other, otherAction := c.sideVerdict(s.partner(), now)
 	verdict = fmt.Sprintf("%s is down: %s; %s", d.name, verdict, other)
 	if otherAction != action && !strings.HasPrefix(otherAction, "none") {
@@ -145,9 +151,6 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 	bringup := "ftctl bringup " + s.id
 	switch s.state {
 	case drivers.Empty:
-		if s.dev.kind.alone != "" {
-			return why("is not there"), "none"
-		}
 		return fmt.Sprintf("%s has only one side configured", s.dev.name),
 			fmt.Sprintf("name a %s for %s of %s in ft.toml", s.dev.kind.part, s.dev.kind.modules[s.index], s.dev.name)
 	case drivers.Removed:
@@ -174,6 +177,7 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 	case drivers.Simplex, drivers.Duplex:
 		return s.id + " is in service", "none"
 	case drivers.Shot:
+		why := func(what string) string { return s.id + " " + what + ": " + s.shotReason() }
 		if s.target.out() {
 			return why("was shot"), bringup + " when it is wanted again"
 		}
@@ -205,6 +209,11 @@ func (c *Core) offlineVerdict(s *side, now time.Time) (verdict, action string) {
 		return fmt.Sprintf("%s cannot come in now: %s", s.id, s.hold.sentence), orElse(s.cure(s.hold.sentence), "mend that: it then comes in by itself")
 	}
 	return fmt.Sprintf("%s is out of service: %s", s.id, s.reason), "none: it comes in by itself"
+}
+
+// shotReason is why it was shot, without that it was.
+func (s *side) shotReason() string {
+	return strings.TrimPrefix(s.reason, s.dev.kind.modules[s.index]+" was shot: ")
 }
 
 // cure is what a person can do about what lies outside the part, "" for nothing known.
