@@ -74,7 +74,8 @@ type driver struct {
 	changeMu sync.Mutex
 	life     *life
 
-	slots *crossbar.Slots // what drills have put into the places of CPU modules
+	writing sync.WaitGroup  // dumps
+	slots   *crossbar.Slots // what drills have put into the places of CPU modules
 
 	mu      sync.Mutex // guards the fields below
 	devices devices
@@ -82,8 +83,10 @@ type driver struct {
 	reason  string
 	since   time.Time
 	sides   [2]side
-	boot    *boot  // of the machine that is on
-	boots   uint64 // machines so far
+	boot    *boot // of the machine that is on
+	dumps   [2]*dumping
+	dumpTo  [2]string // where the next one goes that was asked for
+	boots   uint64    // machines so far
 	stopped bool
 	seq     uint64
 	events  chan drivers.Event
@@ -188,13 +191,15 @@ func (d *driver) Detach(_ context.Context, s drivers.Side, why drivers.Reason) (
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.change(s, func() {
+		d.change(func() {
 			d.setSide(s, drivers.Offline, why.Text)
 			if d.sides[s.Other()].state == drivers.Duplex {
 				d.setSide(s.Other(), drivers.Simplex, "alone: "+lockstep.Side(s).String()+" was taken out")
 			}
 		})
 		return drained, nil
+	case state == drivers.Dumping:
+		return nil, drivers.Refuse(drivers.RuleBusy, "%s is being written out: wait until that is done (ftctl wait %s --for offline)", d.sideName(s), d.sideName(s))
 	case !state.InService():
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -220,8 +225,11 @@ func (d *driver) Switch(context.Context) error {
 	return drivers.Refuse(drivers.RuleState, "%s is a machine: none of its CPU modules stands by", d.cfg.Name)
 }
 
-// Command is `ftctl machine start|stop|reset`.
+// Command is `ftctl machine start|stop|reset` and `ftctl dump`.
 func (d *driver) Command(_ context.Context, name string, args map[string]string) (any, error) {
+	if name == "dump" {
+		return d.dumpCommand(args)
+	}
 	if name != "machine" {
 		return nil, drivers.Refuse(drivers.RuleState, "%s is a machine and knows no %q", d.cfg.Name, name)
 	}
@@ -322,6 +330,14 @@ func (d *driver) Stop(_ context.Context, mode drivers.StopMode) error {
 		d.mu.Unlock()
 		return err
 	}
+	d.mu.Lock()
+	for _, job := range d.dumps {
+		if job != nil {
+			job.cancel()
+		}
+	}
+	d.mu.Unlock()
+	d.writing.Wait()
 	d.closeDevices()
 	if c := d.devices.console; c != nil {
 		if err := c.Close(); err != nil {

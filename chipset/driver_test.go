@@ -152,7 +152,7 @@ func TestMachineRuns(t *testing.T) {
 	began := time.Now()
 	b := boxWith(t, bare.Program(), nil)
 	st := b.Status()
-	if st.State != drivers.FaceSimplex || st.Sides[0].State != drivers.Simplex || st.Sides[1].State != drivers.Empty || b.state() != "running" {
+	if st.State != drivers.FaceSimplex || st.Sides[0].State != drivers.Simplex || st.Sides[1].State != drivers.Offline || b.state() != "running" {
 		t.Errorf("%+v", st)
 	}
 	s := b.console()
@@ -208,7 +208,11 @@ func TestMachineIsSwitched(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.event("simplex → offline")
-	b.refused(b.Attach(context.Background(), 1, drivers.Resource{}), drivers.RuleUnfit, "cpu1")
+	if err := b.Attach(context.Background(), 1, drivers.Resource{}); err != nil { // on which it starts as well
+		t.Fatal(err)
+	}
+	s.shows("It counts the seconds")
+	b.refused(b.Attach(context.Background(), 1, drivers.Resource{}), drivers.RuleState, "simplex already")
 }
 
 // A machine that is reset is on all the time: whoever asks for the next reset must not find

@@ -88,6 +88,8 @@ type boot struct {
 	x    *crossbar.Crossbar
 	w    *world
 	side drivers.Side // that it began on
+
+	patience *time.Timer // of a guest that has panicked; under the driver's mu
 }
 
 // running makes a boot the present one.
@@ -108,18 +110,33 @@ func (d *driver) live(l *life, b *boot) {
 		out := b.x.Run()
 		d.mu.Lock()
 		d.boot = nil // none to be watched: a record ends with the digest of all memory, which takes its time
+		panicked := d.power == powerPanicked && out.Lost == ""
+		if b.patience != nil {
+			b.patience.Stop()
+		}
 		d.mu.Unlock()
 		if err := b.w.closeRecord(b.x.Last(), b.x.Memory()); err != nil {
 			d.note(err.Error())
 		}
-		b.x.Close()
-		drained := d.drain()
+		quitting := false
 		select {
 		case <-l.quit:
-			return
+			quitting = true
 		default:
 		}
-		why, again := d.after(out)
+		start := d.bootSide(b.side)
+		if panicked && !quitting {
+			d.setAside(b, start)
+		}
+		b.x.Close()
+		drained := d.drain()
+		if quitting {
+			return
+		}
+		why, again := "panic", true
+		if !panicked || out.Reset != nil && out.Reset.Kind == firmware.Shutdown {
+			why, again = d.after(out)
+		}
 		if !drained {
 			d.become(powerFailed, "the disk does not answer: I/O of the guest before its "+why+" is still under way")
 			return
@@ -127,8 +144,12 @@ func (d *driver) live(l *life, b *boot) {
 		if !again {
 			return
 		}
-		d.note("the guest asked for a " + why)
-		next, err := d.build(d.bootSide(b.side))
+		if panicked {
+			d.note("the guest starts anew behind its panic")
+		} else {
+			d.note("the guest asked for a " + why)
+		}
+		next, err := d.build(start)
 		if err != nil {
 			d.become(powerFailed, err.Error())
 			return
@@ -230,7 +251,7 @@ func (d *driver) build(s drivers.Side) (*boot, error) {
 		}
 		return nil, err
 	}
-	return &boot{x, w, s}, nil
+	return &boot{x: x, w: w, side: s}, nil
 }
 
 // pins are cores for the two modules, where there are enough for them and everything else.
@@ -269,15 +290,6 @@ func (d *driver) settings() settings {
 // diskAnswered is called by the disk's workers.
 func (d *driver) diskAnswered(c *virtio.Completion, release func()) {
 	d.inbox.put(module.Input{Kind: module.InputCompletion, Slot: module.DiskSlot, ID: c.ID, Status: uint8(c.Status), Data: c.Data}, release)
-}
-
-// panicked takes note of a kernel that has said that it cannot go on.
-func (d *driver) panicked(line string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.power == powerRunning {
-		d.becomeLocked(powerPanicked, "the guest's kernel has stopped: "+line)
-	}
 }
 
 // join brings a CPU module in beside the one that runs the machine.

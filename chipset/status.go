@@ -37,6 +37,11 @@ func (d *driver) Status() drivers.Status {
 			st.Sides[s].OutBy = drivers.OutByGuest
 		}
 	}
+	for s, job := range d.dumps {
+		if job != nil && d.sides[s].state == drivers.Dumping {
+			st.Sides[s].Progress = job.progress()
+		}
+	}
 	if b := d.boot; b != nil {
 		m, x := b.w.measured(), b.x.Status()
 		for s := range st.Sides {
@@ -84,7 +89,7 @@ func (d *driver) becomeLocked(p power, why string) {
 	if d.power == p && d.reason == why {
 		return
 	}
-	d.change(drivers.Whole, func() {
+	d.change(func() {
 		d.env.Log.Info("the machine changes", "from", d.power, "to", p, "why", why)
 		told := d.power != p || d.sides[0].reason != why && d.sides[1].reason != why
 		d.power, d.reason, d.since = p, why, time.Now()
@@ -107,7 +112,7 @@ func (d *driver) becomeLocked(p power, why string) {
 }
 
 // change does what may change the face, and tells when it has. Under mu.
-func (d *driver) change(_ drivers.Side, f func()) {
+func (d *driver) change(f func()) {
 	was := d.face()
 	f()
 	if is := d.face(); is != was {
@@ -127,7 +132,7 @@ func (d *driver) setSideEvent(s drivers.Side, to drivers.State, e drivers.Event)
 	if from == to || from == drivers.Empty {
 		return
 	}
-	d.change(s, func() {
+	d.change(func() {
 		have.state, have.since = to, time.Now()
 		e.Kind, e.Side, e.From, e.To = drivers.EventSide, s, from.String(), to.String()
 		e.Identity = d.cfg.Sides[s].Resource.Identity
@@ -174,7 +179,7 @@ func (d *driver) moduleEvent(w *world, e *crossbar.Event) {
 		if e.Fault.HasPage {
 			detail["page"] = e.Fault.Page
 		}
-		d.change(s, func() {
+		d.change(func() {
 			d.setSideEvent(s, drivers.Shot, drivers.Event{Reason: name + " was shot: " + e.Fault.Text, Fault: e.Fault.Cause, Injected: e.Injected, Detail: detail})
 			if o := s.Other(); d.sides[o].state == drivers.Duplex || d.sides[o].state == drivers.Syncing && w.within(o) {
 				d.setSide(o, drivers.Simplex, "alone: "+name+" was shot")
@@ -204,7 +209,7 @@ func (d *driver) moduleEvent(w *world, e *crossbar.Event) {
 			map[string]any{"blackout_us": e.Blackout.Microseconds()})
 		d.sides[s].reason = "in lockstep; both memories are compared"
 	case lockstep.Equal:
-		d.change(s, func() {
+		d.change(func() {
 			d.setSide(s, drivers.Duplex, "both memories are equal")
 			d.setSide(s.Other(), drivers.Duplex, "with its partner "+name)
 		})
@@ -219,6 +224,10 @@ func (d *driver) moduleEvent(w *world, e *crossbar.Event) {
 		d.setSideEvent(s, to, ev)
 	case lockstep.Evidence:
 		d.evidence(s, e)
+	case lockstep.Split:
+		if e.Apart != nil {
+			d.beginDump(s, e.Apart, d.dumpTo[s], "asked for by an admin", true)
+		}
 	}
 }
 

@@ -60,17 +60,6 @@ type Event struct {
 	Apart    *Apart // of Split
 }
 
-// Apart is a module that was split off: its process stands, its state is State.
-type Apart struct {
-	State  []byte
-	Module *backplane.Module
-	x      *Crossbar
-	m      *mod
-}
-
-// Release ends it.
-func (a *Apart) Release() { a.m.Fence("its memory has been written out"); a.x.bury(a.m) }
-
 // Config is what a machine is made of.
 type Config struct {
 	Core      lockstep.Config

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"ft/chipset/backplane"
@@ -184,7 +185,13 @@ func (h *hands) Report(e lockstep.Event) {
 	case lockstep.Started:
 		x.begin.Do(func() { close(x.started) })
 	case lockstep.InjectedFault:
-		if f := h.injected[e.Side]; f != nil {
+		// Where it took effect is where it is put in again, to look for the first wrong step. A
+		// store is told of behind it; what persists is there from the beginning.
+		switch f := h.injected[e.Side]; {
+		case f == nil || persistent[f.Name]:
+		case strings.HasSuffix(f.Name, "-store"):
+			f.Step = e.Step - 1
+		default:
 			f.Step = e.Step
 		}
 	case lockstep.Shot:
@@ -200,7 +207,7 @@ func (h *hands) Report(e lockstep.Event) {
 		h.mods[e.Side] = nil
 		h.close(e.Side)
 		if m != nil {
-			ev.Apart = &Apart{State: e.State, Module: m.Module, x: x, m: m}
+			ev.Apart = &Apart{State: e.State, x: x, m: m}
 		}
 	case lockstep.GuestReset:
 		reset := e.Reset

@@ -182,6 +182,9 @@ func (x *Crossbar) Inject(s lockstep.Side, f lockstep.Injection) error {
 			return fmt.Errorf("%v is not in lockstep", s)
 		}
 		keep := f
+		if persistent[f.Name] {
+			keep.Step = 0
+		}
 		x.injected[s] = &keep
 		if persistent[f.Name] {
 			again := f

@@ -178,9 +178,9 @@ func (r *run) hear(rec *lockstep.Record) {
 
 func (r *run) do(c *lockstep.Command) error { return r.Do(c) }
 
-// arm puts the fault in, unless its step has passed.
+// arm puts the fault in, unless its step has passed. One of step 0 was there all the time.
 func (r *run) arm() error {
-	if r.fault == nil || r.Machine().Steps() > r.at {
+	if r.fault == nil || r.at > 0 && r.Machine().Steps() > r.at {
 		return nil
 	}
 	return r.do(&lockstep.Command{Verb: lockstep.Fault, Data: r.fault})
