@@ -47,7 +47,7 @@ func TestGuestWorks(t *testing.T) {
 
 // TestTwoAreEqual: a module is a function of its stream.
 func TestTwoAreEqual(t *testing.T) {
-	for seed := range uint64(5) {
+	for seed := range uint64(3) {
 		w := newWorld(newExecutor(t, guest()), seed)
 		for range 500 {
 			w.quantum()
@@ -121,7 +121,7 @@ func joined(records []lockstep.Record) (out []lockstep.Record) {
 // TestBackAndAgain: going back gives memory and state as they were at the beginning of the
 // oldest epoch kept, and the same commands then give the same answers.
 func TestBackAndAgain(t *testing.T) {
-	for seed := range uint64(5) {
+	for seed := range uint64(3) {
 		x := newExecutor(t, guest())
 		w := newWorld(x, seed)
 		memory := map[uint64][]byte{0: bytes.Clone(x.cfg.RAM)}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 
 	"ft/chipset/firmware"
 	"ft/chipset/lockstep"
@@ -53,7 +54,9 @@ func (g guestCode) csr(n int64, v uint64) {
 }
 
 // guest is the program, with its page tables.
-func guest() []byte {
+var guest = sync.OnceValue(writeGuest)
+
+func writeGuest() []byte {
 	g := guestCode{asm.New(ramBase)}
 	reg := func(off, v uint64) { g.poke("sw", firmware.VirtioBase+module.DiskSlot*firmware.VirtioSize+off, v) }
 	g.csr(csrSSTATUS, 3<<13) // floating point is on
