@@ -340,3 +340,26 @@ func TestQuantumAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations a quantum", n)
 	}
 }
+
+// TestBackOverManyPages: several epochs in which more pages were written than go into an
+// answer are gone back over all the same.
+func TestBackOverManyPages(t *testing.T) {
+	const size = 96 << 20
+	x := newExecutor(t, benchGuest(90<<20), func(c *Config) { c.RAM = make([]byte, size) })
+	before := bytes.Clone(x.cfg.RAM)
+	for epoch := range uint64(generationsMax) {
+		if epoch > 0 {
+			x.do(lockstep.Command{Verb: lockstep.Epoch, A: epoch})
+		}
+		if r := x.do(lockstep.Command{Verb: lockstep.Run, A: 1 << 30})[0]; r.Why != lockstep.Full {
+			t.Fatalf("%+v", r)
+		}
+	}
+	r := x.do(lockstep.Command{Verb: lockstep.Back})[0]
+	if len(r.Pages) != lockstep.PagesMax || !bytes.Equal(x.cfg.RAM, before) || r.Steps != 0 {
+		t.Errorf("%d pages, step %d", len(r.Pages), r.Steps)
+	}
+	if len(x.undo.free) != len(x.undo.chunks)*chunkPages {
+		t.Errorf("%d of %d saved pages are free", len(x.undo.free), len(x.undo.chunks)*chunkPages)
+	}
+}
