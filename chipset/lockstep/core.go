@@ -43,11 +43,12 @@ import (
 type place uint8
 
 const (
-	absent  place = iota
-	loading       // the first module of a machine
-	joining       // is being tested and copied to
-	within        // in lockstep
-	leaving       // out of it, asked for its state: it stands where it was split off, or is evidence
+	absent   place = iota
+	loading        // the first module of a machine
+	joining        // is being tested and copied to
+	within         // in lockstep
+	adopting       // was in lockstep under another core, which has died
+	leaving        // out of it, asked for its state: it stands where it was split off, or is evidence
 )
 
 // answer is what a module made of one command of the stream.
@@ -115,11 +116,12 @@ type Core struct {
 	typed  []typed // console bytes in the stream whose effect on the room is not agreed yet
 	full   bool    // the epoch has to end
 
-	trial  *trial
-	join   *join
-	patrol patrol
-	pause  time.Duration // no quantum before
-	stats  Stats
+	adoption *adoption
+	trial    *trial
+	join     *join
+	patrol   patrol
+	pause    time.Duration // no quantum before
+	stats    Stats
 }
 
 type ask struct {
@@ -237,7 +239,7 @@ func (c *Core) resting() bool {
 
 // Go sends what there is to send. due says that the guest time of Wait has come.
 func (c *Core) Go(due bool) {
-	if c.phase != Running {
+	if c.phase != Running || c.adoption != nil {
 		return
 	}
 	for c.phase == Running && c.runs < c.window && !c.closing() && c.hands.Now() >= c.pause {
@@ -328,6 +330,8 @@ func (c *Core) Record(s Side, r *Record) {
 	m := &c.sides[s]
 	switch {
 	case m.place == absent:
+	case m.place == adopting:
+		c.adoptRecord(s, r)
 	case r.Kind == Injected:
 		c.hands.Report(Event{Kind: InjectedFault, Side: s, Step: r.Steps, Text: string(r.Data)})
 	case r.Kind == Output, r.Number&requestBit == 0 && (r.Kind == Ran || r.Kind == Ended || r.Kind == Patrolled):
@@ -532,6 +536,7 @@ func (c *Core) epochAgreed(r *Record, both bool) {
 			c.hands.Send(Side(s), &commit)
 		}
 	}
+	c.adoptEnded()
 	c.joinEnded(r)
 	if both {
 		c.patrolEnded()
@@ -563,6 +568,10 @@ func (c *Core) remove(s Side, f Finding) {
 	c.hands.Fence(s, f.Text)
 	f.Side = s
 	switch {
+	case was == adopting:
+		c.hands.Report(Event{Kind: Shot, Side: s, Fault: f})
+		c.adoptGone(s)
+		return
 	case was == joining:
 		c.joinFailed(f)
 		return
