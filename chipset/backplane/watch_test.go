@@ -34,7 +34,7 @@ func TestAStoppedModuleIsFoundSoon(t *testing.T) {
 func TestAModuleStoppedBehindAQuietRecord(t *testing.T) {
 	r := start(t, Config{CPU: -1})
 	r.fault("slow")
-	for i := range uint64(6) {
+	for i := range uint64(2000) { // a minute's work: it is stopped long before it has done it
 		r.run(i)
 	}
 	for r.port.Progress().Records == 0 {
