@@ -72,11 +72,13 @@ func (d Difference) String() string { return fmt.Sprintf("%s %#x, not %#x", d.Wh
 
 // Case is what is left of a side that was shot, from which the first differing step may be
 // found: its memory (with the hands) and its state as they were at the beginning of the epoch,
-// the stream from there on, and of pages that were wrong what they should have been.
+// the stream from there on, and of pages that were wrong what they were and should have been.
+// Its memory may have been mended since: what they were has to be written into it again.
 type Case struct {
 	Side    Side
 	State   []byte
 	Log     []Command
+	Damaged map[uint32][]byte
 	Patches map[uint32][]byte
 	Fault   Finding
 }

@@ -11,6 +11,9 @@ import (
 // result's, which a good side has come to.
 func (c *Core) finding(s, good Side, result []uint64) Finding {
 	t := c.trial
+	if cs := t.damage[s]; cs != nil {
+		return cs.Fault
+	}
 	var bad, right *answer
 	i := firstDifference(t.first[s], result)
 	if i == t.agreed {

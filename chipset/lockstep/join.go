@@ -108,6 +108,10 @@ func (c *Core) joined() {
 // Copied says that the copy has ended; took is how long it took. It is not called for a copy to
 // or from a side that was fenced meanwhile.
 func (c *Core) Copied(pages int, took time.Duration, err error) {
+	if t := c.trial; t != nil && t.stage == mending {
+		c.mended(err)
+		return
+	}
 	j := c.join
 	if j == nil || !j.copying {
 		return

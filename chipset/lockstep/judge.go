@@ -50,12 +50,38 @@ func (c *Core) judgeBeginning() {
 		}
 		c.undecided(text)
 	default:
-		s := wrong[0]
-		t.proven = true
-		t.votes = slices.DeleteFunc(t.votes, func(v vote) bool { return v.voter == int(s) })
+		c.convict(wrong[0])
+	}
+}
+
+// convict deals with a module that does not stand at what was agreed, while the other does.
+func (c *Core) convict(s Side) {
+	t := c.trial
+	t.votes = slices.DeleteFunc(t.votes, func(v vote) bool { return v.voter == int(s) })
+	pages := t.badPages(s)
+	if t.spoilt[s] || t.damage[s] != nil || len(pages) > mendMax {
 		c.shoot(s, c.findingBeginning(s), true)
 		c.begun(replaying)
+		return
 	}
+	t.damage[s] = c.evidence(s, c.findingBeginning(s))
+	t.stage = mending
+	c.hands.Copy(s.Other(), s, pages)
+}
+
+// mended goes on when a module has got what it should have stood at.
+func (c *Core) mended(err error) {
+	t := c.trial
+	for s, cs := range t.damage {
+		switch {
+		case cs == nil || !t.stands[s]:
+		case err == nil:
+			clear(t.bad[s])
+		default:
+			c.shoot(Side(s), cs.Fault, true)
+		}
+	}
+	c.begun(replaying)
 }
 
 // beginning says what is wrong with what a module stands at.
@@ -124,19 +150,16 @@ func (c *Core) decide() {
 	t := c.trial
 	sides := t.standing()
 	if t.believe {
+		if s := sides[0]; c.denies(sums(t.runs[s])) {
+			c.undecided(fmt.Sprintf("%v is to be believed, and denies what has left the machine already", s))
+			return
+		}
 		c.goOn(sides)
 		return
 	}
 	if result, ok := c.confirmed(); ok {
 		c.conclude(result)
 		return
-	}
-	if s := sides[0]; len(sides) == 1 && t.proven && t.done {
-		// The other was damaged, so this one has to be in order, if it repeats itself.
-		if run := sums(t.runs[s]); slices.Equal(run, t.first[s]) && !c.denies(run) {
-			c.conclude(run)
-			return
-		}
 	}
 	next := looking
 	if t.looked {
@@ -192,14 +215,14 @@ func (c *Core) conclude(result []uint64) {
 		c.replay()
 		return
 	case len(ready) == 2:
-		wrong := slices.DeleteFunc(slices.Clone(ready), func(s Side) bool { return slices.Equal(t.first[s], result) })
+		wrong := slices.DeleteFunc(slices.Clone(ready), func(s Side) bool { return t.inOrder(s, result) })
 		if len(wrong) == 1 {
 			c.shoot(wrong[0], c.finding(wrong[0], wrong[0].Other(), result), false)
 			ready = []Side{wrong[0].Other()}
 		}
 	}
 	for _, s := range ready {
-		if !slices.Equal(t.first[s], result) {
+		if !t.inOrder(s, result) {
 			f := c.finding(s, s, result)
 			f.Latency = c.hands.Now() - t.began
 			c.hands.Report(Event{Kind: Transient, Side: s, Fault: f})
@@ -210,6 +233,11 @@ func (c *Core) conclude(result []uint64) {
 		c.hands.Report(Event{Kind: Repaired})
 	}
 	c.goOn(ready)
+}
+
+// inOrder says whether a side has been right from the beginning.
+func (t *trial) inOrder(s Side, result []uint64) bool {
+	return t.damage[s] == nil && slices.Equal(t.first[s], result)
 }
 
 // goOn ends a trial: the sides stand at the end of the log, with the right answers.
@@ -238,11 +266,9 @@ func (c *Core) shoot(s Side, f Finding, atStart bool) {
 	t := c.trial
 	t.stands[s], t.shot[s] = false, true
 	f.Side = s
-	cs := &Case{Side: s, Log: slices.Clone(c.log), Patches: map[uint32][]byte{}, Fault: f}
-	const patchesMax = 64
-	pages := t.badPages(s)
-	for _, page := range pages[:min(len(pages), patchesMax)] {
-		cs.Patches[page] = c.hands.Page(s.Other(), page)
+	cs := t.damage[s]
+	if cs == nil {
+		cs = c.evidence(s, f)
 	}
 	c.hands.Report(Event{Kind: Shot, Side: s, Fault: f})
 	c.sides[s] = member{place: leaving, evidence: cs}
@@ -250,6 +276,18 @@ func (c *Core) shoot(s Side, f Finding, atStart bool) {
 		c.request(s, Command{Verb: Back, A: c.logEpoch})
 	}
 	c.request(s, Command{Verb: Save})
+}
+
+// evidence is what is to be kept of a side that is wrong, which stands at the beginning if
+// pages of it are damaged.
+func (c *Core) evidence(s Side, f Finding) *Case {
+	cs := &Case{Side: s, Log: slices.Clone(c.log), Damaged: map[uint32][]byte{}, Patches: map[uint32][]byte{}, Fault: f}
+	const patchesMax = 64
+	pages := c.trial.badPages(s)
+	for _, page := range pages[:min(len(pages), patchesMax)] {
+		cs.Damaged[page], cs.Patches[page] = c.hands.Page(s, page), c.hands.Page(s.Other(), page)
+	}
+	return cs
 }
 
 // undecided ends the machine, or follows the configuration.

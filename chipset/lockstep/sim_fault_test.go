@@ -67,6 +67,15 @@ func (f *simFault) String() string {
 // lasts says whether it goes on once it has struck.
 func (i ill) lasts() bool { return i == stuck || i == wrongOutputs || i == wrongDigests }
 
+// shows says whether it is always found: the others may be overwritten before they are used.
+func (i ill) shows() bool {
+	switch i {
+	case flipState, flipWritten, flipIdle, flipUndo, flipUndoState, loseWrite, doubleWrite:
+		return false
+	}
+	return true
+}
+
 // before lets faults strike that are due at a command.
 func (v *simModule) before(c *Command) {
 	for _, f := range v.faults {

@@ -105,9 +105,8 @@ type simWorld struct {
 	tainted    bool // a damaged module runs alone: what leaves is not checked
 	shots      [2]int
 	struck     [2]int // faults of modules on that side
-	unanswered [2]bool
-	named      map[*simFault]bool
-	third      int // struck in referees
+	third      int    // struck in referees
+	referees   int
 	joins      int
 	equalSeen  int
 	lastStrike time.Duration
@@ -245,7 +244,7 @@ func (w *simWorld) Send(s Side, c *Command) {
 		case c.Number == w.stream+1:
 			w.stream++
 			w.golden.do(c)
-			if w.golden.gone != "" {
+			if w.golden.gone != "" && !w.tainted {
 				w.failf("command %d (%v) is one that no machine can take: %s", c.Number, c.Verb, w.golden.gone)
 			}
 		case c.Number > w.stream:
@@ -326,6 +325,7 @@ func (w *simWorld) Fence(s Side, why string) {
 
 func (w *simWorld) Referee(from Side, state []byte, log []Command) {
 	w.logf("a referee is asked, from %v", from)
+	w.referees++
 	src := w.slots[from]
 	var fault *simFault
 	for i := range w.plan.faults {
@@ -404,6 +404,11 @@ func (w *simWorld) Report(e Event) {
 		if w.plan.strict {
 			w.failf("%v: with one fault, nobody but the module that had it is to blame", eventNames[e.Kind])
 		}
+		if e.Kind == Undecided && w.plan.cfg.Undecided != UndecidedStop {
+			w.tainted = true
+		}
+	case WentOn:
+		w.alone(e.Side)
 	case Split:
 		w.slots[e.Side] = nil
 		w.struck[e.Side] = 0
@@ -470,6 +475,8 @@ func (w *simWorld) give(s Side, slot *simSlot, f *simFault) {
 			slot.asked = max(slot.asked, 1)
 		}
 	}
+	// What befalls a module that runs alone is beyond what can be found.
+	f.may = func() bool { return w.core.Duplex() || w.core.Joining(s) }
 	slot.faults = append(slot.faults, f)
 }
 
@@ -480,7 +487,6 @@ func (w *simWorld) admin() {
 		if f.join || f.third {
 			continue
 		}
-		f.may = func() bool { return !w.plan.strict || w.core.Duplex() }
 		var arm func()
 		arm = func() {
 			if !w.core.Duplex() {
@@ -494,7 +500,7 @@ func (w *simWorld) admin() {
 	for _, at := range w.plan.leaves {
 		w.after(at, func() {
 			s := Side(w.rng.IntN(2))
-			if w.core.Phase() == Running && (w.core.Duplex() || w.core.Joining(s)) {
+			if w.core.Phase() == Running && (w.core.Duplex() || w.core.Joining(s)) && !(w.plan.strict && w.struck[s.Other()] > 0) {
 				w.logf("%v is taken out", s)
 				w.alone(s.Other())
 				w.struck[s] = 0
@@ -572,6 +578,10 @@ func (w *simWorld) run() error {
 	w.bring(first.Other())
 	w.admin()
 	for w.err == nil && w.core.Phase() != Over {
+		if w.tainted && w.now > simEnd/10 {
+			w.lost = true // a guest that was damaged may wait for ever
+			break
+		}
 		if w.now > simEnd || w.events > simEventsMax {
 			w.failf("it does not come to an end: %v, %d of %d steps", w.core.Phase(), w.core.Stats().Steps, w.plan.resetAt)
 			break

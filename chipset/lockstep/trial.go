@@ -9,18 +9,19 @@ import (
 // the oldest epoch that is not agreed and do it again. What each of them made of the epoch, the
 // first time and again, is a vote, and so is what a referee makes of it.
 //
-//	        ┌──▶ restoring ──▶ replaying ──▶ decide ──▶ one is shot, the other goes on
-//	accuse ─┘     ▲    │                      │
-//	              │    ├──▶ looking           │ not yet
-//	              │    └──▶ saving ──▶ refereeing ──▶ decide
-//	              └───────────────────────────┘
+//	accuse ──▶ restoring ──▶ (mending) ──▶ replaying ──▶ decide ──▶ one is shot, the other goes on
+//	               ▲    │                                  │
+//	               │    ├──▶ looking                       │ not yet
+//	               │    └──▶ saving ──▶ refereeing ──▶ decide
+//	               └───────────────────────────────────────┘
 //
 // Invariants:
 //   - A result of the epoch is right when two different processes have come to it from the
 //     beginning that was agreed, and fewer have come to any other (judge.go). No output leaves
 //     but by such a result.
 //   - A module whose memory or state at the beginning is not what was agreed is wrong, if the
-//     other's is; its votes do not count.
+//     other's is, and its votes do not count. With the other's pages in place of the damaged
+//     ones it does the epoch again as a witness for the other, before it is shot.
 //   - A module goes on only from where it stands when it has just come to the right result.
 //   - Each stage waits for answers of those that stand, and ends when they have answered or
 //     are gone. Replays and referees are numbered.
@@ -30,6 +31,7 @@ type stage uint8
 
 const (
 	restoring  stage = iota // all that stand go back to the beginning
+	mending                 // at the beginning: one gets the other's pages in place of damaged ones
 	replaying               // they do it again
 	looking                 // at the beginning: all of their memory is looked at
 	saving                  // at the beginning: the state of one is wanted, for a referee
@@ -37,8 +39,9 @@ const (
 )
 
 const (
-	refereesMax = 3
+	refereesMax = 4
 	replaysMax  = 4
+	mendMax     = 1024 // pages
 )
 
 // vote is what a process made of the epoch: the sums of its answers.
@@ -70,10 +73,11 @@ type trial struct {
 	bad      [2]map[uint32]uint64 // pages that are not what was agreed, with what they are
 	spoilt   [2]bool              // the state at the beginning is not
 	written  map[uint32]bool
-	proven   bool // the other was shot for what it stood at in the beginning
+	damage   [2]*Case // of a module that was mended
 	replays  int
 	referees int
 	witness  Side // whose memory and state the referee gets
+	unfit    [2]bool
 	doubt    string
 	believe  bool // the configuration says so, nothing else does
 }
@@ -178,6 +182,8 @@ func (c *Core) trialGone(s Side) {
 	case !t.stands[s.Other()]:
 		c.trial = nil
 		c.over(Event{Kind: Lost, Side: s, Text: "no CPU module is left"})
+	case t.stage == mending:
+		c.judgeBeginning() // on whoever of the two is left
 	case t.stage == saving && t.witness == s:
 		c.askReferee()
 	case t.stage != saving && t.stage != refereeing:
@@ -280,6 +286,9 @@ func consecutive(pages []Page, from, n int) bool {
 func (c *Core) askReferee() {
 	t := c.trial
 	sides := t.standing()
+	if fit := slices.DeleteFunc(slices.Clone(sides), func(s Side) bool { return t.unfit[s] }); len(fit) > 0 {
+		sides = fit
+	}
 	t.stage, t.witness = saving, sides[t.referees%len(sides)]
 	t.referees++
 	c.request(t.witness, Command{Verb: Save})
@@ -306,6 +315,7 @@ func (c *Core) Refereed(heard *Transcript, err error) {
 	case err != nil:
 		t.doubt = "no third opinion was to be had: " + err.Error()
 	case heard.state != c.start || !c.agreedMemory(heard.pages):
+		t.unfit[t.witness] = true
 		t.doubt = "what the referee got from " + t.witness.String() + " was not what was agreed"
 	default:
 		t.votes = append(t.votes, vote{1 + t.referees, heard.Sums()})
