@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -163,7 +164,7 @@ func (s *Server) postChange(w http.ResponseWriter, r *http.Request) {
 	}
 	c.ID, c.Verb = path[:cut], Verb(path[cut+1:])
 	c.By = r.Context().Value(peerKey{}).(peer).name()
-	c.Keep = ModuleOf(c.Keep) // pci0/disk0 means the same
+	c.Keep, c.Side = ModuleOf(c.Keep), ModuleOf(c.Side) // pci0/disk0 means the same
 	if err := c.check(); err != nil {
 		s.fail(w, err)
 		return
@@ -228,6 +229,11 @@ func (c Change) check() error {
 			return nil
 		}
 		return badRequest("machine needs an action, start, stop or reset: {\"action\": \"start\"}")
+	case Dump:
+		if c.Out != "" && !filepath.IsAbs(c.Out) {
+			return badRequest("a dump goes to a file on the box: %q is no absolute path", c.Out)
+		}
+		return nil
 	case Resolve:
 		if c.Keep == "" {
 			return badRequest("resolve needs the side whose data stays: {\"keep\": \"pci0\"}")
@@ -239,7 +245,7 @@ func (c Change) check() error {
 		}
 		return nil
 	}
-	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, resolve and inject", c.Verb)
+	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, dump, resolve and inject", c.Verb)
 }
 
 func badRequest(format string, args ...any) *Error {

@@ -83,6 +83,7 @@ const (
 	Inject    Verb = "inject"
 	Resolve   Verb = "resolve"
 	Machine   Verb = "machine"
+	Dump      Verb = "dump"
 )
 
 // Actions of Machine.
@@ -101,6 +102,8 @@ type Change struct {
 	AcceptRisk string   `json:"accept_risk,omitempty"` // Bringup: overwrite; Bringdown: last-side
 	Keep       string   `json:"keep,omitempty"`        // Resolve: the module whose side's data stays, e.g. pci0
 	Action     string   `json:"action,omitempty"`      // Machine
+	Side       string   `json:"side,omitempty"`        // Dump: the CPU module whose memory is written out, "" for either
+	Out        string   `json:"out,omitempty"`         // Dump: the file, by its absolute path on the box, "" for one that is chosen
 	Fault      string   `json:"fault,omitempty"`       // Inject
 	Args       []string `json:"args,omitempty"`        // Inject
 }

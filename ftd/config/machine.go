@@ -26,6 +26,8 @@ type Machine struct {
 	ConsoleLog  int64  // bytes of the console's past that are kept
 	Record      File   // of the machine's inputs, for `ftd replay`; a zero File: none
 	BlackoutMax time.Duration
+	Throttle    bool   // the guest may be slowed so that a re-integration ends
+	Undecided   string // stop, cpu0, cpu1
 	Line        int
 }
 
@@ -74,6 +76,8 @@ func (r *reader) machine(t *table) Machine {
 		ConsoleLog:  t.size("console_log", consoleLogDefault, consoleLogMin),
 		Record:      t.file("record"),
 		BlackoutMax: t.duration("blackout_max", 20*time.Millisecond, time.Millisecond, time.Minute),
+		Throttle:    t.boolean("throttle", false),
+		Undecided:   t.choice("undecided", "stop", "stop", "cpu0", "cpu1"),
 		Line:        t.line(""),
 	}
 	m.NIC.Netns, m.NIC.MAC = t.netns("netns"), t.mac("mac")

@@ -29,6 +29,8 @@ compare = "store"
 console_log = "1MiB"
 record = "/srv/guest.record"
 blackout_max = "5ms"
+throttle = true
+undecided = "cpu1"
 
 [[machine]]
 name = "small"
@@ -46,11 +48,12 @@ name = "third"
 kernel = "/k"
 nic = "link:eth2"
 `)
-	line := 21 // of [[machine]] "small"
+	line := 23 // of [[machine]] "small"
 	want := []Machine{
 		{Name: "guest", Kernel: File{"/boot/vmlinux", 9}, Initrd: File{"/boot/initrd", 10}, Cmdline: "console=ttyS0 quiet", Memory: 1 << 30,
 			Disk: MachineDisk{Device: "disk1", Line: 13}, NIC: MachineNIC{Device: "net0", MAC: "02:46:54:00:00:05", Line: 14},
-			Engine: "interpret", Compare: "store", ConsoleLog: 1 << 20, Record: File{"/srv/guest.record", 19}, BlackoutMax: 5 * time.Millisecond, Line: 7},
+			Engine: "interpret", Compare: "store", ConsoleLog: 1 << 20, Record: File{"/srv/guest.record", 19}, BlackoutMax: 5 * time.Millisecond,
+			Throttle: true, Undecided: "cpu1", Line: 7},
 		{Name: "small", Kernel: File{"/k", line + 3}},
 		{Name: "other", Kernel: File{"/k", line + 7}, Disk: MachineDisk{Path: "/srv/disk.img", Line: line + 8}, NIC: MachineNIC{TAP: "tap0", Netns: "blue", Line: line + 9}},
 		{Name: "third", Kernel: File{"/k", line + 14}, NIC: MachineNIC{Link: "eth2", Line: line + 15}},
@@ -61,7 +64,7 @@ nic = "link:eth2"
 		}
 		m := &want[i]
 		m.Cmdline, m.Memory, m.Engine, m.Compare = "console=ttyS0 root=/dev/vda", 256<<20, "auto", "step"
-		m.ConsoleLog, m.BlackoutMax, m.Line = 256<<10, 20*time.Millisecond, at
+		m.ConsoleLog, m.BlackoutMax, m.Undecided, m.Line = 256<<10, 20*time.Millisecond, "stop", at
 	}
 	if d := cmp.Diff(want, got.Machines); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
@@ -77,12 +80,14 @@ func TestMistakesInAMachine(t *testing.T) {
 		want       []string
 	}{
 		{"misspelt key", "memmory = \"1GiB\"\n", []string{`10: unknown key "memmory" in [[machine]]; did you mean memory?`}},
-		{"values", "engine = \"jit\"\ncompare = \"stpe\"\nblackout_max = \"0s\"\nmemory = \"63MiB\"\nconsole_log = \"1KiB\"\n", []string{
+		{"values", "engine = \"jit\"\ncompare = \"stpe\"\nblackout_max = \"0s\"\nmemory = \"63MiB\"\nconsole_log = \"1KiB\"\nundecided = \"cpu2\"\nthrottle = 1\n", []string{
 			`10: engine = "jit" is not known; it is one of auto, interpret`,
 			`11: compare = "stpe" is not known; did you mean "step"? it is one of step, store, off`,
 			`12: blackout_max = "0s" is out of range; 1ms to 1m are possible`,
 			`13: memory = 63MiB is too small; 64MiB is the least`,
-			`14: console_log = 1KiB is too small; 4KiB is the least`}},
+			`14: console_log = 1KiB is too small; 4KiB is the least`,
+			`15: undecided = "cpu2" is not known; did you mean "cpu0"? it is one of stop, cpu0, cpu1`,
+			`16: throttle is an integer where a boolean is meant; write throttle = true or throttle = false`}},
 		{"memory that a kernel would lose", "memory = \"300MB\"\n", []string{
 			`10: memory is 300000000 bytes, no multiple of 2 MiB; write it like "256MiB"; memory = "286MiB" is the next less`}},
 		{"too much of everything", "memory = \"1TiB\"\nconsole_log = \"1GiB\"\n", []string{

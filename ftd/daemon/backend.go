@@ -85,6 +85,8 @@ func (d *Daemon) Change(ctx context.Context, c api.Change) (api.Outcome, error) 
 		}, c)
 	case api.Machine:
 		return d.machine(ctx, c)
+	case api.Dump:
+		return d.dump(ctx, c)
 	case api.Inject:
 		return d.inject(ctx, c)
 	case api.Resolve:

@@ -34,8 +34,9 @@ type device struct {
 	wake  chan struct{} // tells the link to try at once
 	peer  peer          // whom the link speaks to
 
-	mu      sync.Mutex
-	refusal [2]*drivers.Refused // why the last attach of each side was refused, nil when it was not
+	mu        sync.Mutex          // guards the fields below
+	refusal   [2]*drivers.Refused // why the last attach of each side was refused, nil when it was not
+	unpowered [2]bool             // drills: a CPU module without power
 }
 
 // queued is an action and the gate that it waits at.
@@ -125,6 +126,9 @@ func (d *device) do(ctx context.Context, a control.Action) error {
 	case control.ActionAttach:
 		return d.attach(ctx, a.Side, a.Resource)
 	case control.ActionDetach:
+		if !d.hasPower(a.Side) {
+			return nil // it goes by itself
+		}
 		_, err := d.client.Detach(ctx, a.Side, a.Reason, false)
 		return err
 	case control.ActionSwitch:
@@ -169,6 +173,9 @@ func (d *device) switchTo(ctx context.Context, to drivers.Side) error {
 // attach asks the driver to take a side in, and remembers a refusal for whoever asked.
 func (d *device) attach(ctx context.Context, s drivers.Side, res drivers.Resource) error {
 	d.refuse(s, nil)
+	if !d.hasPower(s) {
+		return d.noPower(s)
+	}
 	err := d.client.Attach(ctx, s, res)
 	var refused *drivers.Refused
 	if errors.As(err, &refused) {
@@ -236,6 +243,9 @@ func (d *device) spec() (keeper.Spec, error) {
 // writeConfig puts down what the device's next process starts with.
 func (d *device) writeConfig(sides [2]drivers.SideConfig) error {
 	c := d.config
+	for s := range sides {
+		sides[s].Out = sides[s].Out || !d.hasPower(drivers.Side(s))
+	}
 	c.Sides = sides
 	b, err := json.MarshalIndent(c, "", " ")
 	if err != nil {

@@ -32,7 +32,7 @@ func (d *Daemon) inject(ctx context.Context, c api.Change) (api.Outcome, error) 
 	switch {
 	case c.ID == "ftd":
 		err = d.crashSelf(c.Fault)
-	case d.device(c.ID) != nil && c.Fault != "clear":
+	case d.device(c.ID) != nil && c.Fault != faultClear:
 		err = d.injectDevice(ctx, c)
 	default:
 		err = d.injectSides(ctx, c)
@@ -59,7 +59,7 @@ func (d *Daemon) injectDevice(ctx context.Context, c api.Change) error {
 }
 
 // moduleFaults are those of a whole module; configured.faults says what they are to a side.
-var moduleFaults = []string{"power-off", "power-on", "clear"}
+var moduleFaults = []string{powerOff, powerOn, faultClear}
 
 // injectSides puts a fault into a side, or a module's fault into all that it carries.
 func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
@@ -75,22 +75,40 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 	}
 	var errs []error
 	for _, s := range sides {
-		if dev := d.device(s.device); dev != nil {
+		dev, err := d.device(s.device), error(nil)
+		switch {
+		case dev == nil:
+		case whole && dev.as.kind == "machine":
+			err = d.modulePower(ctx, dev, s, c.Fault)
+		default:
 			fault := drivers.Fault{Name: c.Fault, Args: c.Args}
 			if name := dev.as.faults[c.Fault]; whole && name != "" {
 				fault.Name = name
 			}
-			if err := dev.client.Inject(ctx, s.number, fault); err != nil {
-				errs = append(errs, err)
-			} else if dev.as.watched && (fault.Name == "return" || fault.Name == "clear") {
-				d.seenAgain(ctx, s)
-			}
+			err = d.injectSide(ctx, dev, s, fault)
+		}
+		if err != nil {
+			errs = append(errs, err)
 		}
 	}
 	if len(errs) == 1 {
 		return errs[0] // a refusal stays one
 	}
 	return errors.Join(errs...)
+}
+
+func (d *Daemon) injectSide(ctx context.Context, dev *device, s side, fault drivers.Fault) error {
+	if err := dev.client.Inject(ctx, s.number, fault); err != nil {
+		return err
+	}
+	switch {
+	case dev.as.watched && (fault.Name == "return" || fault.Name == faultClear):
+		d.seenAgain(ctx, s)
+	case dev.as.kind == "machine" && fault.Name == faultClear && dev.hasPower(s.number):
+		// A test that failed for what was cleared is worth another try.
+		_ = d.owner.post(ctx, control.DeviceSeen{ID: s.side.ID})
+	}
+	return nil
 }
 
 // seenAgain stands in for the kernel's event at the end of a drill: the device was

@@ -25,8 +25,7 @@ import (
 // configuredMachine is a [[machine]] of the configuration, which hangs on a disk and a NIC
 // that may be others of its devices. Its driver lives in the network namespace of the NIC.
 func configuredMachine(m config.Machine, nics []config.NIC) configured {
-	c := configured{kind: "machine", name: m.Name, line: m.Line, driver: chipset.Kind, modules: cpuModules,
-		paths: [2]string{cpuModules[0]}, netns: m.NIC.Netns} // one CPU module in this version
+	c := configured{kind: "machine", name: m.Name, line: m.Line, driver: chipset.Kind, modules: cpuModules, paths: cpuModules, netns: m.NIC.Netns}
 	for _, name := range []string{m.Disk.Device, m.NIC.Device} {
 		if name != "" {
 			c.needs = append(c.needs, name)
@@ -61,6 +60,8 @@ func machineOptions(m config.Machine, devDir, netns string) chipset.Options {
 		Engine:          chipset.Engine(m.Engine),
 		Compare:         chipset.Compare(m.Compare),
 		BlackoutMax:     m.BlackoutMax,
+		Throttle:        m.Throttle,
+		Undecided:       chipset.Undecided(m.Undecided),
 	}
 	if m.Disk.Device != "" {
 		o.Disk = filepath.Join(devDir, m.Disk.Device)
@@ -121,8 +122,8 @@ func (d *Daemon) machine(ctx context.Context, c api.Change) (api.Outcome, error)
 	if err != nil {
 		return api.Outcome{}, err
 	}
-	if sides := sidesOf(d.Status(), c.ID); !slices.ContainsFunc(sides, func(s side) bool { return s.side.State.InService() }) {
-		return api.Outcome{}, drivers.Refuse(drivers.RuleState, "%s is not on (%s): ftctl machine start %s starts it", c.ID, sides[0].side.Reason, c.ID)
+	if !slices.ContainsFunc(sidesOf(d.Status(), c.ID), func(s side) bool { return s.side.State.InService() }) {
+		return api.Outcome{}, drivers.Refuse(drivers.RuleState, "%s is not on (%s): ftctl machine start %s starts it", c.ID, strings.TrimPrefix(d.verdictOn(c.ID), c.ID+" is "), c.ID)
 	}
 	d.Log.Warn("machine reset", "machine", c.ID, "by", c.By)
 	if err := dev.client.Command(ctx, "machine", map[string]string{"action": "reset", "by": c.By}, nil); err != nil {
@@ -134,23 +135,37 @@ func (d *Daemon) machine(ctx context.Context, c api.Change) (api.Outcome, error)
 	return api.Outcome{Text: fmt.Sprintf("%s starts again from the beginning: ftctl console %s shows how it gets on", c.ID, c.ID), Seq: d.events.LastSeq()}, nil
 }
 
+// dump has the memory of a CPU module written out. Its driver does it, and tells how far it is
+// as progress of the side.
+func (d *Daemon) dump(ctx context.Context, c api.Change) (api.Outcome, error) {
+	dev, err := d.machineDevice(c.ID)
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	if c.Side != "" && !slices.Contains(dev.as.modules[:], c.Side) {
+		return api.Outcome{}, drivers.Refuse(control.RuleMachine, "%s has no side on %s: name %s or %s, or none of them", c.ID, c.Side, dev.as.modules[0], dev.as.modules[1])
+	}
+	d.Log.Warn("dump", "machine", c.ID, "side", c.Side, "by", c.By)
+	var answer struct {
+		Path string `json:"path"`
+	}
+	if err := dev.client.Command(ctx, "dump", map[string]string{"side": c.Side, "out": c.Out, "by": c.By}, &answer); err != nil {
+		return api.Outcome{}, err
+	}
+	if err := dev.look(ctx); err != nil {
+		dev.log.Warn("its memory is being dumped, and it does not say how it stands now", "error", err)
+	}
+	return api.Outcome{Text: fmt.Sprintf("the memory of %s is being written to %s: ftctl status shows how far that is", c.ID, answer.Path), Seq: d.events.LastSeq()}, nil
+}
+
 // started waits, within limits, until a machine that is being started is on, so that what
 // keeps it from that is an answer to whoever asked.
 func (d *Daemon) started(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, testPatience)
 	defer cancel()
 	for {
-		for _, s := range sidesOf(d.Status(), id) {
-			dev := d.device(s.device)
-			switch {
-			case s.side.State.InService(), s.side.Target == control.Out:
-				return nil
-			case s.side.State != drivers.Offline || dev == nil:
-			case dev.refused(s.number) != nil:
-				return dev.refused(s.number)
-			case s.side.RetryAt != nil:
-				return fmt.Errorf("%s; it is tried again by itself", d.verdictOn(id))
-			}
+		if on, err := d.hasStarted(id); on || err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -158,6 +173,35 @@ func (d *Daemon) started(ctx context.Context, id string) error {
 		case <-time.After(drainPoll):
 		}
 	}
+}
+
+// hasStarted says whether a machine is on, or is not wanted any more; or why none of its sides
+// can start it.
+func (d *Daemon) hasStarted(id string) (bool, error) {
+	dev, wanted, failed := d.device(id), 0, 0
+	var why error
+	for _, s := range sidesOf(d.Status(), id) {
+		switch {
+		case s.side.State.InService() || dev == nil:
+			return true, nil
+		case s.side.Target == control.Out || s.side.State == drivers.Removed:
+			continue
+		case s.side.State != drivers.Offline:
+		case dev.refused(s.number) != nil:
+			failed++
+			if why == nil {
+				why = dev.refused(s.number)
+			}
+		case s.side.RetryAt != nil:
+			failed++
+			why = fmt.Errorf("%s; it is tried again by itself", d.verdictOn(id))
+		}
+		wanted++
+	}
+	if failed < wanted {
+		return false, nil // under way
+	}
+	return wanted == 0, why
 }
 
 // machineDevice finds a machine by its name.

@@ -35,7 +35,7 @@ func TestTheDefaultsOfAMachineAreItsDrivers(t *testing.T) {
 	want := chipset.Options{
 		Kernel: "/k", Cmdline: "console=ttyS0 root=/dev/vda", MemoryBytes: chipset.DefaultMemoryBytes,
 		ConsoleLogBytes: chipset.DefaultConsoleLogBytes, Engine: chipset.EngineAuto, Compare: chipset.CompareStep,
-		BlackoutMax: chipset.DefaultBlackoutMax,
+		BlackoutMax: chipset.DefaultBlackoutMax, Undecided: chipset.UndecidedStop,
 	}
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -53,6 +53,8 @@ compare = "off"
 console_log = "1MiB"
 record = "/srv/record"
 blackout_max = "5ms"
+throttle = true
+undecided = "cpu0"
 `)
 	c := configuredMachine(cfg.Machines[0], cfg.NICs)
 	options := c.options("/x/dev")
@@ -60,6 +62,7 @@ blackout_max = "5ms"
 		Kernel: "/boot/vmlinux", Initrd: "/boot/initrd", Cmdline: "quiet", MemoryBytes: 1 << 30,
 		Disk: "/x/dev/disk1", DiskSerial: "disk1", Link: "net0", Netns: "box", MAC: "02:00:00:00:00:09",
 		ConsoleLogBytes: 1 << 20, Record: "/srv/record", Engine: chipset.EngineInterpret, Compare: chipset.CompareOff, BlackoutMax: 5 * time.Millisecond,
+		Throttle: true, Undecided: chipset.UndecidedCPU0,
 	}
 	if options != want {
 		t.Errorf("got  %+v\nwant %+v", options, want)
@@ -78,7 +81,7 @@ blackout_max = "5ms"
 	if err := json.Unmarshal(b, &back); err != nil || back != want {
 		t.Errorf("over JSON it becomes %+v (%v)", back, err)
 	}
-	if !slices.Equal(c.needs, []string{"disk1", "net0"}) || c.paths != [2]string{"cpu0", ""} || c.sideID(0) != "cpu0/guest" {
+	if !slices.Equal(c.needs, []string{"disk1", "net0"}) || c.paths != [2]string{"cpu0", "cpu1"} || c.sideID(0) != "cpu0/guest" {
 		t.Errorf("it needs %q, is made of %q, and has the side %s", c.needs, c.paths, c.sideID(0))
 	}
 	d := &device{as: c, config: drivers.Config{Name: "guest", RunDir: "/run/x"}, configPath: "/run/x/guest.json"}
@@ -159,6 +162,7 @@ func TestAMachineAtAReload(t *testing.T) {
 type machineDriver struct {
 	status  drivers.Status
 	refusal error
+	answer  map[string]any // to a command
 	asked   []string
 }
 
@@ -171,6 +175,15 @@ func (m *machineDriver) serve(t *testing.T, sock string) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { unixhttp.Write(w, m.status) })
 	mux.HandleFunc("POST /command", func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		m.asked = append(m.asked, string(b))
+		if m.refusal != nil {
+			unixhttp.WriteError(w, m.refusal)
+			return
+		}
+		unixhttp.Write(w, m.answer)
+	})
+	mux.HandleFunc("POST /inject", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		m.asked = append(m.asked, string(b))
 		if m.refusal != nil {
@@ -213,8 +226,10 @@ func machineBox(t *testing.T, m *machineDriver, dispatch func(control.Action, *g
 		_ = d.owner.post(ctx, told)
 	}
 	m.serve(t, host.SocketPath(dir, "guest"))
-	m.status = drivers.Status{Name: "guest", State: drivers.FaceSimplex, Face: "guest"}
-	m.status.Sides[0] = drivers.SideStatus{State: drivers.Simplex, Resource: drivers.Resource{Path: "cpu0"}}
+	m.status = drivers.Status{Name: "guest", State: drivers.FaceDuplex, Face: "guest"}
+	for s := range m.status.Sides {
+		m.status.Sides[s] = drivers.SideStatus{State: drivers.Duplex, Resource: drivers.Resource{Path: cpuModules[s]}}
+	}
 	_ = d.owner.post(ctx, control.DriverConnected{Device: "guest", Status: m.status})
 	return d
 }
@@ -247,9 +262,11 @@ func TestAResetIsForTheDriver(t *testing.T) {
 		t.Errorf("nobody: %v", err)
 	}
 	// One that is off has nothing to be reset.
-	_ = d.owner.post(d.ctx, control.DriverReport{Device: "guest", Event: drivers.Event{Seq: 1, Kind: drivers.EventSide, To: "offline",
-		Reason: "the guest powered itself off", Detail: map[string]any{"out_by": drivers.OutByGuest}}})
-	if _, err = reset("guest"); !errors.As(err, &refused) || refused.Sentence != "guest is not on (the guest powered itself off): ftctl machine start guest starts it" {
+	for s := range drivers.Side(2) {
+		_ = d.owner.post(d.ctx, control.DriverReport{Device: "guest", Event: drivers.Event{Seq: uint64(s) + 1, Kind: drivers.EventSide, Side: s, To: "offline",
+			Reason: "the guest powered itself off", Detail: map[string]any{"out_by": drivers.OutByGuest}}})
+	}
+	if _, err = reset("guest"); !errors.As(err, &refused) || refused.Sentence != "guest is not on (off: the guest powered itself off): ftctl machine start guest starts it" {
 		t.Errorf("off: %v", err)
 	}
 	if len(m.asked) != 2 {
@@ -262,7 +279,7 @@ func TestAConsoleIsItsDriversSocket(t *testing.T) {
 	open := func(id string) (net.Conn, error) { return d.Console(context.Background(), id) }
 	var refused *drivers.Refused
 	_, err := open("guest")
-	if want := "guest has no console now, for its driver process does not run (guest runs on cpu0 alone: this version runs a machine on one CPU module)"; !errors.As(err, &refused) || refused.Sentence != want {
+	if want := "guest has no console now, for its driver process does not run (guest runs on cpu0 and cpu1 in lockstep)"; !errors.As(err, &refused) || refused.Sentence != want {
 		t.Errorf("without a socket: %v", err)
 	}
 	path := chipset.ConsolePath(d.runDir, "guest")
@@ -321,15 +338,14 @@ func TestAMachineThatDoesNotStartIsAnError(t *testing.T) {
 	})
 	// The driver's process is there, and its machine is off.
 	off := m.status
-	off.State, off.Sides[0] = drivers.FaceDown, drivers.SideStatus{State: drivers.Offline, Reason: "off", Since: time.Now(), OutBy: drivers.OutByGuest}
+	off.State = drivers.FaceDown
+	for s := range off.Sides {
+		off.Sides[s] = drivers.SideStatus{State: drivers.Offline, Reason: "off", Since: time.Now(), OutBy: drivers.OutByGuest}
+	}
 	_ = d.owner.post(d.ctx, control.DriverStatus{Device: "guest", Status: off})
-	d.goRun(func(ctx context.Context) { // the driver: the first try fails, the second does not
+	d.goRun(func(ctx context.Context) { // the driver: the first try on each side fails, the next does not
 		seq := uint64(0)
-		report := func(to, reason string) {
-			seq++
-			_ = d.owner.post(ctx, control.DriverReport{Device: "guest", Event: drivers.Event{Seq: seq, Kind: drivers.EventSide, To: to, Reason: reason}})
-		}
-		for _, fails := range []bool{true, false} {
+		for _, fails := range []bool{true, true, false} {
 			var a attach
 			select {
 			case a = <-attaches:
@@ -337,6 +353,10 @@ func TestAMachineThatDoesNotStartIsAnError(t *testing.T) {
 				return
 			}
 			a.gate.wait(ctx)
+			report := func(to, reason string) {
+				seq++
+				_ = d.owner.post(ctx, control.DriverReport{Device: "guest", Event: drivers.Event{Seq: seq, Kind: drivers.EventSide, Side: a.Side, To: to, Reason: reason}})
+			}
 			result := control.ActionResult{ID: a.ID, Outcome: control.OK}
 			report("diagnostics", "reading /boot/vmlinux")
 			if fails {
