@@ -74,7 +74,8 @@ type driver struct {
 	changeMu sync.Mutex
 	life     *life
 
-	writing sync.WaitGroup  // dumps
+	writing sync.WaitGroup // dumps
+	journal *crossbar.Journal
 	slots   *crossbar.Slots // what drills have put into the places of CPU modules
 
 	mu      sync.Mutex // guards the fields below
@@ -121,9 +122,8 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 	return d, nil
 }
 
-// Start opens the console and switches the machine on, unless a person has switched it off.
-// A machine lives and dies with its driver process, so there is nothing to adopt: after a
-// crash it is started anew.
+// Start opens the console and switches the machine on, unless a person has switched it off, or
+// takes over the CPU modules of a process that has died.
 func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	d.changeMu.Lock()
 	defer d.changeMu.Unlock()
@@ -135,11 +135,19 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 		first = 1
 	}
 	if !d.mayStart(first) {
+		crossbar.End(d.inheritedModules())
 		d.become(powerStopped, "it is to stay off until it is started")
 		return nil
 	}
 	if mode == drivers.Adopt {
-		d.note("the process that ran it has died: the guest starts anew")
+		err := d.adopt(ctx)
+		if err == nil {
+			return nil
+		}
+		d.note("the process that ran it has died, and the guest starts anew: " + err.Error())
+	}
+	if err := d.newJournal(); err != nil {
+		return err
 	}
 	d.become(powerStarting, "reading "+d.opt.Kernel)
 	_ = d.switchOnOr(first, powerFailed) // which is a state, and no reason for the driver to end
@@ -316,14 +324,16 @@ func (d *driver) restart() error {
 	return d.switchOnOr(first, powerFailed)
 }
 
-// Stop ends the driver. There is no face that could outlive it, so handing over is the same
-// as an end, but for the machine that starts again with the successor.
+// Stop ends the driver. Handed over, the CPU modules wait for the successor.
 func (d *driver) Stop(_ context.Context, mode drivers.StopMode) error {
 	d.changeMu.Lock()
 	defer d.changeMu.Unlock()
 	d.mu.Lock()
 	d.stopped = true
 	d.mu.Unlock()
+	if d.life != nil {
+		d.life.handOver.Store(mode == drivers.HandOver)
+	}
 	if err := d.switchOff(); err != nil && mode != drivers.RemoveForce {
 		d.mu.Lock()
 		d.stopped = false

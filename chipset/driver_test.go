@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,7 +31,34 @@ type box struct {
 	drivers.Driver
 	t      *testing.T
 	run    string
+	cfg    drivers.Config
 	events chan drivers.Event
+
+	mu     sync.Mutex
+	stored map[string][]int // as a keeper has them
+}
+
+// store keeps copies of descriptors, as a keeper does.
+func (b *box) store(name string, fds ...int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, fd := range fds {
+		mine, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		b.stored[name] = append(b.stored[name], mine)
+	}
+	return nil
+}
+
+func (b *box) unstore(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, fd := range b.stored[name] {
+		_ = unix.Close(fd)
+	}
+	delete(b.stored, name)
 }
 
 // boxWith makes the driver of a machine whose kernel is the bytes of a program.
@@ -50,32 +78,47 @@ func boxWith(t *testing.T, program []byte, set func(*chipset.Options)) *box {
 	if err != nil {
 		t.Fatal(err)
 	}
-	drv, err := chipset.New(drivers.Config{
-		Kind: chipset.Kind, Name: "guest", RunDir: dir, StateDir: dir, Options: options,
-		Sides: [2]drivers.SideConfig{{Resource: drivers.Resource{Path: "cpu0"}}, {Resource: drivers.Resource{Path: "cpu1"}}}, Drills: true,
-	}, drivers.Env{
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Predecessor: -1, Text: func(string) {},
-		Store: func(string, ...int) error { return nil }, Unstore: func(string) {},
-		Fatal: func(err error) { t.Error(err) },
+	b := &box{t: t, run: dir, events: make(chan drivers.Event, 1000), stored: map[string][]int{}}
+	b.cfg = drivers.Config{
+		Kind: chipset.Kind, Name: "guest", RunDir: dir, StateDir: dir, Options: options, Drills: true,
+		Sides: [2]drivers.SideConfig{{Resource: drivers.Resource{Path: "cpu0"}}, {Resource: drivers.Resource{Path: "cpu1"}}},
+	}
+	b.start(drivers.Fresh, nil)
+	t.Cleanup(func() {
+		if err := b.Stop(context.Background(), drivers.Remove); err != nil {
+			t.Error(err)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for name := range b.stored {
+			if name != "journal" {
+				t.Errorf("%s is still kept", name)
+			}
+		}
+	})
+	return b
+}
+
+// start makes and starts a driver, the first one or a successor.
+func (b *box) start(mode drivers.StartMode, inherited map[string][]int) {
+	b.t.Helper()
+	drv, err := chipset.New(b.cfg, drivers.Env{
+		Log: slog.New(slog.NewTextHandler(b.t.Output(), nil)), Predecessor: -1, Text: func(string) {},
+		Store: b.store, Unstore: b.unstore, Inherited: inherited,
+		Fatal: func(err error) { b.t.Error(err) },
 	})
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
-	b := &box{Driver: drv, t: t, run: dir, events: make(chan drivers.Event, 1000)}
+	b.Driver = drv
 	go func() {
 		for e := range drv.Events() {
 			b.events <- e
 		}
 	}()
-	if err := drv.Start(context.Background(), drivers.Fresh); err != nil {
-		t.Fatal(err)
+	if err := drv.Start(context.Background(), mode); err != nil {
+		b.t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := drv.Stop(context.Background(), drivers.Remove); err != nil {
-			t.Error(err)
-		}
-	})
-	return b
 }
 
 // event waits for one that says something.

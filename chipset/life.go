@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +27,8 @@ import (
 type life struct {
 	quit chan struct{} // closed to end it
 	done chan struct{} // closed when it has ended
+
+	handOver atomic.Bool // the CPU modules are left running, for a successor
 }
 
 // switchOn starts the machine on one CPU module. Under changeMu, with none running.
@@ -127,6 +130,9 @@ func (d *driver) live(l *life, b *boot) {
 		start := d.bootSide(b.side)
 		if panicked && !quitting {
 			d.setAside(b, start)
+		}
+		if quitting && l.handOver.Load() {
+			b.x.HandOver()
 		}
 		b.x.Close()
 		drained := d.drain()
@@ -236,15 +242,8 @@ func (d *driver) build(s drivers.Side) (*boot, error) {
 		}
 		return m.SaveState(nil), pages, nil
 	}
-	x, err := crossbar.New(crossbar.Config{
-		Core: lockstep.Config{
-			Quantum: quantum, BlackoutMax: d.opt.BlackoutMax, Undecided: lockstep.Policy(d.opt.Undecided), Throttle: d.opt.Throttle,
-		},
-		Backplane: backplane.Config{Machine: set.inside(), MemoryBytes: set.MemoryBytes, CPU: -1, Log: os.Stderr},
-		Pin:       pins(),
-		Build:     inside.Machine(set.inside()),
-		World:     w, Log: d.env.Log, Wake: d.inbox.wake, Slots: d.slots,
-	}, lockstep.Side(s), fill)
+	d.journal.Begin(w.clock.began, d.nextBoot())
+	x, err := crossbar.New(d.crossbar(set, w), lockstep.Side(s), fill)
 	if err != nil {
 		if w.record != nil {
 			w.record.file.Close()
@@ -252,6 +251,26 @@ func (d *driver) build(s drivers.Side) (*boot, error) {
 		return nil, err
 	}
 	return &boot{x: x, w: w, side: s}, nil
+}
+
+func (d *driver) nextBoot() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.boots + 1
+}
+
+// crossbar is how the chipset of a machine is made.
+func (d *driver) crossbar(set settings, w *world) crossbar.Config {
+	return crossbar.Config{
+		Core: lockstep.Config{
+			Quantum: quantum, BlackoutMax: d.opt.BlackoutMax, Undecided: lockstep.Policy(d.opt.Undecided), Throttle: d.opt.Throttle,
+		},
+		Backplane: backplane.Config{Machine: set.inside(), MemoryBytes: set.MemoryBytes, CPU: -1, Log: os.Stderr},
+		Pin:       pins(),
+		Build:     inside.Machine(set.inside()),
+		World:     w, Log: d.env.Log, Wake: d.inbox.wake, Slots: d.slots,
+		Keeper: crossbar.Keeper{Journal: d.journal, Store: d.env.Store, Drop: d.env.Unstore},
+	}
 }
 
 // pins are cores for the two modules, where there are enough for them and everything else.

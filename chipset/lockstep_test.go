@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"ft/chipset"
 	"ft/drivers"
@@ -27,6 +30,17 @@ func (b *box) bringIn(s drivers.Side) {
 		b.t.Fatal(err)
 	}
 	b.event("syncing → duplex")
+}
+
+// until waits for a status.
+func (b *box) until(what string, is func(drivers.Status) bool) {
+	b.t.Helper()
+	for deadline := time.Now().Add(patience); !is(b.Status()); {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("not within %v: %s; %+v", patience, what, b.Status())
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (b *box) inject(s drivers.Side, name string, args ...string) {
@@ -104,4 +118,46 @@ func TestDumpWhileTheGuestRunsOn(t *testing.T) {
 	b.bringIn(0)
 	b.refused(dump(map[string]string{"out": out}), drivers.RuleUnfit, "there already")
 	s.shows(" s")
+}
+
+// The chipset's process is replaced, and the guest runs on: on two modules, and on one.
+func TestSuccessorTakesTheModulesOver(t *testing.T) {
+	b := duplex(t, bare.Program(), nil)
+	s := b.console()
+	s.shows("2 s")
+	for _, sides := range []int{2, 1, 1} {
+		if sides == 1 && b.Status().Sides[0].State.InService() {
+			b.inject(0, "kill")
+			b.event("→ shot")
+		}
+		before, _ := b.Status().Stats["steps"].(uint64)
+		if err := b.Stop(context.Background(), drivers.HandOver); err != nil {
+			t.Fatal(err)
+		}
+		b.mu.Lock()
+		inherited := map[string][]int{}
+		for name, fds := range b.stored {
+			for _, fd := range fds {
+				mine, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				inherited[name] = append(inherited[name], mine)
+			}
+		}
+		b.mu.Unlock()
+		b.start(drivers.Adopt, inherited)
+		b.event("the guest has run on")
+		b.until("it goes on where it was", func(st drivers.Status) bool {
+			steps, _ := st.Stats["steps"].(uint64)
+			return steps > before && st.Stats["boots"] == uint64(1)
+		})
+		if sides == 2 {
+			b.until("it is duplex", func(st drivers.Status) bool { return st.State == drivers.FaceDuplex })
+		}
+		s = b.console()
+	}
+	s.types("who is there")
+	s.shows("who is there")
+	b.bringIn(0)
 }

@@ -31,9 +31,7 @@ func (a *Apart) Memory() (*os.File, error) {
 func (a *Apart) Release() {
 	a.m.Fence("its memory has been written out")
 	a.m.use.Wait()
-	if err := a.m.Release(); err != nil {
-		a.x.cfg.Log.Warn("a CPU module's end", "side", a.m.side, "err", err)
-	}
+	a.x.release(a.m)
 }
 
 // Stands says whether a side has a module that ran the machine to its end, once Run has

@@ -69,8 +69,10 @@ type Config struct {
 	World World
 	Pin   [2]int // cores of the modules; -1: wherever there is room
 	Slots *Slots
-	Log   *slog.Logger
-	Wake  <-chan struct{} // rings when Deliver has something
+	// Keeper holds what a successor needs if this process dies; its fields may be nil.
+	Keeper Keeper
+	Log    *slog.Logger
+	Wake   <-chan struct{} // rings when Deliver has something
 }
 
 // Fill puts a machine into memory that is all zero: it returns its state, and the pages that
@@ -114,6 +116,7 @@ type Crossbar struct {
 type mod struct {
 	*backplane.Module
 	side lockstep.Side
+	pid  int
 	use  sync.WaitGroup // of its memory
 }
 
@@ -125,13 +128,7 @@ type Outcome struct {
 
 // New starts a machine on one side. Run has to be called next.
 func New(cfg Config, s lockstep.Side, fill Fill) (*Crossbar, error) {
-	if cfg.Slots == nil {
-		cfg.Slots = &Slots{}
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	x := &Crossbar{cfg: cfg, began: time.Now(), inbox: backplane.NewInbox(), wake: make(chan struct{}, 1), started: make(chan struct{})}
+	x := newCrossbar(cfg)
 	m, err := x.startModule(s)
 	if err != nil {
 		return nil, err
@@ -155,11 +152,17 @@ func New(cfg Config, s lockstep.Side, fill Fill) (*Crossbar, error) {
 	x.cfg.Core.Pages = len(table)
 	x.mods[s] = m
 	x.links[s].open = true
-	x.core = lockstep.New(x.cfg.Core, (*hands)(x), table)
-	x.faulty(s)
-	x.core.Boot(s, state)
+	x.journalJudging(false)
+	x.start(func() {
+		x.core = lockstep.New(x.cfg.Core, (*hands)(x), table)
+		x.faulty(s)
+		x.core.Boot(s, state)
+	})
 	return x, nil
 }
+
+// start makes the core. What it wants done at once is done when Run begins.
+func (x *Crossbar) start(f func()) { x.posted = append(x.posted, f) }
 
 // startModule starts a process for a place.
 func (x *Crossbar) startModule(s lockstep.Side) (*mod, error) {
@@ -169,7 +172,13 @@ func (x *Crossbar) startModule(s lockstep.Side) (*mod, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &mod{Module: started, side: s}, nil
+	m := &mod{Module: started, side: s, pid: started.Pid()}
+	if err := x.keep(m); err != nil {
+		m.Fence(err.Error())
+		x.bury(m)
+		return nil, err
+	}
+	return m, nil
 }
 
 func (x *Crossbar) ring() {
@@ -241,14 +250,16 @@ func (x *Crossbar) Run() Outcome {
 	var posted []func()
 	due := false
 	for {
-		queue = x.inbox.Take(queue[:0])
-		for i := range queue {
-			x.take(&queue[i])
-			queue[i] = backplane.Delivery{}
-		}
 		x.mu.Lock()
 		posted, x.posted = x.posted, posted[:0]
 		x.mu.Unlock()
+		if x.core != nil {
+			queue = x.inbox.Take(queue[:0])
+			for i := range queue {
+				x.take(&queue[i])
+				queue[i] = backplane.Delivery{}
+			}
+		}
 		for i, f := range posted {
 			f()
 			posted[i] = nil
@@ -277,6 +288,7 @@ func (x *Crossbar) Run() Outcome {
 			}
 		}
 		due = x.sleep(timer, now)
+		x.journalJudging(x.core.Phase() == lockstep.Judging)
 		x.setStatus()
 	}
 }
@@ -410,10 +422,16 @@ func (x *Crossbar) Close() {
 func (x *Crossbar) bury(m *mod) {
 	x.beside.Go(func() {
 		m.use.Wait()
-		if err := m.Release(); err != nil {
-			x.cfg.Log.Warn("a CPU module's end", "side", m.side, "err", err)
-		}
+		x.release(m)
 	})
+}
+
+// release gives a module back that is fenced and used by nobody.
+func (x *Crossbar) release(m *mod) {
+	if err := m.Release(); err != nil {
+		x.cfg.Log.Warn("a CPU module's end", "side", m.side, "err", err)
+	}
+	x.drop(m, m.pid)
 }
 
 // Join starts a process for a side and brings it in. It returns when the module has been

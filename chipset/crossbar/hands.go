@@ -32,6 +32,9 @@ func (h *hands) Send(s lockstep.Side, c *lockstep.Command) {
 	if m == nil {
 		return
 	}
+	if c.Verb == lockstep.Back {
+		h.x().journalJudging(true)
+	}
 	if len(h.unsent[s]) == 0 {
 		switch err := m.Send(c); {
 		case err == nil:
@@ -74,6 +77,7 @@ func (h *hands) Fence(s lockstep.Side, why string) {
 
 // close turns a side's links off.
 func (h *hands) close(s lockstep.Side) {
+	h.x().journalWithin(s, false)
 	h.statusMu.Lock()
 	h.links[s].open = false
 	h.statusMu.Unlock()
@@ -182,7 +186,8 @@ func (h *hands) Report(e lockstep.Event) {
 	x := h.x()
 	ev := &Event{Event: e, Injected: h.injected[e.Side] != nil}
 	switch e.Kind {
-	case lockstep.Started:
+	case lockstep.Started, lockstep.Adopted:
+		x.journalWithin(e.Side, true)
 		x.begin.Do(func() { close(x.started) })
 	case lockstep.InjectedFault:
 		// Where it took effect is where it is put in again, to look for the first wrong step. A
@@ -200,6 +205,9 @@ func (h *hands) Report(e lockstep.Event) {
 		h.statusMu.Lock()
 		h.links[e.Side].open = true
 		h.statusMu.Unlock()
+		x.journalWithin(e.Side, true)
+	case lockstep.WentOn, lockstep.Repaired:
+		x.journalJudging(false)
 	case lockstep.JoinStage, lockstep.JoinFailed:
 		x.tested(e)
 	case lockstep.Split:

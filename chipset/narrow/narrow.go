@@ -88,10 +88,17 @@ func Find(c *Case) (res Result, err error) {
 		return res, err
 	}
 	defer good.end()
+	for page, content := range c.Damaged {
+		at, err := place(good.ram, page, content)
+		if err != nil {
+			return res, err
+		}
+		copy(bad.ram[at:], content)
+	}
 	for page, content := range c.Patches {
-		at := int(page) * pageSize
-		if at+pageSize > len(good.ram) || len(content) != pageSize {
-			return res, fmt.Errorf("page %d is not in the memory", page)
+		at, err := place(good.ram, page, content)
+		if err != nil {
+			return res, err
 		}
 		if w, ok := firstWord(bad.ram[at:at+pageSize], content, uint64(firmware.RAMBase)+uint64(at)); ok && (!res.HasWord || w.What < res.Word.What) {
 			res.HasWord, res.Word = true, w
@@ -136,6 +143,14 @@ func Find(c *Case) (res Result, err error) {
 		res.HasWord, res.Word = firstDifference(bad.ram, good.ram)
 	}
 	return res, nil
+}
+
+// place is where a page lies.
+func place(ram []byte, page uint32, content []byte) (at int, err error) {
+	if at = int(page) * pageSize; at+pageSize > len(ram) || len(content) != pageSize {
+		return 0, fmt.Errorf("page %d is not in the memory", page)
+	}
+	return at, nil
 }
 
 // firstDifference is the first word in which two memories differ.
