@@ -78,3 +78,30 @@ func BenchmarkMiB(b *testing.B) {
 		m.record(i)
 	}
 }
+
+// All of a memory of 256 MiB, into one that has nothing yet.
+func BenchmarkCopyAll(b *testing.B) {
+	const size = 256 << 20
+	src := start(b, Config{Side: 0, CPU: -1, MemoryBytes: size})
+	for at := 0; at < size; at += pageSize {
+		src.RAM()[at] = 1
+	}
+	b.SetBytes(size)
+	used := time.Duration(0)
+	for b.Loop() {
+		b.StopTimer()
+		dst := start(b, Config{Side: 1, CPU: -1, MemoryBytes: size})
+		b.StartTimer()
+		began := ownTime()
+		if err := CopyAll(b.Context(), dst.Module, src.Module, Rate{}); err != nil {
+			b.Fatal(err)
+		}
+		used += ownTime() - began
+		b.StopTimer()
+		if err := dst.Release(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(used.Milliseconds())/float64(b.N), "cpu-ms/op")
+}

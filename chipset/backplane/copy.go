@@ -72,32 +72,38 @@ type Rate struct {
 
 // CopyAll makes the memory of dst equal to that of src as it is now, page by page, while
 // src may be running. What was never written in src is not copied, and given back in dst.
+// What was copied is mapped in the chipset, so that CopyPages finds it at once.
 func CopyAll(ctx context.Context, dst, src *Module, r Rate) error {
 	total := int64(len(src.ram))
 	began, copied := time.Now(), int64(0)
 	for at := int64(0); at < total; {
-		n, data, err := copyChunk(dst, src, at, total)
+		from, to, err := nextExtent(dst, src, at, total)
 		if err != nil {
 			return err
 		}
-		at += n
-		if r.Progress != nil {
-			r.Progress(at, total)
+		for at = from; at < to; {
+			n := min(to-at, chunkBytes)
+			if err := copyChunk(dst, src, at, n); err != nil {
+				return err
+			}
+			at, copied = at+n, copied+n
+			if r.Progress != nil {
+				r.Progress(at, total)
+			}
+			if r.Yield != nil {
+				r.Yield()
+			}
+			pause := time.Duration(0)
+			if r.BytesPerSecond > 0 {
+				pause = time.Duration(float64(copied)/float64(r.BytesPerSecond)*float64(time.Second)) - time.Since(began)
+			}
+			if err := rest(ctx, pause); err != nil {
+				return fmt.Errorf("copy memory from %s to %s: %w", src.side, dst.side, err)
+			}
 		}
-		if !data {
-			continue
-		}
-		copied += n
-		if r.Yield != nil {
-			r.Yield()
-		}
-		pause := time.Duration(0)
-		if r.BytesPerSecond > 0 {
-			pause = time.Duration(float64(copied)/float64(r.BytesPerSecond)*float64(time.Second)) - time.Since(began)
-		}
-		if err := rest(ctx, pause); err != nil {
-			return fmt.Errorf("copy memory from %s to %s: %w", src.side, dst.side, err)
-		}
+	}
+	if r.Progress != nil {
+		r.Progress(total, total)
 	}
 	return nil
 }
@@ -116,30 +122,51 @@ func rest(ctx context.Context, pause time.Duration) error {
 	}
 }
 
-// copyChunk copies what begins at an offset: a hole, or up to chunkBytes of data.
-func copyChunk(dst, src *Module, at, total int64) (n int64, data bool, err error) {
+// nextExtent is where src has data next, and clears dst up to there. It is total, total
+// behind the last.
+func nextExtent(dst, src *Module, at, total int64) (from, to int64, err error) {
 	release, err := hold(dst, src)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
 	defer release()
-	begin, err := nextData(src.ramfd, at, total)
+	if from, err = nextData(src.ramfd, at, total); err != nil {
+		return 0, 0, fmt.Errorf("memory of %s: %w", src.side, err)
+	}
+	if from > at {
+		if err := punch(dst, at, from); err != nil {
+			return 0, 0, err
+		}
+	}
+	if from == total {
+		return total, total, nil
+	}
+	if to, err = unix.Seek(src.ramfd, from, unix.SEEK_HOLE); err != nil {
+		return 0, 0, fmt.Errorf("memory of %s: %w", src.side, err)
+	}
+	if to = min(to, total); from%pageSize != 0 || to%pageSize != 0 || to <= from {
+		return 0, 0, fmt.Errorf("memory of %s: data from %d to %d", src.side, from, to)
+	}
+	return from, to, nil
+}
+
+// copyChunk copies with a write: the kernel then need not clear the new pages, and takes no
+// fault for each. Both together cost half of what a copy through the mapping does.
+func copyChunk(dst, src *Module, at, n int64) error {
+	release, err := hold(dst, src)
 	if err != nil {
-		return 0, false, fmt.Errorf("memory of %s: %w", src.side, err)
+		return err
 	}
-	if begin > at {
-		return begin - at, false, punch(dst, at, begin)
+	defer release()
+	for done := int64(0); done < n; {
+		k, err := unix.Pwrite(dst.ramfd, src.ram[at+done:at+n], at+done)
+		if err != nil && err != unix.EINTR || err == nil && k <= 0 {
+			return fmt.Errorf("copy memory from %s to %s: %w", src.side, dst.side, err)
+		}
+		done += int64(max(k, 0))
 	}
-	end, err := unix.Seek(src.ramfd, at, unix.SEEK_HOLE)
-	if err != nil {
-		return 0, false, fmt.Errorf("memory of %s: %w", src.side, err)
-	}
-	n = min(end-at, chunkBytes)
-	if n <= 0 || n%pageSize != 0 {
-		return 0, false, fmt.Errorf("memory of %s: %d bytes of data at %d", src.side, n, at)
-	}
-	copy(dst.ram[at:at+n], src.ram[at:])
-	return n, true, nil
+	_ = unix.Madvise(dst.ram[at:at+n], unix.MADV_POPULATE_READ) // or the faults come later
+	return nil
 }
 
 // nextData is where data begin, from an offset on; total when none do.
