@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +15,8 @@ var (
 	sideFaults = map[string][]string{
 		"disk":  {"read-error", "write-error", "corrupt", "slow", "hang", "vanish", "return", "clear"},
 		kindNIC: {"cable-pull", "cable-return", "silent-path", "remove", "return", "flap", "clear"},
+		kindMachine: {"kill", "stop", "slow", "flip-register", "flip-memory", "flip-pc", "flip-csr", "stuck", "wrong-result",
+			"lose-store", "double-store", "clear"},
 	}
 	moduleFaults = []string{"power-off", "power-on", "clear"}
 	deviceFaults = []string{"crash", "clear"}
@@ -44,8 +47,9 @@ func faultsOf(st api.Status, id string) []string {
 }
 
 func (a *app) injectCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "inject ID FAULT [ARGS]",
+	var step, seed uint64
+	c := &cobra.Command{
+		Use:   "inject ID FAULT [ARGS] [--at-step N] [--seed N]",
 		Short: "Put a fault in, for a drill",
 		Long: `inject makes a part fail as it would by itself. It is refused unless the box allows it:
 [system] drills = true.
@@ -54,14 +58,34 @@ func (a *app) injectCmd() *cobra.Command {
                          slow MS, hang, vanish, return
   a NIC, pci0/net0       cable-pull, cable-return, silent-path, remove, return,
                          flap [N]
-  a module, pci1         power-off, power-on
+  a CPU side, cpu1/guest kill, stop, slow, flip-register [REG [BIT]], flip-pc [BIT],
+                         flip-csr [NAME [BIT]], flip-memory [ADDRESS [BIT]],
+                         stuck [REG [BIT]], wrong-result [CLASS], lose-store,
+                         double-store
+  a module, pci1 or cpu0 power-off, power-on
   a device, or ftd       crash (its process)
-  any                    clear (ends what was put in)`,
-		Example:           "  ftctl inject pci1/disk0 hang\n  ftctl inject pci1/disk0 slow 200\n  ftctl inject pci0/net0 cable-pull\n  ftctl inject disk0 crash",
+  any                    clear (ends what was put in)
+
+A fault of a CPU side is put in at once, or with --at-step at a step of its machine (ftctl show
+NAME has them). What is not said, which register, address or bit, is drawn by lot: --seed
+makes it the same again. stuck, wrong-result and slow stay in the module's place until they are
+cleared, whatever module comes in there.`,
+		Example: "  ftctl inject pci1/disk0 hang\n  ftctl inject pci1/disk0 slow 200\n  ftctl inject pci0/net0 cable-pull\n" +
+			"  ftctl inject cpu1/guest flip-register x14 3\n  ftctl inject cpu1 power-off\n  ftctl inject disk0 crash",
 		Args:              args(2, -1),
 		ValidArgsFunction: a.completeFault,
-		RunE: a.verb(func(ctx context.Context, args []string) error {
-			return a.change(ctx, api.Change{Verb: api.Inject, ID: args[0], Fault: args[1], Args: args[2:]}, "")
-		}),
 	}
+	c.Flags().Uint64Var(&step, "at-step", 0, "of a CPU side: not before its machine's step `N`")
+	c.Flags().Uint64Var(&seed, "seed", 0, "of a CPU side: `N` decides what is not said")
+	c.RunE = a.verb(func(ctx context.Context, args []string) error {
+		more := args[2:]
+		if c.Flags().Changed("at-step") {
+			more = append(more, fmt.Sprintf("--at-step=%d", step))
+		}
+		if c.Flags().Changed("seed") {
+			more = append(more, fmt.Sprintf("--seed=%d", seed))
+		}
+		return a.change(ctx, api.Change{Verb: api.Inject, ID: args[0], Fault: args[1], Args: more}, "")
+	})
+	return c
 }

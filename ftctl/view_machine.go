@@ -26,6 +26,7 @@ func (f *facts) machine(name string, stats map[string]any) map[string]any {
 	}
 	f.add("kernel", "%s", text(take("kernel")))
 	f.add("engine", "%s", joined(", compares ", text(take("engine")), text(take("compare"))))
+	rest = f.lockstep(rest)
 	if disk, ok := rest["disk"].(map[string]any); ok {
 		delete(rest, "disk")
 		f.machineDisk(disk)

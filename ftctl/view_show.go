@@ -74,9 +74,6 @@ func kindText(c api.Component) string {
 	case api.KindSystem:
 		return "the box"
 	case api.KindDevice:
-		if c.Device.Kind == kindMachine {
-			return kindMachine // duplex is what it may become
-		}
 		return "duplex " + c.Device.Kind
 	case api.KindSide:
 		return fmt.Sprintf("side of the %s %s, in module %s", c.Device.Kind, c.Device.ID, api.ModuleOf(c.ID))

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"ft/drivers"
@@ -185,15 +186,36 @@ func (c *Core) proposeReport(p *proposal, d *device, ev drivers.Event) {
 			n.hold = hold{}
 		}
 	case ev.Kind == drivers.EventNote:
-		if !ev.Side.Valid() {
-			c.noteOn(d.name, Info, ev.Reason, ev.Detail)
-			return
+		id, severity := d.name, Info
+		if ev.Side.Valid() {
+			id = d.sides[ev.Side].id
 		}
-		c.noteOn(d.sides[ev.Side].id, Info, ev.Reason, ev.Detail)
+		if ev.Fault != "" { // that has passed, or was mended
+			severity = Warning
+		}
+		c.noteOn(id, severity, ev.Reason, extraOf(ev))
 	default:
 		d.lagging = true
 		c.noteOn(d.name, Warning, fmt.Sprintf("the driver of %s sent an event that means nothing: kind %q, side %d", d.name, ev.Kind, ev.Side), nil)
 	}
+}
+
+// extraOf is what the log keeps of an event beside its sentence.
+func extraOf(ev drivers.Event) map[string]any {
+	if ev.Fault == "" && !ev.Injected {
+		return ev.Detail
+	}
+	extra := maps.Clone(ev.Detail)
+	if extra == nil {
+		extra = map[string]any{}
+	}
+	if ev.Fault != "" {
+		extra["fault"] = ev.Fault
+	}
+	if ev.Injected {
+		extra["injected"] = true
+	}
+	return extra
 }
 
 // proposeSide takes the report that a side changed.
@@ -209,7 +231,7 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 		n.target = n.target.newPart()
 	}
 	s.moved, s.said = true, to
-	p.cause, p.extra = s, ev.Detail
+	p.cause, p.extra = s, extraOf(ev)
 	n.state, n.reason = to, ev.Reason
 	n.draining, _ = ev.Detail["draining"].(bool)
 

@@ -3,6 +3,7 @@ package control
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"ft/drivers"
 )
@@ -215,6 +216,13 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 		r.fail("rule 5: %s is attached by itself, and the policy is defer", id)
 	}
 	s.attach, s.detach, s.since = a.ID, 0, r.b.now
+}
+
+// turnedOff: a guest has powered its machine off at a time, which is about both sides.
+func (r *ruleBook) turnedOff(s *sideBook, at time.Time) {
+	for _, x := range []*sideBook{s, r.partner(s)} {
+		x.off = x.off || x.word != Out && at.After(x.wanted)
+	}
 }
 
 // missing is what a device stands on and is down, but for a NIC without a carrier.

@@ -406,13 +406,6 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 	return faults
 }
 
-// turnedOff: a guest has powered its machine off at a time, which is about both sides.
-func (r *ruleBook) turnedOff(s *sideBook, at time.Time) {
-	for _, x := range []*sideBook{s, r.partner(s)} {
-		x.off = x.off || x.word != Out && at.After(x.wanted)
-	}
-}
-
 func (r *ruleBook) knows(s *sideBook, at time.Time) bool {
 	if p := r.part(s.part); at.Before(p.since) || !at.After(p.excused) {
 		return true

@@ -72,6 +72,9 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 		if !slices.Contains(moduleFaults, c.Fault) {
 			return fmt.Errorf("a module knows the faults `power-off`, `power-on` and `clear`, not %q; other faults go to one side, e.g. %s", c.Fault, sides[0].side.ID)
 		}
+		if len(c.Args) > 0 {
+			return fmt.Errorf("%s of a module takes no arguments", c.Fault)
+		}
 	}
 	var errs []error
 	for _, s := range sides {
@@ -98,6 +101,11 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 }
 
 func (d *Daemon) injectSide(ctx context.Context, dev *device, s side, fault drivers.Fault) error {
+	for _, arg := range fault.Args {
+		if strings.HasPrefix(arg, "--") && dev.as.kind != "machine" {
+			return fmt.Errorf("%s: %s is for the sides of machines, which count steps", s.side.ID, arg)
+		}
+	}
 	if err := dev.client.Inject(ctx, s.number, fault); err != nil {
 		return err
 	}
