@@ -135,7 +135,7 @@ func open(side lockstep.Side) (*Settings, *port.Module, []byte, error) {
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("map %d MiB of memory: %w", s.MemoryBytes>>20, err)
 	}
-	_ = unix.Madvise(ram, unix.MADV_HUGEPAGE) // faster where it is to be had
+	_ = unix.Madvise(ram, unix.MADV_HUGEPAGE) // faster, where shmem_enabled of the kernel's huge pages allows it
 	return s, p, ram, nil
 }
 

@@ -23,7 +23,7 @@ type Config struct {
 	MemoryBytes int64
 	CPU         int      // core that it is pinned to; -1: not pinned
 	Log         *os.File // takes its last words; nil: nowhere
-	Inbox       *Inbox
+	Inbox       *Inbox   // where its records arrive; needed
 	Limits      Limits
 	Patience    time.Duration // default port.Patience
 }
@@ -180,7 +180,7 @@ func (m *Module) mapRAM(bytes int64) (err error) {
 	if err != nil {
 		return fmt.Errorf("map %d MiB of memory: %w", bytes>>20, err)
 	}
-	_ = unix.Madvise(m.ram, unix.MADV_HUGEPAGE) // faster where it is to be had
+	_ = unix.Madvise(m.ram, unix.MADV_HUGEPAGE) // faster, where shmem_enabled of the kernel's huge pages allows it
 	return nil
 }
 
