@@ -81,6 +81,16 @@ func TestAProgramThatIsNotThere(t *testing.T) {
 // Nothing comes out behind the fence, though the module sends as fast as it can, and
 // though what it sent before lies there to be taken.
 func TestAFence(t *testing.T) {
+	for range 50 { // on a busy computer it may have sent nothing when the fence comes
+		if fenceAFlood(t) || t.Failed() {
+			return
+		}
+	}
+	t.Error("there was never anything to be refused")
+}
+
+// fenceAFlood says whether the fence has refused anything.
+func fenceAFlood(t *testing.T) bool {
 	inbox := NewInbox()
 	r := start(t, Config{Side: 0, CPU: -1, Inbox: inbox})
 	other := start(t, Config{Side: 1, CPU: -1, Inbox: inbox})
@@ -90,7 +100,7 @@ func TestAFence(t *testing.T) {
 	<-inbox.Wake() // there is more
 	began := time.Now()
 	r.Fence("cpu0 differs from cpu1")
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > patience/2 {
 		t.Errorf("the fence took %v", took)
 	}
 	if got := inbox.Take(nil); len(got) != 0 {
@@ -103,8 +113,8 @@ func TestAFence(t *testing.T) {
 	if got := inbox.Take(nil); len(got) != 0 {
 		t.Errorf("%d things came out behind its end: %+v", len(got), got[0])
 	}
-	if r.Refused() == 0 || r.Passed() != uint64(passed) {
-		t.Errorf("%d records were refused, %d passed; %d were taken", r.Refused(), r.Passed(), passed)
+	if r.Passed() != uint64(passed) {
+		t.Errorf("%d records passed; %d were taken", r.Passed(), passed)
 	}
 	if why, fenced := r.Fenced(); !fenced || why != "cpu0 differs from cpu1" {
 		t.Errorf("fenced: %v, %q", fenced, why)
@@ -114,6 +124,7 @@ func TestAFence(t *testing.T) {
 	}
 	other.run(1)
 	other.record(1)
+	return r.Refused() > 0
 }
 
 // A module that is out of its mind and writes everywhere in its port.
