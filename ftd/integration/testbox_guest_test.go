@@ -199,9 +199,14 @@ func TestKernelGuestOnTheBox(t *testing.T) {
 	put("on-pci1")
 	b.do("inject", "pci0/net0", "cable-pull")
 	put("through-pci1")
+	b.wait("guest", "duplex")
+	b.do("inject", "cpu0/guest", "kill")
+	put("on-cpu1")
+	b.sees("cpu0/guest", "shot")
 	b.do("inject", "pci0/net0", "cable-return")
 	b.do("inject", "pci0/disk1", "return")
 	b.wait("disk1", "duplex")
+	b.wait("guest", "duplex")
 
 	p.soak(*guestSoak)
 
@@ -215,7 +220,7 @@ func TestKernelGuestOnTheBox(t *testing.T) {
 		return err == nil && b.processOf("guest").Pid != pid
 	})
 	listing := p.must("GET", "/sum", "")
-	for _, name := range []string{"duplex", "on-pci0", "on-pci1", "through-pci1"} {
+	for _, name := range []string{"duplex", "on-pci0", "on-pci1", "through-pci1", "on-cpu1"} {
 		if !strings.Contains(listing, name+" ") || !strings.Contains(listing, want) {
 			t.Errorf("%s is not there as it was stored:\n%s", name, listing)
 		}

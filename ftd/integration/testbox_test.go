@@ -90,7 +90,7 @@ func newThrowaway(t *testing.T) *throwaway {
 func (b *throwaway) start() {
 	b.t.Helper()
 	b.out.reset()
-	guest, best := b.guest, "The box is simplex" // with a machine, which has one side
+	guest, best := b.guest, "The box is " // whatever: a machine takes its time
 	if guest == "" {
 		guest, best = "none", "The box is duplex"
 	}

@@ -78,15 +78,10 @@ func (b *box) status(client *api.Client) (api.Status, error) {
 	return client.Status(ctx)
 }
 
-// settled says whether the box is as good as it gets: both sides of everything but the
-// machine, which has but one.
+// settled says whether the box is as good as it gets: both sides of everything serve.
 func settled(st api.Status) bool {
 	for _, d := range st.Devices {
-		best := drivers.FaceDuplex
-		if d.Kind == machineKind {
-			best = drivers.FaceSimplex
-		}
-		if d.State != best {
+		if d.State != drivers.FaceDuplex {
 			return false
 		}
 	}

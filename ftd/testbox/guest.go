@@ -19,9 +19,8 @@ import (
 
 // The machine of the box: its disk is disk1, its NIC hangs on net0.
 const (
-	guestName   = "guest"
-	guestDisk   = "disk1"
-	machineKind = "machine" // of the device, in the status
+	guestName = "guest"
+	guestDisk = "disk1"
 )
 
 // GuestKind is what the box's machine runs.
@@ -167,7 +166,11 @@ func (b *box) guestHint(ftctl string) string {
 	if b.guest.Kernel == "" {
 		return ""
 	}
-	console := fmt.Sprintf("\n  %s console %s    # the machine's; Ctrl-] ends it\n", ftctl, guestName)
+	console := fmt.Sprintf(`
+  %[1]s console %[2]s    # the machine's; Ctrl-] ends it
+  %[1]s inject cpu1/%[2]s kill    # a CPU module dies; the guest goes on, and another comes in
+  %[1]s inject cpu0/%[2]s flip-register    # a bit of a register turns over: show %[2]s says which, and when
+`, ftctl, guestName)
 	if !b.served() {
 		return console
 	}

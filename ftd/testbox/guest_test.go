@@ -88,7 +88,6 @@ func TestHintNamesWhatThereIs(t *testing.T) {
 	}
 }
 
-// TestSettled: a machine has but one side, and does not keep the box from being settled.
 func TestSettled(t *testing.T) {
 	device := func(kind string, state drivers.FaceState) api.DeviceStatus {
 		return api.DeviceStatus{Kind: kind, State: state}
@@ -97,10 +96,11 @@ func TestSettled(t *testing.T) {
 		devices []api.DeviceStatus
 		want    bool
 	}{
-		"nothing yet":     {nil, false},
-		"all":             {[]api.DeviceStatus{device("disk", drivers.FaceDuplex), device(machineKind, drivers.FaceSimplex)}, true},
-		"a disk is not":   {[]api.DeviceStatus{device("disk", drivers.FaceSyncing), device(machineKind, drivers.FaceSimplex)}, false},
-		"a machine's off": {[]api.DeviceStatus{device("disk", drivers.FaceDuplex), device(machineKind, drivers.FaceDown)}, false},
+		"nothing yet":      {nil, false},
+		"all":              {[]api.DeviceStatus{device("disk", drivers.FaceDuplex), device("machine", drivers.FaceDuplex)}, true},
+		"a machine is not": {[]api.DeviceStatus{device("disk", drivers.FaceDuplex), device("machine", drivers.FaceSyncing)}, false},
+		"a disk is not":    {[]api.DeviceStatus{device("disk", drivers.FaceSyncing), device("machine", drivers.FaceDuplex)}, false},
+		"a machine's off":  {[]api.DeviceStatus{device("disk", drivers.FaceDuplex), device("machine", drivers.FaceDown)}, false},
 	} {
 		if got := settled(api.Status{Devices: c.devices}); got != c.want {
 			t.Errorf("%s: %v", name, got)
