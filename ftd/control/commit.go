@@ -133,7 +133,7 @@ func (c *Core) severity(s *side, from, to drivers.State) Severity {
 		return Error
 	case to == drivers.Simplex && from == drivers.Duplex,
 		to == drivers.Removed && !s.target.out(),
-		to == drivers.Offline && withDriver(from) && !s.target.out():
+		to == drivers.Offline && withDriver(from) && from != drivers.Dumping && !s.target.out():
 		return Warning
 	}
 	return Info

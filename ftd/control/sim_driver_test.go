@@ -116,7 +116,7 @@ func (d *simDriver) reboots(now time.Time) {
 	if d.halted {
 		d.panics(now, false)
 	}
-	if withDriver(d.sides[1-first].state) {
+	if s := d.sides[1-first].state; s.InService() || onItsWay(s) {
 		d.set(now, 1-first, drivers.Offline, drivers.Event{Reason: "the guest has started anew: it is brought in again"})
 	}
 }
@@ -124,9 +124,16 @@ func (d *simDriver) reboots(now time.Time) {
 // powerOff is the guest's own word. What was about to join the machine goes with it.
 func (d *simDriver) powerOff(now time.Time) {
 	for i := range d.sides {
-		if withDriver(d.sides[i].state) {
+		if s := d.sides[i].state; s.InService() || onItsWay(s) {
 			d.set(now, drivers.Side(i), drivers.Offline, drivers.Event{Reason: "the guest powered itself off", Detail: map[string]any{"out_by": drivers.OutByGuest}})
 		}
+	}
+}
+
+// dumps: a side keeps its memory as it is until that is written out.
+func (d *simDriver) dumps(now time.Time, i drivers.Side) {
+	if d.serving() == 2 {
+		d.set(now, i, drivers.Dumping, drivers.Event{Reason: "its memory is written to /var/lib/ft/dumps/guest.core"})
 	}
 }
 
@@ -278,6 +285,8 @@ func (d *simDriver) do(now time.Time, a Action, bad bool) ActionResult {
 			return refuse(drivers.RuleLastSide, "it is the last good side")
 		case bad:
 			return ActionResult{ID: a.ID, Outcome: Failed, Sentence: "the metadata could not be written"}
+		case s.state == drivers.Dumping:
+			return refuse(drivers.RuleState, "its memory is being written out")
 		case withDriver(s.state) || d.kind.returns && s.present:
 			d.set(now, a.Side, drivers.Offline, drivers.Event{Reason: a.Reason.Text})
 		}
@@ -315,6 +324,8 @@ func (d *simDriver) progress(now time.Time, i drivers.Side) {
 	case s.state == drivers.Syncing && partner.state.InService():
 		s.fresh = true
 		d.set(now, i, drivers.Duplex, drivers.Event{})
+	case s.state == drivers.Dumping:
+		d.set(now, i, drivers.Offline, drivers.Event{Reason: "its memory has been written out"})
 	case onItsWay(s.state) && d.kind.machine:
 		d.set(now, i, drivers.Offline, drivers.Event{Reason: "the machine that it was to join has ended"})
 	case onItsWay(s.state):

@@ -37,7 +37,7 @@ func (b *simBox) happen() {
 		b.tell("the cable of %s is pulled or put back", sideID(d, i))
 		d.darken(b.now, i)
 	case n < 73 && d.kind.machine && b.pick(2) == 0:
-		b.guest(d)
+		b.guest(d, i)
 	case n < 73:
 		b.tell("the part of %s goes", sideID(d, i))
 		if s.present {
@@ -142,12 +142,16 @@ func (b *simBox) tellLater(d *simDriver, i drivers.Side) {
 }
 
 // guest lets whoever is in a machine power it off, or its kernel panic.
-func (b *simBox) guest(d *simDriver) {
+func (b *simBox) guest(d *simDriver, i drivers.Side) {
 	if d.serving() == 0 || !d.alive {
 		return
 	}
-	switch b.pick(3) {
+	switch b.pick(4) {
 	case 0:
+		b.tell("the memory of %s is dumped", sideID(d, i))
+		d.dumps(b.now, i)
+		return
+	case 2:
 		b.tell("the guest of %s reboots", d.name)
 		d.reboots(b.now)
 		return

@@ -68,7 +68,7 @@ func stopping(c *Core, p *proposal) string {
 func dumping(c *Core, p *proposal) string {
 	for _, s := range p.sides {
 		if s.state == drivers.Dumping && p.at(s).target.out() {
-			return fmt.Sprintf("the memory of %s is being written out: wait for the end of the dump (ftctl wait %s --for offline)", s.id, s.id)
+			return fmt.Sprintf("the memory of %s is being written out: wait until it has come in again (ftctl wait %s --for duplex)", s.id, s.id)
 		}
 	}
 	return ""

@@ -162,18 +162,11 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 	case drivers.Broken:
 		return why("is broken"), fmt.Sprintf("replace %s (%s), or if it is good: ftctl mtbf clear %s, then %s", s.id, s.resource.Path, s.id, bringup)
 	case drivers.Dumping:
-		return why("is out while its memory is written out"), "none: it returns by itself when that is done"
+		return s.working(why("is out of service")), "none: it returns by itself when that is done" + s.left()
 	case drivers.Diagnostics:
 		return s.id + " is being tested before it comes in", "none: it comes in by itself"
 	case drivers.Syncing:
-		verdict, action = s.id+" is "+s.dev.kind.syncing, "none: it comes in by itself"
-		if p := s.progress; p != nil {
-			verdict += fmt.Sprintf(": %s %.0f %%", p.What, p.Percent)
-			if p.ETASeconds >= 0 {
-				action += ", " + short(time.Duration(p.ETASeconds*float64(time.Second))) + " left"
-			}
-		}
-		return verdict, action
+		return s.working(s.id + " is " + s.dev.kind.syncing), "none: it comes in by itself" + s.left()
 	case drivers.Simplex, drivers.Duplex:
 		return s.id + " is in service", "none"
 	case drivers.Shot:
@@ -209,6 +202,22 @@ func (c *Core) offlineVerdict(s *side, now time.Time) (verdict, action string) {
 		return fmt.Sprintf("%s cannot come in now: %s", s.id, s.hold.sentence), orElse(s.cure(s.hold.sentence), "mend that: it then comes in by itself")
 	}
 	return fmt.Sprintf("%s is out of service: %s", s.id, s.reason), "none: it comes in by itself"
+}
+
+// working says how far the work on the side is, after what that is about.
+func (s *side) working(about string) string {
+	if p := s.progress; p != nil {
+		about += fmt.Sprintf(": %s %.0f %%", p.What, p.Percent)
+	}
+	return about
+}
+
+// left is the time that the work on the side will still take, "" while nobody knows.
+func (s *side) left() string {
+	if p := s.progress; p != nil && p.ETASeconds >= 0 {
+		return ", " + short(time.Duration(p.ETASeconds*float64(time.Second))) + " left"
+	}
+	return ""
 }
 
 // shotReason is why it was shot, without that it was.
