@@ -162,7 +162,7 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 	case drivers.Broken:
 		return why("is broken"), fmt.Sprintf("replace %s (%s), or if it is good: ftctl mtbf clear %s, then %s", s.id, s.resource.Path, s.id, bringup)
 	case drivers.Dumping:
-		return s.working(why("is out of service")), "none: it returns by itself when that is done" + s.left()
+		return s.working(why("is out while its memory is written out")), "none: it returns by itself when that is done" + s.left()
 	case drivers.Diagnostics:
 		return s.id + " is being tested before it comes in", "none: it comes in by itself"
 	case drivers.Syncing:
