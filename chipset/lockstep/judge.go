@@ -87,7 +87,11 @@ func (c *Core) mended(err error) {
 // beginning says what is wrong with what a module stands at.
 func (t *trial) beginning(s Side) string {
 	if pages := t.badPages(s); len(pages) > 0 {
-		return fmt.Sprintf("the memory of %v is not what was agreed: page %#x and %d others", s, pages[0], len(pages)-1)
+		text := fmt.Sprintf("the memory of %v is not what was agreed: page %#x", s, pages[0])
+		if n := len(pages) - 1; n > 0 {
+			text += fmt.Sprintf(" and %d others", n)
+		}
+		return text
 	}
 	return fmt.Sprintf("%v's state at the beginning of the epoch is not what was agreed", s)
 }
@@ -270,6 +274,7 @@ func (c *Core) shoot(s Side, f Finding, atStart bool) {
 	if cs == nil {
 		cs = c.evidence(s, f)
 	}
+	c.pauseHere()
 	c.hands.Report(Event{Kind: Shot, Side: s, Fault: f})
 	c.sides[s] = member{place: leaving, evidence: cs}
 	if !atStart {
