@@ -254,8 +254,8 @@ func TestNICFlapStorm(t *testing.T) {
 	}
 	n.wait("pci0/net0", "shot")
 	n.awaitActive(1)
-	// A loss that was over before the poll looked, but not before the kernel did, is one turn
-	// more: the next loss a moment later is taken for the same.
+	// On a loaded machine a flap lasts long enough for probes to be missed: a path that is
+	// left as dead in between is no loss of carrier, and is not counted by damping.
 	if turns := n.counter("failovers") - before; turns < 1 || turns > 2*(forgiven+1) {
 		t.Errorf("%d flaps led to %d failovers, damping allows %d losses", flaps, turns, forgiven+1)
 	}
