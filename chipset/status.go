@@ -225,9 +225,13 @@ func (d *driver) moduleEvent(w *world, e *crossbar.Event) {
 	case lockstep.Evidence:
 		d.evidence(s, e)
 	case lockstep.Split:
-		if e.Apart != nil {
-			d.beginDump(s, e.Apart, d.dumpTo[s], "asked for by an admin", true)
+		if e.Apart == nil {
+			d.setSide(s, drivers.Offline, "its memory could not be written: "+e.Text)
+			return
 		}
+		d.beginDump(s, e.Apart, d.dumpTo[s], "asked for by an admin", true)
+	case lockstep.DamagedAlone:
+		note("memory is damaged, and it is not known whose: "+e.Text, nil)
 	}
 }
 
