@@ -42,6 +42,8 @@ type Config struct {
 	BlackoutMax time.Duration // of a re-integration; 20 ms
 	Throttle    bool          // the guest may be slowed down so that a re-integration ends
 	PatrolPages int           // a quantum, in the background; 16
+	Hold        bool          // the machine stands at its start, and when a module was shot or has come in, until Resume
+	Prove       bool          // it is over only when its modules have been proved equal
 }
 
 // Policy says whom to believe when nothing can be decided.

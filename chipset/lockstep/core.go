@@ -115,6 +115,8 @@ type Core struct {
 	inputs []module.Input
 	typed  []typed // console bytes in the stream whose effect on the room is not agreed yet
 	full   bool    // the epoch has to end
+	held   bool    // no quantum may begin
+	ending *ending
 
 	adoption *adoption
 	trial    *trial
@@ -257,6 +259,7 @@ func (c *Core) Go(due bool) {
 		c.quantum()
 	}
 	c.advanceJoin()
+	c.advanceEnding()
 }
 
 // quantum sends inputs, time and one quantum.
@@ -366,6 +369,7 @@ func (c *Core) replied(s Side, r *Record) {
 	switch place := c.sides[s].place; {
 	case place == loading:
 		c.sides[s].place, c.phase, c.start = within, Running, r.State
+		c.pauseHere()
 		c.hands.Report(Event{Kind: Started, Side: s})
 	case place == joining:
 		c.joinRecord(s, r)
@@ -497,7 +501,7 @@ func (c *Core) agree(a *answer, both bool) {
 		case Full:
 			c.full = c.full || r.Number > c.endAt // else it has been ended already
 		case Reset:
-			c.over(Event{Kind: GuestReset, Reset: module.Reset{Kind: resetType(r.ResetKind), Reason: resetReason(r.Reason)}})
+			c.reset(Event{Kind: GuestReset, Reset: module.Reset{Kind: resetType(r.ResetKind), Reason: resetReason(r.Reason)}})
 		}
 	case Epoch:
 		c.ends--
@@ -576,10 +580,12 @@ func (c *Core) remove(s Side, f Finding) {
 		c.joinFailed(f)
 		return
 	case c.trial != nil:
+		c.pauseHere()
 		c.hands.Report(Event{Kind: Shot, Side: s, Fault: f})
 		c.trialGone(s)
 		return
 	}
+	c.pauseHere()
 	c.hands.Report(Event{Kind: Shot, Side: s, Fault: f})
 	c.left(s)
 }

@@ -101,6 +101,7 @@ func (c *Core) joined() {
 	c.sides[j.to] = member{place: within}
 	c.patrol = patrol{syncing: true, side: j.to}
 	c.began = now
+	c.pauseHere()
 	c.hands.Report(Event{Kind: JoinedIn, Side: j.to, Blackout: c.stats.Blackout,
 		Text: fmt.Sprintf("in lockstep after %d rounds of copying", j.round)})
 }
@@ -167,7 +168,9 @@ func (j *join) blackout() time.Duration {
 }
 
 // closing says that no quantum may begin.
-func (c *Core) closing() bool { return c.join != nil && c.join.stage >= joinClosing }
+func (c *Core) closing() bool {
+	return c.held || c.ending != nil || c.join != nil && c.join.stage >= joinClosing
+}
 
 // advanceJoin goes on with a join when there is something to do.
 func (c *Core) advanceJoin() {
@@ -178,7 +181,7 @@ func (c *Core) advanceJoin() {
 	switch {
 	case j.stage == joinKnowing && j.endAt == 0:
 		// Rounds are spread out, for the guest may be quieter later.
-		if c.ends < endsMax && (c.hands.Now()-j.roundAt >= c.cfg.EpochTime/2 || c.resting()) {
+		if c.ends < endsMax && (c.hands.Now()-j.roundAt >= c.cfg.EpochTime/2 || c.resting() || c.still()) {
 			c.endEpoch()
 			j.endAt = c.number
 		}
