@@ -38,16 +38,36 @@ func (a *Apart) Release() {
 // returned.
 func (x *Crossbar) Stands(s lockstep.Side) bool { return x.mods[s] != nil && x.core.Within(s) }
 
-// asideMax bounds how long a module that stands may take to tell its state.
+// asideMax bounds how long a module that stands may take to answer.
 const asideMax = 5 * time.Second
 
 // SetAside takes a module that stands out of a machine that has ended, before Close.
 func (x *Crossbar) SetAside(s lockstep.Side) (*Apart, error) {
-	if !x.Stands(s) {
-		return nil, fmt.Errorf("%v has no module that stands where the machine ended", s)
+	r, err := x.ask(s, lockstep.Save, lockstep.Saved)
+	if err != nil {
+		return nil, fmt.Errorf("the state of %v: %w", s, err)
 	}
 	m := x.mods[s]
-	if err := m.Send(&lockstep.Command{Verb: lockstep.Save}); err != nil {
+	x.mods[s] = nil
+	return &Apart{State: r.Data, x: x, m: m}, nil
+}
+
+// Test has a module that stands test itself, between Run and Close. It says what is wrong.
+func (x *Crossbar) Test(s lockstep.Side) (wrong string, err error) {
+	r, err := x.ask(s, lockstep.Test, lockstep.Tested)
+	if err != nil {
+		return "", fmt.Errorf("the self-test of %v: %w", s, err)
+	}
+	return string(r.Data), nil
+}
+
+// ask asks a module that stands, and waits for its answer.
+func (x *Crossbar) ask(s lockstep.Side, verb lockstep.Verb, answer lockstep.RecordKind) (*lockstep.Record, error) {
+	if !x.Stands(s) {
+		return nil, errors.New("it has no module that stands where the machine ended")
+	}
+	m := x.mods[s]
+	if err := m.Send(&lockstep.Command{Verb: verb}); err != nil {
 		return nil, err
 	}
 	deadline := time.NewTimer(asideMax)
@@ -58,15 +78,26 @@ func (x *Crossbar) SetAside(s lockstep.Side) (*Apart, error) {
 			case d.Module != m.Module:
 			case d.Gone != nil:
 				return nil, errors.New(d.Gone.Text)
-			case d.Record.Kind == lockstep.Saved:
-				x.mods[s] = nil
-				return &Apart{State: d.Record.Data, x: x, m: m}, nil
+			case d.Record.Kind == answer:
+				return d.Record, nil
 			}
 		}
 		select {
 		case <-x.inbox.Wake():
 		case <-deadline.C:
-			return nil, fmt.Errorf("%v does not tell its state", s)
+			return nil, fmt.Errorf("it does not answer within %v", asideMax)
 		}
 	}
+}
+
+// Agreed are the digests of the machine's state and of its pages that were agreed on last,
+// once Run has returned; with lockstep.Config.Prove those of its end.
+func (x *Crossbar) Agreed() (state uint64, pages []uint64) { return x.core.Agreed() }
+
+// MemoryOf is the memory of a module that stands, nil without one, between Run and Close.
+func (x *Crossbar) MemoryOf(s lockstep.Side) []byte {
+	if !x.Stands(s) {
+		return nil
+	}
+	return x.mods[s].RAM()
 }

@@ -104,6 +104,7 @@ type Crossbar struct {
 	unsent   [2][]lockstep.Command
 	injected [2]*lockstep.Injection // in the present module
 	outcome  *Outcome
+	told     uint64 // number of the last quantum that the world was told of
 	patrolAt time.Time
 
 	statusMu sync.Mutex // guards the field below
@@ -264,6 +265,9 @@ func (x *Crossbar) Run() Outcome {
 			f()
 			posted[i] = nil
 		}
+		if x.core != nil {
+			x.ran()
+		}
 		x.flush()
 		if x.outcome != nil {
 			return *x.outcome
@@ -303,9 +307,20 @@ func (x *Crossbar) take(d *backplane.Delivery) {
 		x.core.Gone(s, d.Gone.Why.String(), d.Gone.Text)
 		return
 	}
-	before := x.core.Last().Number
+	switch l := &x.links[s]; d.Record.Kind {
+	case lockstep.Ran:
+		l.at = d.Record.Steps
+	case lockstep.Restored:
+		l.repeated += l.at - min(d.Record.Steps, l.at)
+	}
 	x.core.Record(s, d.Record)
-	if last := x.core.Last(); last.Number != before {
+	x.ran()
+}
+
+// ran tells the world when there is a new last quantum.
+func (x *Crossbar) ran() {
+	if last := x.core.Last(); last.Number != x.told {
+		x.told = last.Number
 		x.cfg.World.Ran(&last)
 	}
 }
@@ -391,6 +406,17 @@ func (x *Crossbar) finish() {
 		f() // a call finds the outcome set
 	}
 	x.setStatus()
+}
+
+// Hold has the machine stand until Resume. It is for the World's methods.
+func (x *Crossbar) Hold() { x.core.Hold() }
+
+// Resume has a machine go on that stands.
+func (x *Crossbar) Resume() error {
+	return x.call(func() error {
+		x.core.Resume()
+		return nil
+	})
 }
 
 // Memory is the memory that a module of a machine that has ended stands with, nil without one.

@@ -34,6 +34,8 @@ type SideStatus struct {
 	Open    bool   // its links to the devices
 	Passed  uint64 // outputs of it that were let through
 	Refused uint64 // records that came after its links were cut
+	// Repeated counts the steps that were gone back over in trials.
+	Repeated uint64
 }
 
 // link is the connection of a CPU module to the devices.
@@ -42,6 +44,10 @@ type link struct {
 	passed  uint64
 	refused uint64
 	tested  chan error // of a Join that waits
+
+	// Run's goroutine's:
+	at       uint64 // steps of the machine at its last answer
+	repeated uint64
 }
 
 // copying measures a copy.
@@ -74,7 +80,7 @@ func (x *Crossbar) setStatus() {
 	for s := range st.Sides {
 		side := lockstep.Side(s)
 		l := &x.links[s]
-		st.Sides[s] = SideStatus{Within: x.core.Within(side), Syncing: syncing && syncer == side, Open: l.open, Passed: l.passed, Refused: l.refused}
+		st.Sides[s] = SideStatus{Within: x.core.Within(side), Syncing: syncing && syncer == side, Open: l.open, Passed: l.passed, Refused: l.refused, Repeated: l.repeated}
 		if m := x.mods[s]; m != nil {
 			st.Sides[s].Pid = m.Pid()
 		}
@@ -182,9 +188,6 @@ func (x *Crossbar) Inject(s lockstep.Side, f lockstep.Injection) error {
 			return fmt.Errorf("%v is not in lockstep", s)
 		}
 		keep := f
-		if persistent[f.Name] {
-			keep.Step = 0
-		}
 		x.injected[s] = &keep
 		if persistent[f.Name] {
 			again := f

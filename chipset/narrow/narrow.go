@@ -71,6 +71,7 @@ type run struct {
 	epoch   uint64
 	fault   []byte // to be put in again after going back
 	at      uint64 // its step
+	lasts   bool   // from there on
 }
 
 // Find finds it. The memory is only read.
@@ -116,7 +117,7 @@ func Find(c *Case) (res Result, err error) {
 		if bad.fault, err = json.Marshal(c.Injection); err != nil {
 			return res, err
 		}
-		bad.at = c.Injection.Step
+		bad.at, bad.lasts = c.Injection.Step, cpu.Persistent(c.Injection.Name)
 		if err := bad.arm(); err != nil {
 			return res, err
 		}
@@ -193,9 +194,10 @@ func (r *run) hear(rec *lockstep.Record) {
 
 func (r *run) do(c *lockstep.Command) error { return r.Do(c) }
 
-// arm puts the fault in, unless its step has passed. One of step 0 was there all the time.
+// arm puts the fault in, unless it has happened before. One that lasts, or is of step 0, was
+// there all the time.
 func (r *run) arm() error {
-	if r.fault == nil || r.at > 0 && r.Machine().Steps() > r.at {
+	if r.fault == nil || !r.lasts && r.at > 0 && r.Machine().Steps() > r.at {
 		return nil
 	}
 	return r.do(&lockstep.Command{Verb: lockstep.Fault, Data: r.fault})
