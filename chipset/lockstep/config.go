@@ -82,6 +82,9 @@ func (c Config) withDefaults() Config {
 // input; the rest waits for the next one.
 const quantumInputMax = 2 << 20
 
+// inputsMax is how many inputs may wait before Takes says no.
+const inputsMax = 1024
+
 // logBytesMax bounds what is kept for a replay: an epoch with more input is ended.
 const logBytesMax = 32 << 20
 

@@ -211,6 +211,16 @@ func (c *Core) Last() Record { return c.last }
 // Put takes an input for the next quantum. Its data are the core's until it is in the stream.
 func (c *Core) Put(in module.Input) { c.inputs = append(c.inputs, in) }
 
+// Takes says whether more inputs are of use now: those that wait are fewer than a quantum takes.
+// It is for whoever has a queue of them and can keep it short.
+func (c *Core) Takes() bool {
+	bytes := 0
+	for i := range c.inputs {
+		bytes += len(c.inputs[i].Data)
+	}
+	return bytes < quantumInputMax && len(c.inputs) < inputsMax
+}
+
 // Room is how many typed bytes the machine takes for sure.
 func (c *Core) Room() int {
 	room := int(c.last.Room)

@@ -16,6 +16,7 @@ const (
 	flipState     ill = iota // a bit of the state, once
 	flipWritten              // a bit of a page that was written in this epoch
 	flipIdle                 // a bit of a page that was not
+	flipHidden               // a bit of an idle page, and its digest says that it is not
 	flipUndo                 // a bit of what a page held before it was written
 	flipUndoState            // a bit of the state that can be gone back to
 	stuck                    // some results are wrong, from now on
@@ -41,7 +42,7 @@ const (
 )
 
 var illNames = [illEnd]string{
-	"flip in the state", "flip in a written page", "flip in an idle page", "flip in a saved page", "flip in the saved state",
+	"flip in the state", "flip in a written page", "flip in an idle page", "hidden flip", "flip in a saved page", "flip in the saved state",
 	"stuck", "lost write", "doubled write", "wrong output", "missing output", "extra output", "wrong outputs", "wrong digest", "wrong digests",
 	"wrong number", "wrong kind", "wrong pages", "swallowed answer", "babble", "wrong save", "wrong load", "failing self-test", "death", "hang",
 }
@@ -70,7 +71,7 @@ func (i ill) lasts() bool { return i == stuck || i == wrongOutputs || i == wrong
 // shows says whether it is always found: the others may be overwritten before they are used.
 func (i ill) shows() bool {
 	switch i {
-	case flipState, flipWritten, flipIdle, flipUndo, flipUndoState, loseWrite, doubleWrite:
+	case flipState, flipWritten, flipIdle, flipHidden, flipUndo, flipUndoState, loseWrite, doubleWrite:
 		return false
 	}
 	return true
@@ -103,10 +104,13 @@ func (v *simModule) before(c *Command) {
 		switch f.ill {
 		case flipState:
 			v.simState[[...]int{wX, wX, wX, wSteps, wTime, wPrint, wID, wDue, wTyped}[rng.IntN(9)]] ^= bit
-		case flipWritten, flipIdle:
-			p, ok := any(v.now().saved, f.ill == flipIdle)
+		case flipWritten, flipIdle, flipHidden:
+			p, ok := any(v.now().saved, f.ill != flipWritten)
 			if !ok {
 				continue // another time
+			}
+			if f.ill == flipHidden {
+				v.hidden[v.ram[p]^bit] = v.ram[p]
 			}
 			v.ram[p] ^= bit
 		case flipUndo:

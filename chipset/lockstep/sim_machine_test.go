@@ -247,6 +247,7 @@ type simModule struct {
 	faults []*simFault
 	gone   string // why it does nothing any more
 	hung   bool
+	hidden map[uint64]uint64   // contents that its digests take for others
 	ends   map[uint64][]uint64 // what memory really was at epochs' ends
 }
 
@@ -261,7 +262,7 @@ type simEpoch struct {
 const epochsMax = 4
 
 func newSimModule(name string, m *simMachine, full int) *simModule {
-	v := &simModule{simMachine: m, name: name, full: full, ends: map[uint64][]uint64{}}
+	v := &simModule{simMachine: m, name: name, full: full, ends: map[uint64][]uint64{}, hidden: map[uint64]uint64{}}
 	m.emit = func(r Record) {
 		r.Number = v.number
 		v.reply(r)
@@ -290,10 +291,18 @@ func (v *simModule) firstWrite(p uint32, value uint64) {
 func (v *simModule) digests(from, count uint64, all bool) (list []Page) {
 	for p := from; p < min(from+count, uint64(len(v.ram))); p++ {
 		if _, written := v.now().saved[uint32(p)]; all || !written {
-			list = append(list, Page{uint32(p), digestPage(v.ram[p])})
+			list = append(list, Page{uint32(p), v.digest(uint32(p))})
 		}
 	}
 	return list
+}
+
+// digest is that of a page, as the module has it.
+func (v *simModule) digest(p uint32) uint64 {
+	if content, hidden := v.hidden[v.ram[p]]; hidden {
+		return digestPage(content)
+	}
+	return digestPage(v.ram[p])
 }
 
 func digestPage(content uint64) uint64 { return mix(content + 0x1234567) }
@@ -329,7 +338,7 @@ func (v *simModule) do(c *Command) {
 		r := v.ran(Budget, len(v.now().saved))
 		r.Kind, r.State = Ended, v.digestState()
 		for _, p := range slices.Sorted(maps.Keys(v.now().saved)) {
-			r.Pages = append(r.Pages, Page{p, digestPage(v.ram[p])})
+			r.Pages = append(r.Pages, Page{p, v.digest(p)})
 		}
 		v.ends[c.A] = slices.Clone(v.ram)
 		v.begin(c.A)
@@ -357,7 +366,7 @@ func (v *simModule) do(c *Command) {
 		}
 		r := Record{Kind: Restored, State: v.digestState()}
 		for _, p := range slices.Sorted(maps.Keys(restored)) {
-			r.Pages = append(r.Pages, Page{p, digestPage(v.ram[p])})
+			r.Pages = append(r.Pages, Page{p, v.digest(p)})
 		}
 		v.reply(r)
 	case Save:

@@ -39,7 +39,7 @@ const (
 )
 
 const (
-	refereesMax = 4
+	refereesMax = 4 // two from each side: one module and one referee may be wrong
 	replaysMax  = 4
 	mendMax     = 1024 // pages
 )
@@ -77,7 +77,6 @@ type trial struct {
 	replays  int
 	referees int
 	witness  Side // whose memory and state the referee gets
-	unfit    [2]bool
 	doubt    string
 	believe  bool // the configuration says so, nothing else does
 }
@@ -177,7 +176,7 @@ func (c *Core) look(s Side, p Page) {
 // trialGone is called when a module does not answer any more.
 func (c *Core) trialGone(s Side) {
 	t := c.trial
-	t.stands[s] = false
+	t.stands[s], t.shot[s] = false, true
 	switch {
 	case !t.stands[s.Other()]:
 		c.trial = nil
@@ -286,9 +285,6 @@ func consecutive(pages []Page, from, n int) bool {
 func (c *Core) askReferee() {
 	t := c.trial
 	sides := t.standing()
-	if fit := slices.DeleteFunc(slices.Clone(sides), func(s Side) bool { return t.unfit[s] }); len(fit) > 0 {
-		sides = fit
-	}
 	t.stage, t.witness = saving, sides[t.referees%len(sides)]
 	t.referees++
 	c.request(t.witness, Command{Verb: Save})
@@ -315,7 +311,6 @@ func (c *Core) Refereed(heard *Transcript, err error) {
 	case err != nil:
 		t.doubt = "no third opinion was to be had: " + err.Error()
 	case heard.state != c.start || !c.agreedMemory(heard.pages):
-		t.unfit[t.witness] = true
 		t.doubt = "what the referee got from " + t.witness.String() + " was not what was agreed"
 	default:
 		t.votes = append(t.votes, vote{1 + t.referees, heard.Sums()})
