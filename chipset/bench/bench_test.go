@@ -109,7 +109,7 @@ func TestProgramAnswers(t *testing.T) {
 		if more, err := c.ask(name + " 2"); more == first || err != nil {
 			t.Errorf("%s answers %s to half as much work too (%v)", name, more, err)
 		}
-		if took.cpu <= 0 || took.wall <= 0 || took.steps != 0 {
+		if took.cpu() <= 0 || took.wall <= 0 || took.steps != 0 {
 			t.Errorf("%s took %+v", name, took)
 		}
 	}

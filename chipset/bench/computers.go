@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -21,10 +24,17 @@ import (
 type computer struct {
 	*talk
 	name string
-	pid  int // of the process that is the machine, or of the program
 	stop func() error
-	// steps are our machine's so far; nil for others, which do not tell.
-	steps func() (uint64, error)
+	// look finds the processes that it is made of, and the steps of our machine so far; 0 of
+	// others, which do not tell.
+	look    func() (steps uint64, processes []process, err error)
+	machine *driven // ours; nil of others
+}
+
+// process is one of those that a computer is made of.
+type process struct {
+	name string
+	pid  int
 }
 
 // maker starts a computer and returns before the program runs.
@@ -46,17 +56,20 @@ type attached struct {
 	disk         string
 	link, mac    string
 	networkSpace string
+
+	compare   chipset.Compare // "": as the bench is told
+	memoryMiB int             // 0: as the test box's guest has
 }
 
 // ours is our machine.
 func (b *bench) ours(a attached) maker {
 	return maker{oursName, func(dir string) (*computer, error) {
 		const name = "guest"
-		cfg := drivers.Config{Kind: chipset.Kind, Name: name}
-		cfg.Sides[0].Resource.Path = "cpu0"
+		cfg := drivers.Config{Kind: chipset.Kind, Name: name, Drills: true}
+		cfg.Sides[0].Resource.Path, cfg.Sides[1].Resource.Path = "cpu0", "cpu1"
 		d, err := startDriver(dir, cfg, chipset.Options{
-			Kernel: b.files.kernel, Initrd: b.files.initrd, Cmdline: b.files.cmdline, MemoryBytes: int64(b.files.memoryMiB) << 20,
-			Disk: a.disk, Link: a.link, MAC: a.mac, Netns: a.networkSpace, Compare: b.compare,
+			Kernel: b.files.kernel, Initrd: b.files.initrd, Cmdline: b.files.cmdline, MemoryBytes: int64(cmp.Or(a.memoryMiB, b.files.memoryMiB)) << 20,
+			Disk: a.disk, Link: a.link, MAC: a.mac, Netns: a.networkSpace, Compare: cmp.Or(a.compare, b.compare),
 		}, a.networkSpace)
 		if err != nil {
 			return nil, err
@@ -66,7 +79,7 @@ func (b *bench) ours(a attached) maker {
 			return nil, errors.Join(fmt.Errorf("the console: %w; the driver's log ends with:\n%s", err, tail(d.log)), d.stop())
 		}
 		return &computer{
-			talk: newTalk(conn, conn), name: oursName, pid: d.cmd.Process.Pid, steps: d.steps,
+			talk: newTalk(conn, conn), name: oursName, look: d.look, machine: d,
 			stop: func() error { return errors.Join(d.stop(), conn.Close()) },
 		}, nil
 	}}
@@ -82,17 +95,29 @@ func dial(path string) (net.Conn, error) {
 	}
 }
 
-// steps are those that the machine has run.
-func (d *driven) steps() (uint64, error) {
+// chipsetName is the process of our machine beside its CPU modules: devices and comparison.
+const chipsetName = "chipset"
+
+// look reads the machine's steps and finds its processes.
+func (d *driven) look() (steps uint64, processes []process, err error) {
 	st, err := d.client.Status(context.Background())
 	if err != nil {
-		return 0, fmt.Errorf("ask the machine for its steps: %w", err)
+		return 0, nil, fmt.Errorf("ask the machine for its steps: %w", err)
 	}
 	n, ok := st.Stats["steps"].(float64) // as JSON has it; exact up to 2^53
 	if !ok {
-		return 0, fmt.Errorf("the machine does not tell its steps but is %s (%s)", st.State, st.Reason)
+		return 0, nil, fmt.Errorf("the machine does not tell its steps but is %s (%s)", st.State, st.Reason)
 	}
-	return uint64(n), nil
+	processes = []process{{chipsetName, d.cmd.Process.Pid}}
+	modules, _ := st.Stats["modules"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(modules)) {
+		pid, ok := modules[name].(float64)
+		if !ok {
+			return 0, nil, fmt.Errorf("the machine tells of a CPU module %s without its process", name)
+		}
+		processes = append(processes, process{name, int(pid)})
+	}
+	return uint64(n), processes, nil
 }
 
 const emulator = "qemu-system-riscv64"
@@ -123,7 +148,8 @@ func startProgram(name string, cmd *exec.Cmd) (*computer, error) {
 	if err := start(cmd); err != nil {
 		return nil, err
 	}
-	return &computer{talk: newTalk(in, out), name: name, pid: cmd.Process.Pid, stop: func() error {
+	itself := []process{{name, cmd.Process.Pid}}
+	return &computer{talk: newTalk(in, out), name: name, look: func() (uint64, []process, error) { return 0, itself, nil }, stop: func() error {
 		if err := cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return err
 		}
@@ -138,29 +164,46 @@ func startProgram(name string, cmd *exec.Cmd) (*computer, error) {
 // spent is what a piece of work took.
 type spent struct {
 	wall  time.Duration
-	cpu   time.Duration // of the computer's process, all of its threads
-	steps uint64        // of our machine
+	of    map[string]time.Duration // CPU time of each process, all of its threads
+	steps uint64                   // of our machine
+}
+
+// cpu is that of all processes.
+func (s spent) cpu() (sum time.Duration) {
+	for _, t := range s.of {
+		sum += t
+	}
+	return sum
 }
 
 func (s spent) since(t spent) spent {
-	return spent{s.wall - t.wall, s.cpu - t.cpu, s.steps - t.steps}
+	d := spent{s.wall - t.wall, maps.Clone(s.of), s.steps - t.steps}
+	for name := range d.of {
+		d.of[name] -= t.of[name]
+	}
+	return d
 }
 
 // clocks reads all clocks of a computer, from a beginning of their own.
 func (c *computer) clocks() (now spent, err error) {
-	var wall, cpu unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &wall); err != nil {
+	steps, processes, err := c.look()
+	if err != nil {
+		return now, err
+	}
+	now = spent{of: map[string]time.Duration{}, steps: steps}
+	var t unix.Timespec
+	for _, p := range processes {
+		const cpuclockSched = 2 // CPUCLOCK_SCHED, linux/posix-timers.h
+		if err := unix.ClockGettime(int32(^p.pid<<3|cpuclockSched), &t); err != nil {
+			return now, fmt.Errorf("the CPU clock of %s: %w", p.name, err)
+		}
+		now.of[p.name] = time.Duration(t.Nano())
+	}
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
 		return now, fmt.Errorf("read the time: %w", err)
 	}
-	const cpuclockSched = 2 // CPUCLOCK_SCHED, linux/posix-timers.h
-	if err := unix.ClockGettime(int32(^c.pid<<3|cpuclockSched), &cpu); err != nil {
-		return now, fmt.Errorf("the CPU clock of %s: %w", c.name, err)
-	}
-	now = spent{wall: time.Duration(wall.Nano()), cpu: time.Duration(cpu.Nano())}
-	if c.steps != nil {
-		now.steps, err = c.steps()
-	}
-	return now, err
+	now.wall = time.Duration(t.Nano())
+	return now, nil
 }
 
 // do has the computer do a piece of work. It is idle before and after.
@@ -169,11 +212,15 @@ func (c *computer) do(command string) (result string, took spent, err error) {
 	if err != nil {
 		return "", took, err
 	}
+	began := time.Now()
 	if result, err = c.ask(command); err != nil {
 		return "", took, fmt.Errorf("%s: %w", c.name, err)
 	}
+	wall := time.Since(began)
 	after, err := c.clocks()
-	return result, after.since(before), err
+	took = after.since(before)
+	took.wall = wall
+	return result, took, err
 }
 
 // boot starts a computer and says what it took to its first process.

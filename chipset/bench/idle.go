@@ -33,7 +33,7 @@ func (b *bench) idle(computers []*computer) error {
 	share.least, drift.least = "3 % at most", "0.1 % at most"
 	for i := range computers {
 		took := ended[i].since(began[i])
-		share.add(i, 100*took.cpu.Seconds()/took.wall.Seconds())
+		share.add(i, 100*took.cpu().Seconds()/took.wall.Seconds())
 		off, doubt := saidLater[i].against(said[i])
 		drift.add(i, 100*off)
 		drift.remark = fmt.Sprintf("read to %.3f %%", 100*doubt) // ours, the last

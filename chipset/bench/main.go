@@ -33,6 +33,8 @@ import (
 	"time"
 
 	"ft/chipset"
+	"ft/chipset/backplane"
+	"ft/chipset/inside"
 	"ft/drivers"
 	"ft/drivers/host"
 	"ft/drivers/netns"
@@ -40,6 +42,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == backplane.Role { // of a machine that this program drives
+		os.Exit(inside.Run(os.Args[2:], os.Stderr))
+	}
 	var b bench
 	flag.StringVar(&b.dir, "dir", "", "where the files lie, the disk's legs above all (default: a temporary directory)")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often each piece of work is done, in turn")
@@ -111,7 +116,7 @@ func (b *bench) run() (err error) {
 	go func() {
 		<-stopped
 		// All else ends with this process: its children are killed with it, loop devices
-		// and namespaces go with the last descriptor.
+		// and namespaces go with the last descriptor, CPU modules end within a minute.
 		os.RemoveAll(b.dir)
 		os.Exit(1)
 	}()

@@ -97,7 +97,7 @@ func (b *bench) boots(makers ...maker) ([]*computer, error) {
 				return nil, err
 			}
 			last[i] = c
-			cpu.add(i, took.cpu.Seconds())
+			cpu.add(i, took.cpu().Seconds())
 			wall.add(i, took.wall.Seconds())
 			if took.steps > 0 {
 				steps = append(steps, float64(took.steps))
@@ -139,7 +139,7 @@ func (b *bench) piece(p piece, computers []*computer) error {
 		own := took[len(took)-1]
 		steps = append(steps, float64(own.steps))
 		for i, s := range took {
-			r.add(i, float64(own.steps)/1e6/s.cpu.Seconds())
+			r.add(i, float64(own.steps)/1e6/s.cpu().Seconds())
 		}
 		r.compare(r.ratio(len(took)-1, 0))
 	}
