@@ -18,9 +18,7 @@ type kind struct {
 	returns bool
 	// machine: it is switched on and off, and has words of its own for that (machine.go).
 	machine bool
-	// mortal: its face ends with its driver process, and begins anew with the next one.
-	mortal bool
-	cures  []cure
+	cures   []cure
 }
 
 // cure is what a person can do about a side that is out for a reason with a word in it.
@@ -36,8 +34,7 @@ var nicCures = []cure{
 var kinds = [...]kind{
 	{name: "disk", modules: [2]string{"pci0", "pci1"}, part: "device", face: "disk", syncing: "being brought up to date", kept: "; the data is safe"},
 	{name: "nic", modules: [2]string{"pci0", "pci1"}, part: "NIC", face: "interface", syncing: "waiting for the up-delay", switchable: true, returns: true, cures: nicCures},
-	{name: "machine", modules: [2]string{"cpu0", "cpu1"}, part: "CPU module", face: "machine", syncing: "being brought up to date",
-		machine: true, mortal: true},
+	{name: "machine", modules: [2]string{"cpu0", "cpu1"}, part: "CPU module", face: "machine", syncing: "being brought up to date", machine: true},
 }
 
 // moduleIDs are the modules of a box, in the order in which they are shown.

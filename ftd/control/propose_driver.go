@@ -126,8 +126,8 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 	}
 }
 
-// proposeLost: the sides are as they were, unless the face lived in the process; what was
-// asked of it is void and is asked of its successor.
+// proposeLost: the sides are as they were; what was asked of it is void and is asked of its
+// successor.
 func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	n := p.dev(d)
 	if n.link == LinkNone {
@@ -145,9 +145,6 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 		d.process = processWork{again: c.now.Add(driverWait)}
 	}
 	d.lagging, d.lookAgain, d.pid = false, time.Time{}, 0
-	if d.kind.mortal && !ev.GaveUp {
-		what = "it is started anew"
-	}
 	reason := fmt.Sprintf("the driver process of %s is gone (%s): %s", d.name, orElse(ev.Reason, "no reason known"), what)
 	c.noteOn(d.name, severity, reason, nil)
 	if d.change.id != 0 {
@@ -155,7 +152,7 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	}
 	for i := range d.sides {
 		d.sides[i].endWork()
-		if f := &n.sides[i]; (ev.GaveUp || d.kind.mortal) && withDriver(f.state) {
+		if f := &n.sides[i]; ev.GaveUp && withDriver(f.state) {
 			f.state, f.reason = drivers.Offline, reason
 		}
 	}

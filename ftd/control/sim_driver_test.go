@@ -223,12 +223,11 @@ func (d *simDriver) start(now time.Time) {
 	}
 }
 
-// die ends the process. The data path goes on, unless the keeper has given up or it was in
-// the process.
+// die ends the process. The data path goes on, unless the keeper has given up.
 func (d *simDriver) die(gaveUp bool) {
 	d.alive, d.connected, d.gaveUp = false, false, gaveUp
 	d.calls, d.queue, d.results = nil, nil, nil
-	if gaveUp || d.kind.mortal {
+	if gaveUp {
 		d.takeDown()
 	}
 	d.kept = d.kept && !gaveUp

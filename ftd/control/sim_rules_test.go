@@ -356,7 +356,7 @@ func (r *ruleBook) believe(ev Event) (faults []seen) {
 		for i := range d.sides {
 			s := r.sides[sideID(d, drivers.Side(i))]
 			s.attach, s.detach = 0, 0
-			if ev.GaveUp || d.kind.mortal {
+			if ev.GaveUp {
 				s.said = drivers.Offline
 			}
 		}

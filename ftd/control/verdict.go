@@ -61,9 +61,6 @@ func (c *Core) linkVerdict(d *device, now time.Time) (verdict, action string) {
 	case LinkStarting:
 		return fmt.Sprintf("the driver of %s is starting", d.name), "none: wait a moment; if it lasts, journalctl -u ft-keeper says why"
 	case LinkLost:
-		if d.kind.mortal {
-			return fmt.Sprintf("the driver process of %s is gone, and %s with it", d.name, d.faceName()), "none: it is started anew by itself; if it lasts, journalctl -u ft-keeper says why"
-		}
 		return fmt.Sprintf("the driver process of %s is gone; its successor takes %s over", d.name, d.faceName()), "none: it returns by itself; if it lasts, journalctl -u ft-keeper says why"
 	case LinkStopping:
 		return fmt.Sprintf("%s is being taken down", d.name), "none"

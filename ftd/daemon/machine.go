@@ -16,6 +16,7 @@ import (
 
 	"ft/chipset"
 	"ft/drivers"
+	"ft/drivers/host"
 	"ft/drivers/unixhttp"
 	"ft/ftd/api"
 	"ft/ftd/config"
@@ -126,7 +127,7 @@ func (d *Daemon) machine(ctx context.Context, c api.Change) (api.Outcome, error)
 		return api.Outcome{}, drivers.Refuse(drivers.RuleState, "%s is not on (%s): ftctl machine start %s starts it", c.ID, strings.TrimPrefix(d.verdictOn(c.ID), c.ID+" is "), c.ID)
 	}
 	d.Log.Warn("machine reset", "machine", c.ID, "by", c.By)
-	if err := dev.client.Command(ctx, "machine", map[string]string{"action": "reset", "by": c.By}, nil); err != nil {
+	if err := d.command(ctx, dev, "machine", map[string]string{"action": "reset", "by": c.By}, nil); err != nil {
 		return api.Outcome{}, err
 	}
 	if err := dev.look(ctx); err != nil { // whoever asked sees it as soon as he has his answer
@@ -149,13 +150,22 @@ func (d *Daemon) dump(ctx context.Context, c api.Change) (api.Outcome, error) {
 	var answer struct {
 		Path string `json:"path"`
 	}
-	if err := dev.client.Command(ctx, "dump", map[string]string{"side": c.Side, "out": c.Out, "by": c.By}, &answer); err != nil {
+	if err := d.command(ctx, dev, "dump", map[string]string{"side": c.Side, "out": c.Out, "by": c.By}, &answer); err != nil {
 		return api.Outcome{}, err
 	}
 	if err := dev.look(ctx); err != nil {
 		dev.log.Warn("its memory is being dumped, and it does not say how it stands now", "error", err)
 	}
 	return api.Outcome{Text: fmt.Sprintf("the memory of %s is being written to %s: ftctl status shows how far that is", c.ID, answer.Path), Seq: d.events.LastSeq()}, nil
+}
+
+// command asks a machine's driver for something of its own.
+func (d *Daemon) command(ctx context.Context, dev *device, name string, args map[string]string, answer any) error {
+	err := dev.client.Command(ctx, name, args, answer)
+	if errors.Is(err, host.ErrUnreachable) {
+		return drivers.Refuse(drivers.RuleState, "the driver process of %s does not answer (%s): try again in a moment", dev.config.Name, d.verdictOn(dev.config.Name))
+	}
+	return err
 }
 
 // started waits, within limits, until a machine that is being started is on, so that what

@@ -97,6 +97,18 @@ func (p *peer) requests() (n int) {
 	return n
 }
 
+// boot is which start of the guest's kernel answers.
+func (p *peer) boot() string {
+	p.b.t.Helper()
+	var st struct {
+		BootID string `json:"boot_id"`
+	}
+	if err := json.Unmarshal([]byte(p.must("GET", "/status", "")), &st); err != nil {
+		p.b.t.Fatal(err)
+	}
+	return st.BootID
+}
+
 // quiet fails the test when the guest's kernel has complained.
 func (p *peer) quiet() {
 	p.b.t.Helper()
@@ -210,14 +222,26 @@ func TestKernelGuestOnTheBox(t *testing.T) {
 
 	p.soak(*guestSoak)
 
-	// A power cut for the guest: its machine is started again, its journal replayed.
+	// The process around its CPU modules is killed: the next one takes them over, and the guest
+	// does not notice.
+	began := p.boot()
 	pid := b.processOf("guest").Pid
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	await(t, guestPatience, "the guest to be back", func() bool {
+	await(t, guestPatience, "the guest to answer again", func() bool {
 		_, err := p.ask("GET", "/status", "")
 		return err == nil && b.processOf("guest").Pid != pid
+	})
+	if p.boot() != began {
+		t.Error("the guest was started anew")
+	}
+
+	// A power cut for the guest: its machine is started again, its journal replayed.
+	b.do("machine", "reset", "guest")
+	await(t, guestPatience, "the guest to be back", func() bool {
+		said, err := p.ask("GET", "/status", "")
+		return err == nil && !strings.Contains(said, began)
 	})
 	listing := p.must("GET", "/sum", "")
 	for _, name := range []string{"duplex", "on-pci0", "on-pci1", "through-pci1", "on-cpu1"} {
