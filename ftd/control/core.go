@@ -48,7 +48,11 @@
 // brings a side that is wanted in again as soon as it can, by diagnostics and syncing and
 // without an attach; an attach that comes too early is refused with drivers.RuleWaits,
 // after which the side counts as wanted. A detach is for it the word that a side is not
-// wanted, whatever its state.
+// wanted, whatever its state. Of other kinds RuleWaits is tried again by itself.
+//
+// A side that is "dumping" is out of service, and left alone until its driver says "offline".
+// Detail "out_by" of a side that goes offline says that a machine was powered off from
+// within, which is a word about both of its sides.
 package control
 
 import (
