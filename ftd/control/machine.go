@@ -26,7 +26,8 @@ func (c *Core) poweredOff(p *proposal, d *device, reason string, at time.Time) {
 	for i := range d.sides {
 		s := &d.sides[i]
 		t := &p.at(s).target
-		switch counts := func(t Target) bool { return at.IsZero() || at.After(t.Since) }; {
+		counts := func(t Target) bool { return at.IsZero() || t.By != ByAdmin || at.After(t.Since) }
+		switch {
 		case s.state == drivers.Empty:
 		case t.out() && t.By == ByFault && counts(*t):
 			t.By = ByGuest // the verdict stands; another part in its place starts nothing
