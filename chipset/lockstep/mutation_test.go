@@ -19,19 +19,16 @@ var mutants = []struct{ name, file, old, new string }{
 	{"both are told wrong that were right", "judge.go", "return t.damage[s] == nil && slices.Equal(t.first[s], result)", "return false"},
 	{"the referee's memory is not looked at", "trial.go", "case heard.state != c.start || !c.agreedMemory(heard.pages):", "case false:"},
 	{"a partner's death settles it", "trial.go", "case !t.stands[s.Other()]:", "case t.stage == replaying && t.stands[s.Other()] && len(t.runs[s.Other()]) == len(t.asked):\n\t\tc.goOn(t.standing())\n\tcase !t.stands[s.Other()]:"},
-	{"votes from a damaged beginning count", "judge.go", "t.votes = slices.DeleteFunc(t.votes, func(v vote) bool { return v.voter == int(s) })", ""},
 	{"pages written during the last round are not copied", "join.go", "j.stage, j.ended = joinMoving, *r\n\t\tc.request(j.from, Command{Verb: Save})\n\t\tc.copyWritten()", "j.stage, j.ended = joinMoving, *r\n\t\tc.request(j.from, Command{Verb: Save})\n\t\tc.copyRound([]uint32{}, 0)"},
 	{"pages written while memory is copied are not noted", "core.go", "\tc.joinDirty(r.Pages)\n", ""},
-	{"the machine runs on while the rest is moved", "join.go", "return c.join != nil && c.join.stage >= joinClosing", "return c.join != nil && c.join.stage == joinClosing"},
+	{"the machine runs on while the rest is moved", "join.go", "return c.join != nil && c.join.stage >= joinClosing }", "return c.join != nil && c.join.stage == joinClosing }"},
 	{"equal before the pages written are compared", "patrol.go", "c.patrol.through, c.full = true, true", "c.patrol.alone()\n\t\tc.hands.Report(Event{Kind: Equal, Side: c.patrol.side})"},
 	{"pages are agreed on by the patrol alone", "core.go", "c.table[p.Index] = p.Digest", "_ = p"},
-	{"typed bytes in the stream are forgotten", "core.go", "room -= t.bytes", "room -= 0"},
+	{"typed bytes in the stream are forgotten", "core.go", "room -= t.bytes", "room -= 0 * t.bytes"},
 	{"a module may keep more epochs than it can", "core.go", "if c.epochDue() && c.ends >= endsMax {", "if c.epochDue() && c.ends >= 99 {"},
 	{"the way back is never given up", "core.go", "commit := Command{Verb: Commit, A: c.logEpoch}", "commit := Command{Verb: Commit, A: 1}"},
 	{"the epoch of a guest that rests never ends", "patrol.go", "if c.epochDue() && len(c.log) > 0 {", "if false {"},
-	{"an answer of another kind is taken", "core.go", "return a.number == r.Number && map", "return a.number == r.Number || map"},
-	{"a referee that does not come is waited for", "trial.go", "case t.stage == saving && t.witness == s:", "case false:"},
-	{"a module that is mended is not shot", "judge.go", "return t.damage[s] == nil && slices", "return slices"},
+	{"a witness that has died is waited for", "trial.go", "case t.stage == saving && t.witness == s:", "case false:"},
 }
 
 // TestMutants builds and simulates every mutant with MUTANTS=all, one with MUTANTS=its name,
@@ -72,7 +69,7 @@ func TestMutants(t *testing.T) {
 			if err := os.WriteFile(overlay, list, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command("go", "test", "-vet=off", "-failfast", "-timeout=120s", "-overlay", overlay, "-run", "^TestOne|^TestAModule|^TestFaults|^TestMachines", ".")
+			cmd := exec.Command("go", "test", "-vet=off", "-failfast", "-timeout=120s", "-overlay", overlay, "-run", "^TestOne|^TestA|^TestFaults|^TestMachines", ".")
 			cmd.Env = append(os.Environ(), "MUTANT=1")
 			out, err := cmd.CombinedOutput()
 			switch {

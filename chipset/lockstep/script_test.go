@@ -27,6 +27,7 @@ import (
 //	wait 60ms          time passes
 //	cpu0 ran A         cpu0 answers the quantum it was asked for with result A …
 //	cpu0 ran A out x   … having sent output x to the console before
+//	cpu0 ran idle      … and waits now
 //	cpu0 reset         … the guest asked for a reset
 //	cpu0 ended 1=B     the epoch has ended; page 1 was written, and holds B
 //	cpu0 patrolled     it gives the digests that it was asked for, all as agreed …
@@ -202,6 +203,9 @@ func (h *script) module(s Side, words []string) error {
 			r.Why = Reset
 		} else {
 			r.State = name(rest[0])
+			if rest[0] == "idle" {
+				r.Why, r.Due = Idle, Never
+			}
 			_, out, _ := cut(rest, "out")
 			for _, text := range out {
 				h.core.Record(s, &Record{Kind: Output, Number: c.Number, Slot: ConsoleSlot, Data: []byte(text)})

@@ -54,6 +54,7 @@ type simFault struct {
 	ill
 	verb  Verb
 	skip  int
+	after *simFault // it strikes only when this one has
 	seed  uint64
 	may   func() bool // it strikes only then
 	fired bool        // it has struck
@@ -80,7 +81,7 @@ func (i ill) shows() bool {
 // before lets faults strike that are due at a command.
 func (v *simModule) before(c *Command) {
 	for _, f := range v.faults {
-		if f.armed || f.fired || f.verb != c.Verb || f.may != nil && !f.may() {
+		if f.armed || f.fired || f.verb != c.Verb || f.may != nil && !f.may() || f.after != nil && !f.after.fired {
 			continue
 		}
 		if f.skip > 0 {

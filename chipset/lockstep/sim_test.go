@@ -197,6 +197,74 @@ func TestAModuleThatFailsInManyWays(t *testing.T) {
 	c.log(t)
 }
 
+// lasting are faults after which a module repeats what is wrong.
+var lasting = []ill{stuck, wrongOutputs, wrongDigests, flipIdle, flipHidden}
+
+// What one module repeats is for a referee to judge; meanwhile it fails in other ways.
+func TestAModuleThatRepeatsItselfAndFails(t *testing.T) {
+	var c census
+	simulate(t, 120, func(p *simPlan, rng *rand.Rand) {
+		p.strict = true
+		p.faults = make([]plannedFault, 0, 3)
+		first := p.draw(rng, Side(rng.IntN(2)), Run)
+		first.ill = lasting[rng.IntN(len(lasting))]
+		for range 2 {
+			f := p.draw(rng, first.side, Back, Save, Save, Digest, Run)
+			f.at, f.after = first.at, &first.simFault
+		}
+	}, func(w *simWorld) {
+		ends(w)
+		c.count(w)
+	})
+	c.log(t)
+}
+
+// When the partner of a module that repeats what is wrong dies during the trial, nobody is left
+// to contradict it but a referee.
+func TestAPartnerThatDiesDuringTheTrial(t *testing.T) {
+	var c census
+	simulate(t, 120, func(p *simPlan, rng *rand.Rand) {
+		p.faults = make([]plannedFault, 0, 2)
+		first := p.draw(rng, Side(rng.IntN(2)), Run)
+		first.ill = lasting[rng.IntN(len(lasting))]
+		f := p.draw(rng, first.side.Other(), Back, Digest, Run, Run, Run)
+		f.ill, f.at, f.after, f.skip = []ill{die, hang}[rng.IntN(2)], first.at, &first.simFault, rng.IntN(8)
+	}, func(w *simWorld) {
+		if !w.ended && !w.lost {
+			w.failf("neither has the guest come to its end nor the machine to its own")
+		}
+		c.count(w)
+	})
+	c.log(t)
+}
+
+// A guest that rests for days is patrolled all the time, and nothing grows by that.
+func TestAGuestThatRests(t *testing.T) {
+	h := &script{}
+	if err := h.do("boot"); err != nil {
+		t.Fatal(err)
+	}
+	h.core.Go(false)
+	for _, line := range []string{"both ran idle", "both patrolled"} {
+		if err := h.do(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 1000 {
+		h.now += 10 * time.Millisecond
+		h.core.Patrol()
+		if err := h.settle(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := h.core.Stats(); got.Quanta > 100 || got.Passes < 1000 {
+		t.Fatalf("the guest has not rested: %+v", got)
+	}
+	if n := len(h.core.log) + len(h.core.history); n > 100 {
+		t.Errorf("%d commands and answers are kept", n)
+	}
+}
+
 func TestAModuleThatFailsWhileItIsBroughtIn(t *testing.T) {
 	var c census
 	failed := 0

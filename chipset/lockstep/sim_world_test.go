@@ -313,7 +313,11 @@ func (w *simWorld) Copy(from, to Side, pages []uint32) {
 	w.after(took, func() {
 		copyNow(pages[cut:])
 		if w.slots[to] == dst && w.slots[from] == src {
-			w.core.Copied(n, took, nil)
+			var err error
+			if w.rng.IntN(50) == 0 {
+				err = errors.New("a page cannot be read")
+			}
+			w.core.Copied(n, took, err)
 		}
 	})
 }
