@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/chipset/bare"
+	"ft/chipset/cpu"
 	"ft/chipset/rv64"
 	"ft/ftd/config"
 )
@@ -22,6 +23,7 @@ import (
 // Exit codes of run-elf, beside the program's own status.
 const (
 	exitUnfinished = 124 // as timeout(1) has it: the program did not end
+	exitUndecided  = 125 // no CPU module can go on
 	exitStatusMax  = 255 // stands for every status above, too
 )
 
@@ -33,6 +35,7 @@ const runELFUsage = `ftd run-elf FILE runs a bare-metal riscv64 program, as Spik
   ftd run-elf FILE [--engine ENGINE] [--memory SIZE] [--max-steps N]
               [--signature FILE [--signature-granularity BYTES]]
               [--stats] [--fingerprint]
+              [--lockstep [--inject "SIDE FAULT…"]… [--undecided WHOM] [--rejoin=no]]
 
 FILE is a static ELF for physical addresses. It starts in M mode, with a0 the number of
 the hart and a1 the address of a device tree, on a board like Spike's: memory from
@@ -41,16 +44,41 @@ prints and ends through the doublewords tohost and fromhost (HTIF); what it prin
 to standard output. Runs are deterministic: time is counted in steps.
 
   --engine ENGINE     what runs it: %s
-  --memory SIZE       (2GiB)
+  --memory SIZE       (2GiB; 64MiB with --lockstep)
   --max-steps N       the end, also if the program has not ended (no limit)
   --signature FILE    write the memory from begin_signature to end_signature to FILE
                       when the program has ended: lines of BYTES (4) in hexadecimal
   --stats             print steps, seconds and steps a second to standard error
   --fingerprint       fold every step into a fingerprint and print it to standard error
 
+  --lockstep          run it on two CPU modules, step by step alike. Nothing is printed that
+                      both have not come to. A module that is wrong is named, with the first
+                      step at which it was, and cut off; the other one goes on
+  --inject "SIDE FAULT [ARG…] [--at-step N] [--seed N]"
+                      put a fault into SIDE, cpu0 or cpu1, before step N, or the first one;
+                      as often as there are to be faults. Those of a side follow each other.
+                      Seeds decide what is not said. The faults:
+                        flip-register [REG [BIT]]   a bit of x1…x31, f0…f31 changes
+                        flip-pc [BIT]               … of the pc
+                        flip-csr [NAME [BIT]]       … of a CSR
+                        flip-memory [ADDRESS [BIT]] … of a byte of memory
+                        stuck [REG [BIT]]           a bit of a register keeps its value
+                        wrong-result [CLASS]        a wrong bit in all results of %s
+                        lose-store, double-store    a store is lost, or done twice
+                        kill, stop                  the module's process is, behind step N
+                        slow                        it takes much more processor time
+  --undecided WHOM    whom to believe when it cannot be decided which module is wrong:
+                      stop (nobody: the run ends), cpu0 or cpu1
+  --rejoin=no         leave a module that was shot out; it is replaced otherwise, while the
+                      program stands, unless what comes into its place fails its self-test
+
+For example:  ftd run-elf FILE --lockstep --inject "cpu1 flip-register x14 3 --at-step 100000"
+
 Exit status: what the program stored in tohost, shifted right by one: 0 is success; 255
 stands for all that is above, too. 124: the program did not end in N steps, or waits for
-an interrupt that never comes. 1: it cannot be run, which is said. 2: wrong usage.
+an interrupt that never comes. 125: no CPU module could go on, or nothing could be
+decided, and both are stopped. With --lockstep, steps are counted by quanta: a program that
+is to end at step N is stopped at most one quantum behind it. 1: it cannot be run, which is said. 2: wrong usage.
 `
 
 // runELF runs a bare-metal program.
@@ -58,7 +86,7 @@ func runELF(args []string, out, errs io.Writer) int {
 	o, err := parseRunELF(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(out, runELFUsage, strings.Join(bare.Engines, ", "))
+		fmt.Fprintf(out, runELFUsage, strings.Join(bare.Engines, ", "), strings.Join(cpu.Classes(), ", "))
 		return exitDone
 	case err != nil:
 		fmt.Fprintf(errs, "ftd run-elf: %v\n(ftd run-elf --help says more)\n", err)
@@ -81,10 +109,11 @@ type runELFOptions struct {
 	granularity uint64
 	stats       bool
 	fingerprint bool
+	lockstep    lockstepOptions
 }
 
 func parseRunELF(args []string) (runELFOptions, error) {
-	o := runELFOptions{memory: 2 << 30, maxSteps: math.MaxUint64, granularity: 4}
+	o := runELFOptions{maxSteps: math.MaxUint64, granularity: 4}
 	f := flags()
 	f.StringVar(&o.engine, "engine", bare.Engines[0], "")
 	f.StringVar(&o.signature, "signature", "", "")
@@ -105,8 +134,14 @@ func parseRunELF(args []string) (runELFOptions, error) {
 		}
 		return err
 	})
-	lockstep := f.Bool("lockstep", false, "")
-	inject := f.String("inject", "", "")
+	f.BoolVar(&o.lockstep.on, "lockstep", false, "")
+	f.StringVar(&o.lockstep.undecided, "undecided", "stop", "")
+	rejoin := f.String("rejoin", "yes", "")
+	f.Func("inject", "", func(s string) error {
+		fault, err := parseInjection(s)
+		o.lockstep.faults = append(o.lockstep.faults, fault)
+		return err
+	})
 	// Options may stand before FILE and behind it.
 	var files []string
 	for len(args) > 0 {
@@ -118,8 +153,6 @@ func parseRunELF(args []string) (runELFOptions, error) {
 		}
 	}
 	switch {
-	case *lockstep || *inject != "":
-		return o, errors.New("programs run on one module yet: --lockstep, and --inject into one of two, are not there")
 	case len(files) == 0 || files[0] == "":
 		return o, errors.New("it needs a FILE to run")
 	case !slices.Contains(bare.Engines, o.engine):
@@ -128,7 +161,19 @@ func parseRunELF(args []string) (runELFOptions, error) {
 		return o, fmt.Errorf("unexpected argument %q: one program is run, and takes no arguments", files[1])
 	}
 	o.file = files[0]
-	return o, nil
+	switch *rejoin {
+	case "yes", "no":
+		o.lockstep.rejoin = *rejoin == "yes"
+	default:
+		return o, fmt.Errorf("--rejoin %q: it is yes or no", *rejoin)
+	}
+	if o.memory == 0 {
+		o.memory = 2 << 30
+		if o.lockstep.on {
+			o.memory = 64 << 20
+		}
+	}
+	return o, o.lockstep.check(o.memory)
 }
 
 // parseMemory reads how much memory there is to be.
@@ -165,6 +210,9 @@ func (o *runELFOptions) run(out, errs io.Writer) (code int, err error) {
 		}
 		defer sink.Close()
 	}
+	if o.lockstep.on {
+		return o.runLockstep(program, sink, where, out, errs)
+	}
 	ram, err := unix.Mmap(-1, 0, int(o.memory), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return 0, fmt.Errorf("get %d bytes of memory for the program: %w; --memory asks for less", o.memory, err)
@@ -183,13 +231,13 @@ func (o *runELFOptions) run(out, errs io.Writer) (code int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s, after %d steps: %w", o.file, m.Steps(), err)
 	}
-	o.report(errs, m, time.Since(start))
+	o.report(errs, m.Steps(), m.Fingerprint(), time.Since(start))
 	if result.Ending == bare.Exited && sink != nil {
-		if err := errors.Join(m.WriteSignature(sink, where, o.granularity), sink.Close()); err != nil {
+		if err := errors.Join(where.Write(sink, ram, o.granularity), sink.Close()); err != nil {
 			return 0, fmt.Errorf("write the signature: %w", err)
 		}
 	}
-	return o.conclude(errs, m, result), nil
+	return o.conclude(errs, m.Steps(), result), nil
 }
 
 // readProgram reads FILE.
@@ -212,27 +260,27 @@ func readProgram(path string) ([]byte, error) {
 }
 
 // report prints what was asked for beside the program's own output.
-func (o *runELFOptions) report(errs io.Writer, m *bare.Machine, took time.Duration) {
+func (o *runELFOptions) report(errs io.Writer, steps, fingerprint uint64, took time.Duration) {
 	if o.stats {
 		seconds := took.Seconds()
-		fmt.Fprintf(errs, "steps %d\nseconds %.6f\nsteps/s %.0f\n", m.Steps(), seconds, float64(m.Steps())/max(seconds, 1e-9))
+		fmt.Fprintf(errs, "steps %d\nseconds %.6f\nsteps/s %.0f\n", steps, seconds, float64(steps)/max(seconds, 1e-9))
 	}
 	if o.fingerprint {
-		fmt.Fprintf(errs, "fingerprint %016x\n", m.Fingerprint())
+		fmt.Fprintf(errs, "fingerprint %016x\n", fingerprint)
 	}
 }
 
 // conclude says how the program ended, unless it is success, and makes an exit status of it.
-func (o *runELFOptions) conclude(errs io.Writer, m *bare.Machine, r bare.Result) int {
+func (o *runELFOptions) conclude(errs io.Writer, steps uint64, r bare.Result) int {
 	switch {
 	case r.Ending == bare.OutOfSteps:
-		fmt.Fprintf(errs, "ftd: %s has not ended after %d steps, the most that --max-steps allows\n", o.file, m.Steps())
+		fmt.Fprintf(errs, "ftd: %s has not ended after %d steps, the most that --max-steps allows\n", o.file, steps)
 		return exitUnfinished
 	case r.Ending == bare.Stuck:
-		fmt.Fprintf(errs, "ftd: %s waits for an interrupt that never comes (WFI), after %d steps\n", o.file, m.Steps())
+		fmt.Fprintf(errs, "ftd: %s waits for an interrupt that never comes (WFI), after %d steps\n", o.file, steps)
 		return exitUnfinished
 	case r.Status != 0:
-		fmt.Fprintf(errs, "ftd: %s ended with status %d after %d steps\n", o.file, int64(r.Status), m.Steps())
+		fmt.Fprintf(errs, "ftd: %s ended with status %d after %d steps\n", o.file, int64(r.Status), steps)
 	}
 	return int(min(r.Status, exitStatusMax))
 }

@@ -83,10 +83,36 @@ func (c console) Write(p []byte) (int, error) {
 // discard is the sink of a machine that does not run.
 type discard struct{ module.Sink }
 
+// Layout is the configuration of the program's module with so many bytes of memory.
+func (p *Program) Layout(memory uint64, compare rv64.Compare) ModuleConfig {
+	return ModuleConfig{ToHost: p.toHost, FromHost: p.fromHost, Memory: memory, Compare: compare}
+}
+
+// Pages are the pages of memory that Place writes to, in their order.
+func (p *Program) Pages() (pages []uint32) {
+	for _, s := range p.kernel.Segments {
+		if len(s.Data) == 0 {
+			continue
+		}
+		first, last := (s.Addr-firmware.RAMBase)/pageSize, (s.Addr+uint64(len(s.Data))-1-firmware.RAMBase)/pageSize
+		for page := uint32(first); page <= uint32(last); page++ {
+			if len(pages) == 0 || pages[len(pages)-1] < page {
+				pages = append(pages, page)
+			}
+		}
+	}
+	return pages
+}
+
+// Size is how much memory the program occupies, from the beginning of memory on.
+func (p *Program) Size() uint64 { return p.kernel.End() - firmware.RAMBase }
+
+const pageSize = 4096
+
 // Place writes the program into ram, which is zero, and gives the configuration and the
 // first state of its module.
 func (p *Program) Place(ram []byte, compare rv64.Compare) (ModuleConfig, []byte, error) {
-	cfg := ModuleConfig{ToHost: p.toHost, FromHost: p.fromHost, Memory: uint64(len(ram)), Compare: compare}
+	cfg := p.Layout(uint64(len(ram)), compare)
 	m, err := NewModule(cfg, ram, discard{}, nil)
 	if err == nil {
 		err = m.m.place(p)

@@ -94,11 +94,11 @@ func TestSignatureIsWrittenAsSpikeDoes(t *testing.T) {
 		16: "0000000000000a090807060504030201\n",
 	} {
 		var got strings.Builder
-		if err := r.WriteSignature(&got, Signature{dataAt, 10}, granularity); err != nil || got.String() != want {
+		if err := (Signature{dataAt, 10}).Write(&got, r.ram, granularity); err != nil || got.String() != want {
 			t.Errorf("granularity %d: %q, %v; want %q", granularity, got.String(), err, want)
 		}
 	}
-	if err := r.WriteSignature(failing{}, Signature{dataAt, 10}, 4); err == nil {
+	if err := (Signature{dataAt, 10}).Write(failing{}, r.ram, 4); err == nil {
 		t.Error("a signature that could not be written was not missed")
 	}
 }
@@ -141,7 +141,7 @@ func FuzzRun(f *testing.F) {
 		m.htif.storing(p.toHost, 8)
 		_, _ = m.Run(1000)
 		if s, err := p.Signature(testMemory); err == nil {
-			_ = m.WriteSignature(io.Discard, s, 4)
+			_ = s.Write(io.Discard, ram, 4)
 		}
 	})
 }

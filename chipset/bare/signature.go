@@ -29,15 +29,16 @@ func (p *Program) Signature(memory uint64) (Signature, error) {
 	return Signature{begin, end - begin}, nil
 }
 
-// WriteSignature writes a signature as Spike does (fesvr/htif.cc): lines of granularity
+// Write writes what memory has there as Spike does (fesvr/htif.cc): lines of granularity
 // bytes in hexadecimal, the byte of the highest address first; the last is filled up with
 // zeros.
-func (m *Machine) WriteSignature(w io.Writer, s Signature, granularity uint64) error {
+func (s Signature) Write(w io.Writer, ram []byte, granularity uint64) error {
 	out := bufio.NewWriter(w)
 	line := make([]byte, granularity)
+	content := ram[s.Addr-firmware.RAMBase:][:s.Size]
 	for at := uint64(0); at < s.Size; at += granularity {
 		clear(line)
-		m.hart.ReadRAM(s.Addr+at, line[:min(granularity, s.Size-at)])
+		copy(line, content[at:])
 		slices.Reverse(line)
 		out.WriteString(hex.EncodeToString(line))
 		out.WriteByte('\n')
