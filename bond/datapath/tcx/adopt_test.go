@@ -48,6 +48,7 @@ func driveFace() int {
 }
 
 func TestOutlivesItsProcess(t *testing.T) {
+	longGrace(t)
 	r := &rig{Net: bondtest.New(t), t: t}
 	driver := exec.Command("/proc/self/exe")
 	driver.Env = append(os.Environ(), driverEnv+"=1")

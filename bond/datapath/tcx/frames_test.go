@@ -132,7 +132,16 @@ func TestSilentPortKeepsQuietAndIsNotLeft(t *testing.T) {
 	}
 }
 
+// longGrace is for tests of what is lost: the switch learns from a stream, which may have to
+// wait for a processor.
+func longGrace(t *testing.T) {
+	before := graceTime
+	t.Cleanup(func() { graceTime = before })
+	graceTime = 10 * time.Second
+}
+
 func TestPlannedSwitchLosesNothing(t *testing.T) {
+	longGrace(t)
 	r := newRig(t)
 	s, back := r.Stream(bondtest.ToPeer, 5000), r.Stream(bondtest.FromPeer, 5000)
 	for i := 0; i < 10; i++ {

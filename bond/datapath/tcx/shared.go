@@ -98,8 +98,11 @@ const (
 	flagClsactMade = 1 << 1 // and << 1 + side: of that NIC
 	headerSize     = 128
 	countersSize   = 64
-	graceTime      = 20 * time.Millisecond
 )
+
+// graceTime is how long after a planned switch unicast may come in by the port that was
+// left: until the network has learned. Tests have more, on machines that do much else.
+var graceTime = 20 * time.Millisecond
 
 // counter is a place in a side's counters.
 type counter int
