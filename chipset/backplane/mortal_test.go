@@ -192,7 +192,7 @@ func TestAHandOver(t *testing.T) {
 
 func TestAModuleThatNobodyAdoptsEnds(t *testing.T) {
 	log := logFile(t)
-	r := start(t, Config{Side: 1, CPU: -1, Log: log, Patience: 300 * time.Millisecond})
+	r := start(t, Config{Side: 1, CPU: -1, Log: log, Patience: 2 * time.Second})
 	r.run(1)
 	r.record(1)
 	kept := duplicates(t, r.Descriptors())
@@ -202,7 +202,7 @@ func TestAModuleThatNobodyAdoptsEnds(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	adopt(t, 1, kept).gone(Died, "ended with exit code 3")
-	if b, _ := os.ReadFile(log.Name()); string(b) != "cpu1 ends: the chipset is gone: nothing was heard of it for 300ms\n" {
+	if b, _ := os.ReadFile(log.Name()); string(b) != "cpu1 ends: the chipset is gone: nothing was heard of it for 2s\n" {
 		t.Errorf("its last words: %q", b)
 	}
 }

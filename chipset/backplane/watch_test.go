@@ -25,7 +25,7 @@ func TestAStoppedModuleIsFoundSoon(t *testing.T) {
 		best = min(best, time.Since(began))
 	}
 	t.Logf("found in %v", best)
-	if best > 2*tick+5*time.Millisecond {
+	if best > 2*tick+50*time.Millisecond {
 		t.Errorf("found in %v at best", best)
 	}
 }
@@ -56,16 +56,16 @@ func TestAModuleThatComputesForNothingIsLate(t *testing.T) {
 }
 
 func TestAModuleThatSleepsOverACommandIsHung(t *testing.T) {
-	r := start(t, Config{Side: 1, CPU: -1, Limits: Limits{Hung: 300 * time.Millisecond}})
+	r := start(t, Config{Side: 1, CPU: -1, Limits: Limits{Hung: time.Second}})
 	r.run(1)
 	r.record(1)
 	r.fault("sleep")
-	r.gone(Hung, fmt.Sprintf("cpu1: process %d has slept over a command for 3", r.Pid()))
+	r.gone(Hung, fmt.Sprintf("cpu1: process %d has slept over a command for 1", r.Pid()))
 }
 
 // A module that owes nothing is asleep, and may be.
 func TestAnIdleModuleIsNoHungOne(t *testing.T) {
-	r := start(t, Config{CPU: -1, Limits: Limits{Hung: 30 * time.Millisecond}})
+	r := start(t, Config{CPU: -1, Limits: Limits{Hung: time.Second}})
 	r.run(1)
 	r.record(1)
 	select {
@@ -73,7 +73,7 @@ func TestAnIdleModuleIsNoHungOne(t *testing.T) {
 		if got := r.inbox.Take(nil); len(got) > 0 {
 			t.Fatalf("%+v", got[0].Gone)
 		}
-	case <-time.After(200 * time.Millisecond):
+	case <-time.After(2500 * time.Millisecond):
 	}
 	r.run(2)
 	r.record(2)
