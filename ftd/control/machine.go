@@ -174,7 +174,7 @@ func (c *Core) machineDown(d *device, now time.Time) (verdict, action string) {
 	if d.halted() {
 		return does("is down", d.down), fmt.Sprintf("ftctl console %s shows its last words; ftctl machine reset %s starts it again", d.name, d.name)
 	}
-	var off, tried, refused, waits *side // the first of each
+	var off, tried, refused, waits *side // the first of each, but for off
 	coming, wanted := false, 0
 	first := func(at **side, s *side) {
 		if *at == nil {
@@ -188,8 +188,8 @@ func (c *Core) machineDown(d *device, now time.Time) (verdict, action string) {
 		case s.state == drivers.Empty:
 			continue
 		case s.target.out():
-			if s.target.By != ByFault {
-				first(&off, s)
+			if s.target.By != ByFault && (off == nil || s.target.Since.After(off.target.Since)) {
+				off = s // the last word
 			}
 			continue
 		case s.hold.kind == holdRefused:
