@@ -40,6 +40,7 @@ func plan(seed uint64) (*simPlan, *rand.Rand) {
 			BlackoutMax: time.Duration(2500+rng.IntN(10000)) * time.Microsecond, PatrolPages: 1 + rng.IntN(4), Throttle: rng.IntN(2) == 0,
 		},
 	}
+	p.cfg.Prove, p.cfg.Hold = rng.IntN(3) == 0, rng.IntN(5) == 0
 	p.hot = 1 + rng.IntN(min(p.pages, 20))
 	p.full = p.hot + 2 + rng.IntN(20)
 	return p, rng

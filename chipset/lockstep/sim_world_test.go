@@ -543,6 +543,14 @@ func (w *simWorld) admin() {
 		w.core.Patrol()
 		w.after(500*time.Microsecond, patrol)
 	}
+	if w.plan.cfg.Hold {
+		var resume func()
+		resume = func() {
+			w.core.Resume()
+			w.after(w.some(3*time.Millisecond)+time.Microsecond, resume)
+		}
+		w.after(0, resume)
+	}
 	w.after(0, type_)
 	w.after(0, frame)
 	w.after(0, patrol)
@@ -610,6 +618,19 @@ func (w *simWorld) complete() {
 	for i := range w.expect {
 		if w.expect[i].Number <= w.core.Last().Number && i >= w.passed {
 			w.failf("output %d was sent by the machine and has not left", i)
+			return
+		}
+	}
+	if !w.plan.cfg.Prove {
+		return
+	}
+	state, table := w.core.Agreed()
+	if state != w.golden.digestState() {
+		w.failf("the state that was agreed on at the end is not the machine's")
+	}
+	for p, digest := range table {
+		if digest != digestPage(w.golden.ram[p]) {
+			w.failf("page %d that was agreed on at the end is not the machine's", p)
 			return
 		}
 	}
