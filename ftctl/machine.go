@@ -12,7 +12,8 @@ func (a *app) machineCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "machine start|stop|reset NAME",
 		Short: "Switch a machine on or off, or start it from the beginning",
-		Long: `machine switches a machine on and off.
+		Long: `machine switches a machine on and off. It starts on one CPU module; the other one is brought
+in beside it while its guest runs.
 
 A machine has no power button that its guest could be told by: stop and reset work at once,
 as if its plug were pulled. I/O under way ends first and its disk is flushed, but what the
