@@ -39,6 +39,9 @@ func (c *Core) advanceEnding() {
 	if e == nil || c.phase != Running || c.held || len(c.asked) > 0 {
 		return
 	}
+	if c.join != nil && c.join.stage >= joinClosing {
+		return // what is sent now the module that comes in would not get
+	}
 	left := uint64(len(c.table)) - e.next
 	switch {
 	case !e.epoch:

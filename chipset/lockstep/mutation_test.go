@@ -22,6 +22,7 @@ var mutants = []struct{ name, file, old, new string }{
 	{"pages written during the last round are not copied", "join.go", "j.stage, j.ended = joinMoving, *r\n\t\tc.request(j.from, Command{Verb: Save})\n\t\tc.copyWritten()", "j.stage, j.ended = joinMoving, *r\n\t\tc.request(j.from, Command{Verb: Save})\n\t\tc.copyRound([]uint32{}, 0)"},
 	{"pages written while memory is copied are not noted", "core.go", "\tc.joinDirty(r.Pages)\n", ""},
 	{"the machine runs on while the rest is moved", "join.go", "c.join.stage >= joinClosing\n", "c.join.stage == joinClosing\n"},
+	{"the proof at the end gets in the way of a join", "ending.go", "c.join.stage >= joinClosing {", "c.join.stage > joinLoading {"},
 	{"equal before the pages written are compared", "patrol.go", "c.patrol.through, c.full = true, true", "c.patrol.alone()\n\t\tc.hands.Report(Event{Kind: Equal, Side: c.patrol.side})"},
 	{"pages are agreed on by the patrol alone", "core.go", "c.table[p.Index] = p.Digest", "_ = p"},
 	{"typed bytes in the stream are forgotten", "core.go", "room -= t.bytes", "room -= 0 * t.bytes"},
@@ -31,15 +32,15 @@ var mutants = []struct{ name, file, old, new string }{
 	{"a witness that has died is waited for", "trial.go", "case t.stage == saving && t.witness == s:", "case false:"},
 }
 
-// TestMutants builds and simulates every mutant with MUTANTS=all, one with MUTANTS=its name,
-// and a few that are found fast otherwise.
+// TestMutants builds and simulates every mutant with MUTANTS=all, one with MUTANTS=its name, and
+// the first, which is found fast, otherwise.
 func TestMutants(t *testing.T) {
 	which := os.Getenv("MUTANTS")
 	if os.Getenv("MUTANT") != "" {
 		t.Skip("this is one")
 	}
 	for i, m := range mutants {
-		if which == "" && i >= 2 || which != "" && which != "all" && which != m.name {
+		if which == "" && i >= 1 || which != "" && which != "all" && which != m.name {
 			continue
 		}
 		t.Run(strings.ReplaceAll(m.name, " ", "-"), func(t *testing.T) {

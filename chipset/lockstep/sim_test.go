@@ -69,7 +69,7 @@ func simulate(t *testing.T, usual int, draw func(p *simPlan, rng *rand.Rand), ch
 
 func TestMachinesWithoutFaultsRunToTheirEnd(t *testing.T) {
 	equal := 0
-	simulate(t, 50, func(p *simPlan, rng *rand.Rand) {
+	simulate(t, 40, func(p *simPlan, rng *rand.Rand) {
 		p.strict = true
 		for range rng.IntN(4) {
 			p.leaves = append(p.leaves, time.Duration(rng.IntN(200))*time.Millisecond)
@@ -163,7 +163,7 @@ var streamVerbs = []Verb{Apply, Run, Run, Run, Epoch, Patrol}
 
 func TestOneFaultIsNamedAndTheMachineGoesOn(t *testing.T) {
 	var c census
-	simulate(t, 200, func(p *simPlan, rng *rand.Rand) {
+	simulate(t, 120, func(p *simPlan, rng *rand.Rand) {
 		p.strict = true
 		p.draw(rng, Side(rng.IntN(2)), streamVerbs...)
 	}, func(w *simWorld) {
@@ -180,7 +180,7 @@ func TestOneFaultIsNamedAndTheMachineGoesOn(t *testing.T) {
 // partner is never blamed for it.
 func TestAModuleThatFailsInManyWays(t *testing.T) {
 	var c census
-	simulate(t, 200, func(p *simPlan, rng *rand.Rand) {
+	simulate(t, 120, func(p *simPlan, rng *rand.Rand) {
 		p.strict = true
 		side := Side(rng.IntN(2))
 		p.draw(rng, side, streamVerbs...)
@@ -224,7 +224,7 @@ func TestAModuleThatRepeatsItselfAndFails(t *testing.T) {
 // to contradict it but a referee.
 func TestAPartnerThatDiesDuringTheTrial(t *testing.T) {
 	var c census
-	simulate(t, 120, func(p *simPlan, rng *rand.Rand) {
+	simulate(t, 80, func(p *simPlan, rng *rand.Rand) {
 		p.faults = make([]plannedFault, 0, 2)
 		first := p.draw(rng, Side(rng.IntN(2)), Run)
 		first.ill = lasting[rng.IntN(len(lasting))]
@@ -269,7 +269,7 @@ func TestAGuestThatRests(t *testing.T) {
 func TestAModuleThatFailsWhileItIsBroughtIn(t *testing.T) {
 	var c census
 	failed := 0
-	simulate(t, 100, func(p *simPlan, rng *rand.Rand) {
+	simulate(t, 60, func(p *simPlan, rng *rand.Rand) {
 		p.strict = true
 		side := Side(rng.IntN(2))
 		p.leaves = []time.Duration{time.Duration(rng.IntN(40)) * time.Millisecond, time.Duration(rng.IntN(80)) * time.Millisecond}
@@ -291,7 +291,7 @@ func TestAModuleThatFailsWhileItIsBroughtIn(t *testing.T) {
 // the other.
 func TestFaultsInBothModules(t *testing.T) {
 	var c census
-	simulate(t, 200, func(p *simPlan, rng *rand.Rand) {
+	simulate(t, 120, func(p *simPlan, rng *rand.Rand) {
 		p.cfg.Undecided = []Policy{"", "", UndecidedCPU0, UndecidedCPU1}[rng.IntN(4)]
 		at := time.Duration(rng.IntN(30)) * time.Millisecond
 		for i := range 2 + rng.IntN(3) {
