@@ -233,7 +233,7 @@ func (x *Crossbar) Seen() time.Time { return x.began.Add(time.Duration(x.seen.Lo
 
 const (
 	idleMax     = time.Second            // Run's loop is seen to be alive at least so often
-	patrolEvery = 100 * time.Millisecond // while the guest rests
+	patrolEvery = 500 * time.Millisecond // while the guest rests
 	flushEvery  = time.Millisecond       // while a module's ring is full
 	freeMax     = 5 * time.Second
 	freeEvery   = 5 * time.Millisecond
@@ -308,7 +308,7 @@ func (x *Crossbar) take(d *backplane.Delivery) {
 		return
 	}
 	switch l := &x.links[s]; d.Record.Kind {
-	case lockstep.Ran:
+	case lockstep.Ran, lockstep.Loaded:
 		l.at = d.Record.Steps
 	case lockstep.Restored:
 		l.repeated += l.at - min(d.Record.Steps, l.at)

@@ -295,7 +295,7 @@ func (c *Core) quantum() {
 	c.emit(Command{Verb: Run, A: c.cfg.Quantum})
 	c.runs++
 	c.throttle()
-	c.advancePatrol()
+	c.advancePatrol(false)
 }
 
 // epochDue says whether the epoch has to end.

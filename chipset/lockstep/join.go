@@ -41,6 +41,7 @@ type join struct {
 	ended    Record
 	state    []byte
 	saved    bool
+	warmed   int // pages of its memory that the module has looked at
 	delay    time.Duration // of the throttle, a quantum
 }
 
@@ -82,6 +83,14 @@ func (c *Core) joinRecord(s Side, r *Record) {
 		}
 		c.hands.Report(Event{Kind: JoinStage, Side: s, Text: "memory copy"})
 		c.copyRound(nil, len(c.table))
+	case Patrolled:
+		if len(r.Pages) == 0 {
+			c.remove(s, Finding{Cause: "protocol", Text: "it was asked for digests of its memory and gave none"})
+			return
+		}
+		if j.warmed += len(r.Pages); j.warmed < len(c.table) {
+			c.warm()
+		}
 	case Loaded:
 		if r.State != j.ended.State {
 			c.remove(s, Finding{Cause: "load", Text: fmt.Sprintf("it has taken over another state than it was given: digest %#x, not %#x", r.State, j.ended.State)})
@@ -89,6 +98,13 @@ func (c *Core) joinRecord(s Side, r *Record) {
 		}
 		c.joined()
 	}
+}
+
+// warm has the module look at its memory while the machine runs, so that later it does not wait
+// for the kernel at its first use of each page.
+func (c *Core) warm() {
+	j := c.join
+	c.request(j.to, Command{Verb: Digest, A: uint64(j.warmed), B: uint64(min(c.lookPages(), len(c.table)-j.warmed))})
 }
 
 // joined puts the module into lockstep.
@@ -129,6 +145,9 @@ func (c *Core) Copied(pages int, took time.Duration, err error) {
 	if j.stage == joinMoving {
 		c.joinLoad()
 		return
+	}
+	if j.round == 1 {
+		c.warm()
 	}
 	j.stage, j.endAt = joinKnowing, 0
 }
@@ -245,7 +264,9 @@ func (c *Core) joinEnded(r *Record) {
 	switch {
 	case j == nil || r.Number != j.endAt:
 	case j.stage == joinKnowing && j.blackout() <= c.cfg.BlackoutMax/2:
-		j.stage = joinClosing
+		if j.stage = joinClosing; j.warmed < len(c.table) {
+			j.stage, j.endAt, j.roundAt = joinKnowing, 0, c.hands.Now()
+		}
 	case j.stage == joinKnowing, j.stage == joinEnding && j.blackout() > c.cfg.BlackoutMax:
 		if c.roundsLeft() {
 			c.copyWritten()

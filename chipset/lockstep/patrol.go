@@ -14,16 +14,17 @@ type patrol struct {
 // alone ends the proof: there is nothing to be equal to any more.
 func (p *patrol) alone() { p.syncing, p.through = false, false }
 
-// patrolFast is by how much faster it goes while a module is new.
+// patrolFast is by how much faster it goes while a module is new, and while the guest waits and
+// a step of the patrol is taken now and then only.
 const patrolFast = 64
 
 // advancePatrol sends the next pages to be compared.
-func (c *Core) advancePatrol() {
+func (c *Core) advancePatrol(fast bool) {
 	if !c.Duplex() {
 		return
 	}
 	n := c.cfg.PatrolPages
-	if c.patrol.syncing {
+	if fast || c.patrol.syncing {
 		n = min(n*patrolFast, PagesMax)
 	}
 	n = min(n, len(c.table)-int(c.patrol.next))
@@ -42,7 +43,7 @@ func (c *Core) Patrol() {
 	if c.epochDue() && len(c.log) > 0 {
 		c.endEpoch() // no quantum does
 	}
-	c.advancePatrol()
+	c.advancePatrol(true)
 }
 
 // patrolAgreed counts what was compared.

@@ -380,7 +380,7 @@ func (h *script) settle() error {
 	for s := range h.sent {
 		for len(h.sent[s]) > 0 {
 			line := map[Verb]string{
-				Run: "ran boot", Epoch: "ended", Patrol: "patrolled", Test: "tested", Save: "saved", Load: "loaded",
+				Run: "ran boot", Epoch: "ended", Patrol: "patrolled", Digest: "digests", Test: "tested", Save: "saved", Load: "loaded",
 			}[h.sent[s][0].Verb]
 			if err := h.module(Side(s), strings.Fields(line)); err != nil {
 				return err
