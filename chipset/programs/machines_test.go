@@ -116,6 +116,9 @@ func ours(t *testing.T, ctx context.Context, g machine, commands []plan.Command)
 	defer func() {
 		e.err = errors.Join(e.err, driver.Stop(context.WithoutCancel(ctx), drivers.Remove))
 	}()
+	if st := driver.Status(); st.State == drivers.FaceDown {
+		return ending{err: fmt.Errorf("our machine does not start: %s", st.Reason)}
+	}
 	console, err := net.Dial("unix", chipset.ConsolePath(dir, "guest"))
 	if err != nil {
 		return ending{err: err}
