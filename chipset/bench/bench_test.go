@@ -149,6 +149,15 @@ func TestRows(t *testing.T) {
 	if got := strings.Join(strings.Fields(first.String()), " "); got != "no ratio 0.500 %" {
 		t.Errorf("%q", got)
 	}
+	mixed := newRow("mixed", "ms")
+	mixed.units = []string{"s", "", "ms"}
+	mixed.add(0, 1)
+	mixed.add(1, 3)
+	mixed.cells = append(mixed.cells, nil)
+	mixed.remark = "one failed"
+	if got := strings.Join(strings.Fields(mixed.String()), " "); got != "mixed 1.00 s 3.00 - (one failed)" {
+		t.Errorf("%q", got)
+	}
 	heading := head("what", "a", "b")
 	if at := strings.Index(heading, "at least"); at != strings.Index(r.String(), "0.35  ") {
 		t.Errorf("columns are not under their heads:\n%s\n%s", heading, r)

@@ -20,6 +20,7 @@ type driven struct {
 	cmd    *exec.Cmd
 	client *host.Client
 	log    string // its file
+	news   *news  // nil: nobody follows it
 }
 
 // startDriver starts one in a directory of its own and does not wait for it. space is the
@@ -86,6 +87,9 @@ func (d *driven) await(what string, wanted func(drivers.Status) bool) (drivers.S
 func (d *driven) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
+	if d.news != nil {
+		d.news.end()
+	}
 	err := d.client.Stop(ctx, drivers.Remove)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("stop a driver: %w", err), d.cmd.Process.Kill())

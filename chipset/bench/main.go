@@ -48,6 +48,7 @@ func main() {
 	var b bench
 	flag.StringVar(&b.dir, "dir", "", "where the files lie, the disk's legs above all (default: a temporary directory)")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often each piece of work is done, in turn")
+	flag.IntVar(&b.flips, "flips", 24, "how often each fault is put into a CPU module")
 	flag.IntVar(&b.idleSeconds, "idle", 20, "seconds over which idle guests are watched")
 	flag.StringVar(&b.only, "only", "", "only rows whose name contains this")
 	flag.StringVar((*string)(&b.compare), "compare", string(chipset.CompareStep), "what goes into our machine's fingerprint: step, store or off")
@@ -57,8 +58,8 @@ func main() {
 	if *driver != "" {
 		os.Exit(beDriver(*driver, *space))
 	}
-	if b.rounds < 1 || b.idleSeconds < 1 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "bench: -rounds and -idle are at least 1, and there are no arguments")
+	if b.rounds < 1 || b.flips < 1 || b.idleSeconds < 1 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "bench: -rounds, -flips and -idle are at least 1, and there are no arguments")
 		os.Exit(2)
 	}
 	if err := b.run(); err != nil {
@@ -91,6 +92,7 @@ func beDriver(config, space string) int {
 type bench struct {
 	dir         string
 	rounds      int
+	flips       int
 	idleSeconds int
 	only        string
 	compare     chipset.Compare
@@ -124,7 +126,7 @@ func (b *bench) run() (err error) {
 		return err
 	}
 	fmt.Printf("Guest: Linux %s, %d MiB. %s. Load average %s.\n\n", b.files.version, b.files.memoryMiB, compared(b.compare), loadAverage())
-	for _, part := range []func() error{b.speeds, b.inputOutput} {
+	for _, part := range []func() error{b.speeds, b.lockstep, b.inputOutput} {
 		if err := part(); err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ func (s series) median() float64 { return slices.Sorted(slices.Values(s))[len(s)
 // of them, which the row is about, compares.
 type row struct {
 	name, unit string
+	units      []string // of each computer's figures, where they differ
 	cells      []series
 	ratios     series
 	least      string
@@ -48,12 +49,16 @@ const (
 
 // head is the first line of a table.
 func head(what string, computers ...string) string {
+	return plainHead(what, computers...) + fmt.Sprintf(" %7s %11s  %s", "ratio", "of rounds", "at least")
+}
+
+// plainHead is the first line of a table that compares nothing.
+func plainHead(what string, columns ...string) string {
 	var line strings.Builder
 	fmt.Fprintf(&line, "%-*s", nameWidth, what)
-	for _, c := range computers {
+	for _, c := range columns {
 		fmt.Fprintf(&line, " %*s", cellWidth, c)
 	}
-	fmt.Fprintf(&line, " %7s %11s  %s", "ratio", "of rounds", "at least")
 	return line.String()
 }
 
@@ -61,15 +66,23 @@ func head(what string, computers ...string) string {
 func (r *row) String() string {
 	var line strings.Builder
 	fmt.Fprintf(&line, "%-*s", nameWidth, r.name)
-	for _, c := range r.cells {
-		fmt.Fprintf(&line, " %*s", cellWidth, figure(c.median())+" "+r.unit)
+	for i, c := range r.cells {
+		unit := r.unit
+		if r.units != nil {
+			unit = r.units[i]
+		}
+		shown := "-"
+		if len(c) > 0 {
+			shown = strings.TrimRight(figure(c.median())+" "+unit, " ")
+		}
+		fmt.Fprintf(&line, " %*s", cellWidth, shown)
 	}
-	if r.ratios == nil {
-		fmt.Fprintf(&line, " %7s %11s", "", "")
-	} else {
-		fmt.Fprintf(&line, " %7.3f %11s", r.ratios.median(), fmt.Sprintf("%.2f-%.2f", slices.Min(r.ratios), slices.Max(r.ratios)))
+	switch {
+	case r.ratios != nil:
+		fmt.Fprintf(&line, " %7.3f %11s  %-15s", r.ratios.median(), fmt.Sprintf("%.2f-%.2f", slices.Min(r.ratios), slices.Max(r.ratios)), r.least)
+	case r.least != "":
+		fmt.Fprintf(&line, " %7s %11s  %-15s", "", "", r.least)
 	}
-	fmt.Fprintf(&line, "  %-15s", r.least)
 	if r.remark != "" {
 		fmt.Fprintf(&line, "  (%s)", r.remark)
 	}

@@ -34,6 +34,10 @@ var commands = map[string]command{
 	"receive":  receive,
 	"clock":    clock,
 	"address":  address,
+	"begin":    begin,
+	"cease":    cease,
+	"fill":     fill,
+	"panic":    panicNow,
 }
 
 func main() {

@@ -44,14 +44,17 @@ func stream(rounds int) uint64 {
 	}
 	sum := foldStart
 	for round := range rounds {
-		factor := uint64(round) | 1
-		for i := range a {
-			a[i] = b[i] + factor*c[i]
-		}
+		triad(a, b, c, uint64(round)|1)
 		sum = fold(sum, a[uint64(round)*0x10001%streamLen])
 		a, b, c = b, c, a
 	}
 	return sum
+}
+
+func triad(a, b, c []uint64, factor uint64) {
+	for i := range a {
+		a[i] = b[i] + factor*c[i]
+	}
 }
 
 // random is a xorshift generator (Marsaglia, 2003).

@@ -176,3 +176,33 @@ func TestStreamsArrive(t *testing.T) {
 		}
 	}
 }
+
+// Work in the background goes on until it is told to cease, and no two of them.
+func TestWorkInTheBackground(t *testing.T) {
+	for _, what := range []string{"integer", "stream"} {
+		if got := answer("begin", []string{what}); got != "end begin" {
+			t.Fatal(got)
+		}
+		if got := answer("begin", []string{what}); !strings.HasPrefix(got, "failed begin: ") {
+			t.Error(got)
+		}
+		if got := answer("cease", nil); !strings.HasPrefix(got, "end cease ") {
+			t.Error(got)
+		}
+	}
+	for _, wrong := range [][]string{{"cease"}, {"begin"}, {"begin", "nothing"}, {"panic"}} {
+		if got := answer(wrong[0], wrong[1:]); !strings.HasPrefix(got, "failed "+wrong[0]+": ") {
+			t.Errorf("%v: %s", wrong, got)
+		}
+	}
+}
+
+func TestAvailableMemory(t *testing.T) {
+	got, err := available([]byte("MemTotal:         251000 kB\nMemFree:           1000 kB\nMemAvailable:     200000 kB\n"))
+	if got != 200000<<10 || err != nil {
+		t.Errorf("%d, %v", got, err)
+	}
+	if _, err := available([]byte("MemTotal: 1 kB\n")); err == nil {
+		t.Error("none is enough")
+	}
+}
