@@ -22,7 +22,6 @@ var mutants = []struct{ name, file, old, new string }{
 	{"pages written during the last round are not copied", "join.go", "j.stage, j.ended = joinMoving, *r\n\t\tc.request(j.from, Command{Verb: Save})\n\t\tc.copyWritten()", "j.stage, j.ended = joinMoving, *r\n\t\tc.request(j.from, Command{Verb: Save})\n\t\tc.copyRound([]uint32{}, 0)"},
 	{"pages written while memory is copied are not noted", "core.go", "\tc.joinDirty(r.Pages)\n", ""},
 	{"the machine runs on while the rest is moved", "join.go", "c.join.stage >= joinClosing\n", "c.join.stage == joinClosing\n"},
-	{"the proof at the end gets in the way of a join", "ending.go", "c.join.stage >= joinClosing {", "c.join.stage > joinLoading {"},
 	{"equal before the pages written are compared", "patrol.go", "c.patrol.through, c.full = true, true", "c.patrol.alone()\n\t\tc.hands.Report(Event{Kind: Equal, Side: c.patrol.side})"},
 	{"pages are agreed on by the patrol alone", "core.go", "c.table[p.Index] = p.Digest", "_ = p"},
 	{"typed bytes in the stream are forgotten", "core.go", "room -= t.bytes", "room -= 0 * t.bytes"},

@@ -239,6 +239,15 @@ func TestAPartnerThatDiesDuringTheTrial(t *testing.T) {
 	c.log(t)
 }
 
+// The guest may end at any moment of a join.
+func TestAMachineThatEndsDuringAJoin(t *testing.T) {
+	simulate(t, 300, func(p *simPlan, rng *rand.Rand) {
+		p.strict = true
+		p.resetAt = uint64(200 + rng.IntN(1200))
+		p.cfg.Prove = rng.IntN(4) > 0
+	}, ends)
+}
+
 // A guest that rests for days is patrolled all the time, and nothing grows by that.
 func TestAGuestThatRests(t *testing.T) {
 	h := &script{}
