@@ -88,7 +88,7 @@ type Gone struct {
 // Limits are when a module counts as gone. Zero values are the defaults.
 type Limits struct {
 	LateCPU time.Duration // of its own processor time without a record; default 100 ms
-	SlowCPU time.Duration // the same over commands that take long (all but Run, Epoch, Emit), and at the start; default 10 s
+	SlowCPU time.Duration // the same over commands that take long (Back, Save, Load, Test), and at the start; default 10 s
 	Hung    time.Duration // asleep over a command; default 1 s
 	Starved time.Duration // wanting a core and getting none; default 30 s
 }

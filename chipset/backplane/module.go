@@ -296,9 +296,9 @@ func (m *Module) Send(c *lockstep.Command) error {
 // answers says whether a command is answered, and whether that may take long.
 func answers(v lockstep.Verb) (answered, slow bool) {
 	switch v {
-	case lockstep.Run, lockstep.Epoch, lockstep.Emit:
-		return true, false
-	case lockstep.Patrol, lockstep.Back, lockstep.Save, lockstep.Load, lockstep.Digest, lockstep.Test:
+	case lockstep.Run, lockstep.Epoch, lockstep.Emit, lockstep.Patrol, lockstep.Digest:
+		return true, false // with a part of memory, the latter
+	case lockstep.Back, lockstep.Save, lockstep.Load, lockstep.Test:
 		return true, true
 	}
 	return false, false
@@ -375,7 +375,7 @@ func (m *Module) count(k lockstep.RecordKind) {
 	switch k {
 	case lockstep.Output, lockstep.Injected:
 		return
-	case lockstep.Patrolled, lockstep.Restored, lockstep.Saved, lockstep.Loaded, lockstep.Tested:
+	case lockstep.Restored, lockstep.Saved, lockstep.Loaded, lockstep.Tested:
 		m.slowDone.Add(1)
 	}
 	m.answered.Add(1)

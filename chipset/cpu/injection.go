@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"ft/chipset/firmware"
 	"ft/chipset/lockstep"
@@ -39,11 +40,15 @@ const (
 	wrongResult  = "wrong-result"  // a class of operations has a wrong bit in its results, or branches the other way
 	loseStore    = "lose-store"    // a store does not reach memory
 	doubleStore  = "double-store"  // a store is done a second time, further on
-	slow         = "slow"          // a quantum takes slowTimes as much processor time
+	slow         = "slow"          // a quantum takes much more processor time
 )
 
-// slowTimes is how many times as much processor time a slow module uses.
-const slowTimes = 20
+// A slow module uses slowTimes as much processor time, and slowLeast for a quantum at the
+// least, which no module in order takes.
+const (
+	slowTimes = 20
+	slowLeast = 200 * time.Millisecond
+)
 
 var kinds = map[string]kind{
 	flipRegister: {takes: fieldRegister | fieldBit},
@@ -78,6 +83,15 @@ func csrName(word int) string { return strings.ToLower(rv64.WordName(word)) }
 // Persistent says whether a fault lasts until it is cleared, and so belongs to the slot that
 // the module is in.
 func Persistent(name string) bool { return kinds[name].persist }
+
+// FlipAt is where in memory of so many bytes a fault flips a bit, if it does.
+func FlipAt(inj lockstep.Injection, ram uint64) (off uint64, bit uint, ok bool) {
+	f, err := settle(inj, ram)
+	if err != nil || f.name != flipMemory {
+		return 0, 0, false
+	}
+	return f.off, f.bit, true
+}
 
 // Validate says whether a module with so many bytes of memory can have a fault. Its errors are
 // sentences for whoever asked for it.

@@ -56,8 +56,8 @@ func (l *layer) run(steps uint64) module.Stop {
 	begun := l.cpuTime()
 	stop := l.runFaulty(steps)
 	if f := l.fault; f != nil && f.active && f.name == slow {
-		l.effect(fmt.Sprintf("each quantum takes %d times its processor time", slowTimes))
-		l.spend((l.cpuTime() - begun) * (slowTimes - 1))
+		l.effect(fmt.Sprintf("each quantum takes %d times its processor time, and %v at least", slowTimes, slowLeast))
+		l.spend(max((l.cpuTime()-begun)*(slowTimes-1), slowLeast))
 	}
 	return stop
 }

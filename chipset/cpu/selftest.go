@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"time"
 
 	"ft/chipset/module"
 	"ft/chipset/rv64"
@@ -28,6 +29,8 @@ const (
 	testOut   = testPool + 4096    // results
 	testSteps = 100_000            // a program that goes on for longer is lost
 
+	testTime = 100 * time.Millisecond // of the processor, for a program: far more than any takes
+
 	memoryPages = 256 // at most, that are tried
 )
 
@@ -41,8 +44,12 @@ type section struct {
 // test runs the self-test: "" if the module is in order, otherwise what is wrong.
 func (e *Executor) test() string {
 	for _, s := range sections {
+		begun := e.cfg.CPUTime()
 		if got := e.runSection(s); got != s.want {
 			return fmt.Sprintf("%s: the self-test comes to %#x, right is %#x", s.name, got, s.want)
+		}
+		if took := e.cfg.CPUTime() - begun; took > testTime {
+			return fmt.Sprintf("%s: the self-test takes %v of processor time, %v is more than it ever does", s.name, took.Round(time.Millisecond), testTime)
 		}
 	}
 	return testMemory(e.cfg.RAM)

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"ft/chipset/lockstep"
 )
@@ -27,7 +28,7 @@ func TestSelfTestKnows(t *testing.T) {
 	}
 }
 
-// TestSelfTestFindsFaults: every fault that lasts, but for slowness.
+// TestSelfTestFindsFaults: every fault that lasts.
 func TestSelfTestFindsFaults(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	faults := map[string]lockstep.Injection{}
@@ -54,6 +55,14 @@ func TestSelfTestFindsFaults(t *testing.T) {
 		case inj.Name == stuck && *inj.Register < 32 && !strings.HasPrefix(got, "registers x"):
 			t.Errorf("%s: %s", name, got)
 		}
+	}
+	used := time.Duration(0)
+	e.cfg.CPUTime, e.cfg.Spend = func() time.Duration { return used }, func(d time.Duration) { used += d }
+	if err := e.Arm(lockstep.Injection{Name: slow}); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.test(); !strings.Contains(got, "of processor time") {
+		t.Errorf("slow: %q", got)
 	}
 	e.layer.arm(nil)
 	if got := e.test(); got != "" {
