@@ -161,3 +161,23 @@ func TestSuccessorTakesTheModulesOver(t *testing.T) {
 	s.shows("who is there")
 	b.bringIn(0)
 }
+
+// What a machine was given while its modules failed makes the same run again, alone.
+func TestRecordOfTwoModulesIsTheRun(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "record")
+	b := duplex(t, bare.Program(), func(o *chipset.Options) { o.Record = path })
+	s := b.console()
+	s.shows("1 s")
+	s.types("who is there")
+	s.shows("who is there")
+	b.inject(0, "flip-register", "x2", "5")
+	b.event("→ shot")
+	s.shows(" s")
+	if err := b.power("stop"); err != nil {
+		t.Fatal(err)
+	}
+	end, err := chipset.Replay(path, chipset.ReplayOptions{})
+	if err != nil || !end.Whole {
+		t.Fatalf("%+v, %v", end, err)
+	}
+}

@@ -49,9 +49,11 @@ func (d *driver) Status() drivers.Status {
 			case st.Sides[s].State.InService():
 				st.Sides[s].Note = fmt.Sprintf("%.0f M steps/s", m.Speed/1e6)
 			case st.Sides[s].State == drivers.Syncing && x.What != "":
-				st.Sides[s].Progress = &drivers.Progress{
-					What: x.What, Percent: 100 * x.Share, DoneBytes: x.Copied, TotalBytes: x.Total, RateBytes: int64(x.Rate), ETASeconds: x.Left.Seconds(),
+				p := &drivers.Progress{What: x.What, Percent: 100 * x.Share, DoneBytes: x.Copied, TotalBytes: x.Total, RateBytes: int64(x.Rate), ETASeconds: -1}
+				if x.Rate > 0 {
+					p.ETASeconds = x.Left.Seconds()
 				}
+				st.Sides[s].Progress = p
 			}
 		}
 	}

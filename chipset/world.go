@@ -155,6 +155,15 @@ func (w *world) measured() meter {
 // Event turns what happened to a module into states and events of its side.
 func (w *world) Event(e *crossbar.Event) { w.d.moduleEvent(w, e) }
 
+// Applied records an input.
+func (w *world) Applied(step uint64, data []byte) {
+	var in module.Input
+	if w.record == nil || in.Decode(data) != nil { // the core has encoded it
+		return
+	}
+	w.record.Input(step, &in)
+}
+
 // closeRecord ends the record, if there is one, when the machine runs no more.
 func (w *world) closeRecord(last lockstep.Record, memory []byte) error {
 	if w.record == nil {

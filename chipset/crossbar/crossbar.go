@@ -38,8 +38,7 @@ import (
 type World interface {
 	// Release lets an output out. r is valid during the call.
 	Release(r *lockstep.Record)
-	// Deliver gives the inputs that wait, typed bytes up to room, and says whether any waits
-	// that was not given.
+	// Deliver gives the inputs that wait, typed bytes up to room.
 	Deliver(room int, put func(*module.Input))
 	// Grant is the guest time for a quantum that begins behind ahead others.
 	Grant(ahead int) module.Input
@@ -284,7 +283,9 @@ func (x *Crossbar) Run() Outcome {
 				return *x.outcome
 			}
 		} else {
-			x.cfg.World.Deliver(x.core.Room(), func(in *module.Input) { x.core.Put(*in) })
+			if x.core.Takes() {
+				x.cfg.World.Deliver(x.core.Room(), func(in *module.Input) { x.core.Put(*in) })
+			}
 			x.core.Go(due)
 			x.patrol(now)
 			if x.outcome != nil {

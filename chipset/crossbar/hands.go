@@ -51,6 +51,13 @@ func (h *hands) Send(s lockstep.Side, c *lockstep.Command) {
 	h.unsent[s] = append(h.unsent[s], *c)
 }
 
+// Applied tells a world that wants to know.
+func (h *hands) Applied(step uint64, in []byte) {
+	if w, ok := h.cfg.World.(interface{ Applied(uint64, []byte) }); ok {
+		w.Applied(step, in)
+	}
+}
+
 // Release lets an output out.
 func (h *hands) Release(r *lockstep.Record) {
 	h.statusMu.Lock()

@@ -495,6 +495,7 @@ func (c *Core) agree(a *answer, both bool) {
 		if both {
 			c.stats.Compared++
 		}
+		c.observe(r)
 		c.last = *r
 		for len(c.typed) > 0 && c.typed[0].number <= r.Number {
 			c.typed = c.typed[1:]

@@ -41,7 +41,7 @@ type join struct {
 	ended    Record
 	state    []byte
 	saved    bool
-	warmed   int // pages of its memory that the module has looked at
+	warmed   int           // pages of its memory that the module has looked at
 	delay    time.Duration // of the throttle, a quantum
 }
 
