@@ -6,7 +6,8 @@
 //	ftd keeper               the parent of the driver processes
 //	ftd driver KIND NAME     one driver process: the data path of one device
 //	ftd cpu-module N         one CPU module of a machine: a hart and its memory
-//	ftd run-elf FILE         a bare-metal riscv64 program, by itself
+//	ftd run-elf FILE         a bare-metal riscv64 program, on one CPU module or in lockstep
+//	ftd campaign FILE        the same with many faults, and what became of them
 //	ftd replay RECORD        a machine's run, again
 //	ftd version
 //
@@ -55,6 +56,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
                               a driver process; the keeper starts it
   ftd cpu-module N            a CPU module, 0 or 1; the driver of a machine starts it
   ftd run-elf FILE            run a bare-metal riscv64 program; ftd run-elf --help says more
+  ftd campaign FILE           try lockstep with many faults; ftd campaign --help says more
   ftd replay RECORD           have a machine's run again; ftd replay --help says more
   ftd version
 
@@ -78,6 +80,7 @@ var roles = map[string]func(args []string, out, errs io.Writer) int{
 	"driver":       runDriver,
 	backplane.Role: runCPUModule,
 	"run-elf":      runELF,
+	"campaign":     runCampaign,
 	"replay":       runReplay,
 	"version":      runVersion,
 	"help":         runHelp,

@@ -142,15 +142,9 @@ func parseRunELF(args []string) (runELFOptions, error) {
 		o.lockstep.faults = append(o.lockstep.faults, fault)
 		return err
 	})
-	// Options may stand before FILE and behind it.
-	var files []string
-	for len(args) > 0 {
-		if err := f.Parse(args); err != nil {
-			return o, err
-		}
-		if args = f.Args(); len(args) > 0 {
-			files, args = append(files, args[0]), args[1:]
-		}
+	files, err := parseAround(f, args)
+	if err != nil {
+		return o, err
 	}
 	switch {
 	case len(files) == 0 || files[0] == "":
@@ -174,6 +168,19 @@ func parseRunELF(args []string) (runELFOptions, error) {
 		}
 	}
 	return o, o.lockstep.check(o.memory)
+}
+
+// parseAround reads options that may stand before what is no option, and behind it.
+func parseAround(f *flag.FlagSet, args []string) (rest []string, err error) {
+	for len(args) > 0 {
+		if err := f.Parse(args); err != nil {
+			return nil, err
+		}
+		if args = f.Args(); len(args) > 0 {
+			rest, args = append(rest, args[0]), args[1:]
+		}
+	}
+	return rest, nil
 }
 
 // parseMemory reads how much memory there is to be.

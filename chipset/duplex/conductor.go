@@ -35,7 +35,7 @@ func (c *conductor) conduct(ctx context.Context, over <-chan crossbar.Outcome) (
 	var failed error
 	timer := time.NewTimer(lookEvery)
 	defer timer.Stop()
-	done := ctx.Done()
+	cancelled := ctx.Done()
 	for {
 		for _, h := range c.m.w.take() {
 			if err := c.happened(h); err != nil && failed == nil {
@@ -59,18 +59,24 @@ func (c *conductor) conduct(ctx context.Context, over <-chan crossbar.Outcome) (
 				c.evidence, c.wanted = [2]bool{}, [2]bool{}
 				c.goOn()
 			}
-		case <-done:
-			done = nil
+		case <-cancelled:
+			cancelled = nil
 			c.m.x.Stop()
 		}
 	}
 }
 
+// done is what was done to a module's process.
+var done = map[string]string{"kill": "its process was killed", "stop": "its process was stopped"}
+
 // happened takes note.
 func (c *conductor) happened(h happening) error {
 	if h.due != nil {
+		at := time.Now()
 		if err := c.m.x.Inject(h.due.Side, h.due.Injection); err != nil {
 			c.miss(*h.due, err)
+		} else if c.m.cfg.Event != nil {
+			c.m.cfg.Event(at, &crossbar.Event{Injected: true, Event: lockstep.Event{Kind: lockstep.InjectedFault, Side: h.due.Side, Step: h.step, Text: done[h.due.Name]}})
 		}
 		c.goOn()
 		return nil

@@ -28,7 +28,8 @@ type world struct {
 type happening struct {
 	event *crossbar.Event
 	at    time.Time
-	due   *Fault // the machine stands at its step
+	due   *Fault // the machine stands behind its step:
+	step  uint64
 }
 
 func newWorld(cfg Config) *world {
@@ -91,7 +92,7 @@ func (w *world) Ran(r *lockstep.Record) {
 			continue
 		}
 		w.x.Hold()
-		w.happened(happening{due: &f})
+		w.happened(happening{due: &f, step: r.Steps})
 	}
 	w.instant = rest
 	switch {

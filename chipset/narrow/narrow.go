@@ -109,6 +109,8 @@ func Find(c *Case) (res Result, err error) {
 					return res, err
 				}
 			}
+		case lockstep.Epoch: // what is wrong here is what was seen; later it may be overwritten
+			res.HasWord, res.Word = p.word(&res)
 		case lockstep.Run:
 			if found, err := p.search(cmd.A, 0, &res); found || err != nil {
 				return res, err

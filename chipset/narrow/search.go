@@ -218,12 +218,7 @@ func (p *pair) fresh(pages []uint32) (fresh bool) {
 func (p *pair) tell(steps uint64, res *Result) error {
 	start := p.good.Machine().Hart()
 	res.Found, res.Step, res.PC = true, start.Steps(), start.PC()
-	for _, page := range slices.Sorted(maps.Keys(p.damaged)) {
-		if res.HasWord {
-			break
-		}
-		res.Word, res.HasWord = firstWord(p.bad.page(page), p.good.page(page), page)
-	}
+	res.HasWord, res.Word = p.word(res)
 	if err := p.both((*run).arm); err != nil {
 		return err
 	}
@@ -254,6 +249,19 @@ func (p *pair) tell(steps uint64, res *Result) error {
 		differs("what was stored", bad.Fingerprint, good.Fingerprint)
 	}
 	return nil
+}
+
+// word is the first word of memory that is known to be wrong.
+func (p *pair) word(res *Result) (ok bool, w lockstep.Difference) {
+	if res.HasWord {
+		return true, res.Word
+	}
+	for _, page := range slices.Sorted(maps.Keys(p.damaged)) {
+		if w, ok = firstWord(p.bad.page(page), p.good.page(page), page); ok {
+			return true, w
+		}
+	}
+	return false, w
 }
 
 // fingerprint is the name of the fingerprint in a hart's state.
