@@ -58,6 +58,7 @@ type Settings struct {
 	CPU         int           `json:"cpu"` // core that it is pinned to, or -1
 	Machine     MachineConfig `json:"machine"`
 	Patience    time.Duration `json:"patience_ns"`
+	Private     bool          `json:"private,omitempty"` // the memory is another's: what is written stays here
 }
 
 // Why says why a module is gone.

@@ -131,7 +131,11 @@ func open(side lockstep.Side) (*Settings, *port.Module, []byte, error) {
 			fmt.Fprintf(os.Stderr, "%s: %v\n", side, err)
 		}
 	}
-	ram, err := unix.Mmap(fdRAM, 0, int(s.MemoryBytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	kind := unix.MAP_SHARED
+	if s.Private {
+		kind = unix.MAP_PRIVATE
+	}
+	ram, err := unix.Mmap(fdRAM, 0, int(s.MemoryBytes), unix.PROT_READ|unix.PROT_WRITE, kind|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("map %d MiB of memory: %w", s.MemoryBytes>>20, err)
 	}

@@ -26,6 +26,10 @@ type Config struct {
 	Inbox       *Inbox   // where its records arrive; needed
 	Limits      Limits
 	Patience    time.Duration // default port.Patience
+
+	// Of is a module that stands still, whose memory this one begins with: as a copy of its own,
+	// made page by page where it writes. nil: memory that is all zero.
+	Of *Module
 }
 
 // releaseMax bounds the wait for a killed process: one in the middle of a system call ends
@@ -77,7 +81,9 @@ func Start(cfg Config) (*Module, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = port.Patience
 	}
-	settings, err := json.Marshal(Settings{Side: cfg.Side, MemoryBytes: cfg.MemoryBytes, CPU: cfg.CPU, Machine: cfg.Machine, Patience: cfg.Patience})
+	settings, err := json.Marshal(Settings{
+		Side: cfg.Side, MemoryBytes: cfg.MemoryBytes, CPU: cfg.CPU, Machine: cfg.Machine, Patience: cfg.Patience, Private: cfg.Of != nil,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", cfg.Side, err)
 	}
@@ -91,11 +97,13 @@ func Start(cfg Config) (*Module, error) {
 }
 
 func (m *Module) start(cfg Config, settings []byte) (err error) {
-	if m.ramfd, err = port.SealedMemory("ft-ram-"+m.side.String(), cfg.MemoryBytes); err != nil {
+	if m.ramfd, err = newMemory(cfg); err != nil {
 		return err
 	}
-	if err = m.mapRAM(cfg.MemoryBytes); err != nil {
-		return err
+	if cfg.Of == nil {
+		if err = m.mapRAM(cfg.MemoryBytes); err != nil {
+			return err
+		}
 	}
 	if m.port, err = port.New(settings); err != nil {
 		return err
@@ -117,6 +125,22 @@ func (m *Module) start(cfg Config, settings []byte) (err error) {
 	m.proc, err = startProcess(exe, []string{"ftd", Role, fmt.Sprint(uint8(m.side))},
 		[]uintptr{null.Fd(), log.Fd(), log.Fd(), uintptr(m.ramfd), uintptr(memfd), uintptr(bell)})
 	return err
+}
+
+// newMemory is a new module's memory: its own, or another's that it cannot write to.
+func newMemory(cfg Config) (fd int, err error) {
+	if cfg.Of == nil {
+		return port.SealedMemory("ft-ram-"+cfg.Side.String(), cfg.MemoryBytes)
+	}
+	cfg.Of.useMu.RLock()
+	defer cfg.Of.useMu.RUnlock()
+	if cfg.Of.released || int64(len(cfg.Of.ram)) != cfg.MemoryBytes {
+		return -1, fmt.Errorf("begin with the memory of %s: it has been released, or has not %d bytes", cfg.Of.side, cfg.MemoryBytes)
+	}
+	if fd, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", cfg.Of.ramfd), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return -1, fmt.Errorf("begin with the memory of %s: %w", cfg.Of.side, err)
+	}
+	return fd, nil
 }
 
 // Adopt takes a running module over from its Descriptors, which a predecessor stored. They
@@ -228,7 +252,8 @@ func (m *Module) begin() {
 func (m *Module) Side() lockstep.Side { return m.side }
 func (m *Module) Pid() int            { return m.proc.pid }
 
-// RAM is the chipset's own mapping of the module's memory, valid until Release.
+// RAM is the chipset's own mapping of the module's memory, valid until Release; nil of one that
+// began with another's.
 func (m *Module) RAM() []byte { return m.ram }
 
 // Passed counts the records that were taken from the Inbox, Refused those that came after

@@ -133,11 +133,11 @@ func (h *hands) Referee(from lockstep.Side, state []byte, log []lockstep.Command
 	})
 }
 
-// hear starts a process with a copy of a module's memory, and listens to what it makes of the
+// hear starts a process with a module's memory, of which it gets copies where it writes, and listens to what it makes of the
 // stream.
 func (x *Crossbar) hear(src *mod, state []byte, log []lockstep.Command) (*lockstep.Transcript, error) {
 	cfg := x.cfg.Backplane
-	cfg.Side, cfg.CPU, cfg.Inbox = src.side, -1, backplane.NewInbox()
+	cfg.Side, cfg.CPU, cfg.Inbox, cfg.Of = src.side, -1, backplane.NewInbox(), src.Module
 	m, err := backplane.Start(cfg)
 	if err != nil {
 		return nil, err
@@ -148,9 +148,6 @@ func (x *Crossbar) hear(src *mod, state []byte, log []lockstep.Command) (*lockst
 			x.cfg.Log.Warn("the referee's end", "err", err)
 		}
 	}()
-	if err := backplane.CopyAll(context.Background(), m, src.Module, backplane.Rate{}); err != nil {
-		return nil, err
-	}
 	deadline := time.NewTimer(refereeMax)
 	defer deadline.Stop()
 	retry := time.NewTicker(flushEvery)
