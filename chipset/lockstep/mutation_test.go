@@ -12,7 +12,7 @@ import (
 // mutants are cores that are broken in one place. The simulation has to find each of them, or it
 // does not test what it is there for.
 var mutants = []struct{ name, file, old, new string }{
-	{"outputs leave before both have sent them", "core.go", "if n == 2 && front[0].sum != front[1].sum {", "if n == 2 && front[0].sum != front[1].sum && false {"},
+	{"outputs leave before both have sent them", "compare.go", "if n == 2 && front[0].sum != front[1].sum {", "if n == 2 && front[0].sum != front[1].sum && false {"},
 	{"what was released is released again after a trial", "judge.go", "for i := t.agreed; i < len(right)", "for i := 0; i < len(right)"},
 	{"outputs sent so far are forgotten when a trial begins", "trial.go", "m.got = nil // but", "m.got, m.outputs = nil, nil // but"},
 	{"the first answer decides", "judge.go", "return result, most > 1 && !draw", "return c.trial.votes[0].sums, most > 0 || draw"},
@@ -20,13 +20,13 @@ var mutants = []struct{ name, file, old, new string }{
 	{"the referee's memory is not looked at", "trial.go", "case heard.state != c.start || !c.agreedMemory(heard.pages):", "case false:"},
 	{"a partner's death settles it", "trial.go", "case !t.stands[s.Other()]:", "case t.stage == replaying && t.stands[s.Other()] && len(t.runs[s.Other()]) == len(t.asked):\n\t\tc.goOn(t.standing())\n\tcase !t.stands[s.Other()]:"},
 	{"pages written during the last round are not copied", "join.go", "j.stage, j.ended = joinMoving, *r\n\t\tc.request(j.from, Command{Verb: Save})\n\t\tc.copyWritten()", "j.stage, j.ended = joinMoving, *r\n\t\tc.request(j.from, Command{Verb: Save})\n\t\tc.copyRound([]uint32{}, 0)"},
-	{"pages written while memory is copied are not noted", "core.go", "\tc.joinDirty(r.Pages)\n", ""},
+	{"pages written while memory is copied are not noted", "compare.go", "\tc.joinDirty(r.Pages)\n", ""},
 	{"the machine runs on while the rest is moved", "join.go", "c.join.stage >= joinClosing\n", "c.join.stage == joinClosing\n"},
 	{"equal before the pages written are compared", "patrol.go", "c.patrol.through, c.full = true, true", "c.patrol.alone()\n\t\tc.hands.Report(Event{Kind: Equal, Side: c.patrol.side})"},
-	{"pages are agreed on by the patrol alone", "core.go", "c.table[p.Index] = p.Digest", "_ = p"},
+	{"pages are agreed on by the patrol alone", "compare.go", "c.table[p.Index] = p.Digest", "_ = p"},
 	{"typed bytes in the stream are forgotten", "core.go", "room -= t.bytes", "room -= 0 * t.bytes"},
 	{"a module may keep more epochs than it can", "core.go", "if c.epochDue() && c.ends >= endsMax {", "if c.epochDue() && c.ends >= 99 {"},
-	{"the way back is never given up", "core.go", "commit := Command{Verb: Commit, A: c.logEpoch}", "commit := Command{Verb: Commit, A: 1}"},
+	{"the way back is never given up", "compare.go", "commit := Command{Verb: Commit, A: c.logEpoch}", "commit := Command{Verb: Commit, A: 1}"},
 	{"the epoch of a guest that rests never ends", "patrol.go", "if c.epochDue() && len(c.log) > 0 {", "if false {"},
 	{"a witness that has died is waited for", "trial.go", "case t.stage == saving && t.witness == s:", "case false:"},
 }
