@@ -12,7 +12,7 @@ import (
 // Machines that a CPU module is brought into: by their memory, most of which the guest has
 // written to before, and by what the guest writes meanwhile.
 var (
-	joinMemories = []int{128, 256, 512, 1024} // MiB
+	joinMemories = []int{256, 512, 1024} // MiB
 	joinLoads    = []struct{ name, work string }{{"idle", ""}, {"streams", "stream"}, {"dirties all it can", "dirty"}}
 )
 
