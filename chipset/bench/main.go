@@ -4,6 +4,9 @@
 //     beside the same guest under qemu-system-riscv64, with -icount shift=0, where QEMU is
 //     deterministic too, and without;
 //   - what a guest costs that does nothing, and how its clock keeps wall time;
+//   - lockstep: the same programs on one CPU module and on two; how soon a CPU module's fault
+//     is seen and got over; what it takes to bring one in, by the guest's memory and by what it
+//     writes meanwhile; how long a guest that panics is gone;
 //   - the guest's disk and network, beside the host's own on the same face: a mirror over
 //     two loop devices, and a veth to a network namespace.
 //
@@ -12,10 +15,19 @@
 // same work in turn; who has no turn is idle. The program answers each piece of work with a
 // checksum, and it is a failure if two answers differ.
 //
-// Machines run as in service: driver processes, but for the keeper. What computes is
-// measured by the CPU time of its process, since others may be at work on this computer;
-// steps are those of our own machine, and QEMU's steps a second are the same steps in its
-// time. Disk and network are measured by the wall.
+// Machines run as in service: driver processes and their CPU modules, but for the keeper. What
+// computes is measured by the CPU time of all its processes, since others may be at work on
+// this computer; steps are those of our own machine, and QEMU's steps a second are the same
+// steps in its time. Disk and network are measured by the wall.
+//
+// So is lockstep, whose two CPU modules want a core each: where others are at work it shows
+// what was to be had of them. How many cores it had is beside each row; with fewer than 1.9 the
+// ratio says little. The row beneath is by the CPU time of cpu0's process alone, simplex and
+// duplex, and says what lockstep costs a CPU module: it is what the ratio by the wall comes to
+// where cores are free. Times of faults begin when the module says that the fault is in (for
+// kill and stop, when it was asked for), and end with the event; "went on after" is the
+// chipset's own figure, from the difference to the good module running on. Of a CPU module that
+// comes in, "brownout" begins with its self-test; memory counts that the guest has written to.
 //
 // Run as root: make bench
 package main
