@@ -92,7 +92,9 @@ type Executor struct {
 	rec   lockstep.Record // the answer that is made
 	out   lockstep.Record // the output that is made
 	input module.Input
-	state []byte // of the machine, where it is not an epoch's
+
+	written []byte // by the guest to its console, and not sent yet
+	state   []byte // of the machine, where it is not an epoch's
 }
 
 // New makes an executor whose epoch 0 begins with the machine as it is built.
@@ -195,6 +197,7 @@ func (e *Executor) answer(kind lockstep.RecordKind) *lockstep.Record {
 }
 
 func (e *Executor) send() {
+	(*sink)(e).flush()
 	e.cfg.Send(&e.rec)
 	e.rec.Data = nil
 }
@@ -361,19 +364,34 @@ func (e *Executor) injected(text string) {
 // sink takes what leaves the machine.
 type sink Executor
 
-// Console sends what the guest has written. The quantum goes on.
+// Console keeps what the guest has written for the end of the command, or the next request: how
+// it is cut must not depend on where the machine's runs are. The quantum goes on.
 func (s *sink) Console(p []byte) {
-	for len(p) > 0 {
-		n := min(len(p), lockstep.DataMax)
-		s.out = lockstep.Record{Kind: lockstep.Output, Number: s.number, Slot: lockstep.ConsoleSlot, Data: p[:n]}
-		s.cfg.Send(&s.out)
-		p = p[n:]
+	s.written = append(s.written, p...)
+	for len(s.written) >= lockstep.DataMax {
+		s.write(s.written[:lockstep.DataMax])
+		s.written = s.written[:copy(s.written, s.written[lockstep.DataMax:])]
 	}
+}
+
+// write sends what the guest has written.
+func (s *sink) write(p []byte) {
+	s.out = lockstep.Record{Kind: lockstep.Output, Number: s.number, Slot: lockstep.ConsoleSlot, Data: p}
+	s.cfg.Send(&s.out)
 	s.out.Data = nil
+}
+
+// flush sends what is kept.
+func (s *sink) flush() {
+	if len(s.written) > 0 {
+		s.write(s.written)
+		s.written = s.written[:0]
+	}
 }
 
 // Request sends a device's request, and ends the quantum.
 func (s *sink) Request(slot int, r *virtio.Request) {
+	s.flush()
 	s.out = lockstep.Record{
 		Kind: lockstep.Output, Number: s.number, Slot: uint8(slot), Op: r.Op, Unmap: r.Unmap, Stable: r.Stable,
 		ID: r.ID, Sector: r.Sector, Length: r.Length, Data: r.Data,

@@ -94,6 +94,7 @@ type Crossbar struct {
 	begin   sync.Once
 	beside  sync.WaitGroup // goroutines beside Run
 	stop    atomic.Bool
+	running atomic.Bool  // Run has begun
 	seen    atomic.Int64 // when Run's loop was last seen, ns since began
 
 	// What follows is Run's goroutine's.
@@ -102,6 +103,7 @@ type Crossbar struct {
 	fenced   [2]*mod // the last one
 	unsent   [2][]lockstep.Command
 	injected [2]*lockstep.Injection // in the present module
+	strikes  [2]*lockstep.Injection // what is to be done to its process at a step
 	outcome  *Outcome
 	told     uint64 // number of the last quantum that the world was told of
 	patrolAt time.Time
@@ -188,14 +190,15 @@ func (x *Crossbar) ring() {
 	}
 }
 
-// post has f called by Run's goroutine. It is dropped when Run has ended.
-func (x *Crossbar) post(f func()) {
+// post has f called by Run's goroutine. It is dropped when Run has ended, which is said.
+func (x *Crossbar) post(f func()) (posted bool) {
 	x.mu.Lock()
-	if !x.closed {
+	if posted = !x.closed; posted {
 		x.posted = append(x.posted, f)
 	}
 	x.mu.Unlock()
 	x.ring()
+	return posted
 }
 
 // ErrOver is the answer of a machine that has ended.
@@ -242,6 +245,7 @@ const (
 // Run is the chipset's loop. It returns when the guest has asked for a reset, no module can go
 // on, or Stop was called; the modules stand then, and Close ends them.
 func (x *Crossbar) Run() Outcome {
+	x.running.Store(true)
 	defer x.finish()
 	timer := time.NewTimer(idleMax)
 	defer timer.Stop()
@@ -406,16 +410,21 @@ func (x *Crossbar) finish() {
 	for _, f := range posted {
 		f() // a call finds the outcome set
 	}
+	x.untested()
 	x.setStatus()
 }
 
 // Hold has the machine stand until Resume. It is for the World's methods.
 func (x *Crossbar) Hold() { x.core.Hold() }
 
-// Resume has a machine go on that stands.
-func (x *Crossbar) Resume() error {
+// Holds counts the reasons that there were to stand. It is for the World's methods.
+func (x *Crossbar) Holds() uint64 { return x.core.Holds() }
+
+// Resume has a machine go on that stands, unless there is a reason to that came behind the
+// first n.
+func (x *Crossbar) Resume(n uint64) error {
 	return x.call(func() error {
-		x.core.Resume()
+		x.core.Resume(n)
 		return nil
 	})
 }
@@ -445,8 +454,13 @@ func (x *Crossbar) Close() {
 	x.beside.Wait()
 }
 
-// bury releases a fenced module when nobody uses its memory any more.
+// bury releases a fenced module when nobody uses its memory any more. What the core reports of
+// it next may want it: that is waited for while Run goes on.
 func (x *Crossbar) bury(m *mod) {
+	m.use.Add(1)
+	if !x.running.Load() || !x.post(m.use.Done) {
+		m.use.Done()
+	}
 	x.beside.Go(func() {
 		m.use.Wait()
 		x.release(m)

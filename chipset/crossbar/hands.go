@@ -249,6 +249,18 @@ func (x *Crossbar) tested(e lockstep.Event) {
 	l.tested = nil
 }
 
+// untested ends the Joins that wait.
+func (x *Crossbar) untested() {
+	x.statusMu.Lock()
+	defer x.statusMu.Unlock()
+	for s := range x.links {
+		if l := &x.links[s]; l.tested != nil {
+			l.tested <- ErrOver
+			l.tested = nil
+		}
+	}
+}
+
 // Failed is why a module was not taken in.
 type Failed struct{ lockstep.Finding }
 

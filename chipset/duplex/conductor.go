@@ -20,6 +20,7 @@ type conductor struct {
 	wanted   [2]bool // is to be brought in
 	joining  bool
 	since    time.Time // something was last waited for
+	holds    uint64    // reasons to stand that are known here
 }
 
 const (
@@ -71,9 +72,11 @@ var done = map[string]string{"kill": "its process was killed", "stop": "its proc
 
 // happened takes note.
 func (c *conductor) happened(h happening) error {
+	c.holds = h.holds
 	if h.due != nil {
-		at := time.Now()
-		if err := c.m.x.Inject(h.due.Side, h.due.Injection); err != nil {
+		at, now := time.Now(), h.due.Injection
+		now.Step = 0
+		if err := c.m.x.Inject(h.due.Side, now); err != nil {
 			c.miss(*h.due, err)
 		} else if c.m.cfg.Event != nil {
 			c.m.cfg.Event(at, &crossbar.Event{Injected: true, Event: lockstep.Event{Kind: lockstep.InjectedFault, Side: h.due.Side, Step: h.step, Text: done[h.due.Name]}})
@@ -158,7 +161,7 @@ func (c *conductor) waiting() bool {
 // goOn has the machine go on unless there is something to wait for.
 func (c *conductor) goOn() {
 	if !c.joining && !c.waiting() {
-		_ = c.m.x.Resume() // of a machine that has ended: nothing
+		_ = c.m.x.Resume(c.holds) // of a machine that has ended: nothing
 	}
 }
 

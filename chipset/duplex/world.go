@@ -30,6 +30,7 @@ type happening struct {
 	at    time.Time
 	due   *Fault // the machine stands behind its step:
 	step  uint64
+	holds uint64 // reasons that there were to stand
 }
 
 func newWorld(cfg Config) *world {
@@ -92,7 +93,7 @@ func (w *world) Ran(r *lockstep.Record) {
 			continue
 		}
 		w.x.Hold()
-		w.happened(happening{due: &f, step: r.Steps})
+		w.happened(happening{due: &f, step: r.Steps, holds: w.x.Holds()})
 	}
 	w.instant = rest
 	switch {
@@ -111,7 +112,7 @@ func (w *world) Ran(r *lockstep.Record) {
 
 // Event is for the conductor.
 func (w *world) Event(e *crossbar.Event) {
-	w.happened(happening{event: e, at: time.Now()})
+	w.happened(happening{event: e, at: time.Now(), holds: w.x.Holds()})
 }
 
 // isEnded says whether the guest has ended.

@@ -113,6 +113,7 @@ type Core struct {
 	typed  []typed // console bytes in the stream whose effect on the room is not agreed yet
 	full   bool    // the epoch has to end
 	held   bool    // no quantum may begin
+	holds  uint64
 	ending *ending
 
 	adoption *adoption

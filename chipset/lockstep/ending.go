@@ -3,13 +3,20 @@ package lockstep
 // A machine that stands while somebody makes up his mind, and the proof at its end.
 
 // Hold has no quantum begin until Resume. What is under way goes on, joins among it.
-func (c *Core) Hold() { c.held = true }
+func (c *Core) Hold() { c.held, c.holds = true, c.holds+1 }
 
-// Resume ends Hold.
-func (c *Core) Resume() { c.held = false }
+// Holds counts the reasons that there were to hold.
+func (c *Core) Holds() uint64 { return c.holds }
+
+// Resume ends Hold, unless there is a reason that came behind the first n.
+func (c *Core) Resume(n uint64) { c.held = c.held && n < c.holds }
 
 // pauseHere holds the machine where the configuration says so.
-func (c *Core) pauseHere() { c.held = c.held || c.cfg.Hold }
+func (c *Core) pauseHere() {
+	if c.cfg.Hold {
+		c.Hold()
+	}
+}
 
 // still says that nothing is under way, nor will be before somebody calls Resume.
 func (c *Core) still() bool { return c.held && len(c.asked) == 0 }

@@ -546,7 +546,7 @@ func (w *simWorld) admin() {
 	if w.plan.cfg.Hold {
 		var resume func()
 		resume = func() {
-			w.core.Resume()
+			w.core.Resume(w.core.Holds())
 			w.after(w.some(3*time.Millisecond)+time.Microsecond, resume)
 		}
 		w.after(0, resume)
