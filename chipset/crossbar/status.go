@@ -72,6 +72,11 @@ func (c *copying) progress(bytes, _ int64) {
 
 // setStatus takes the snapshot, now and then.
 func (x *Crossbar) setStatus() {
+	for s := range x.strikes {
+		if err := x.strike(lockstep.Side(s)); err != nil {
+			x.cfg.Log.Warn("a drill's fault", "side", s, "err", err)
+		}
+	}
 	st := Status{Stats: x.core.Stats(), Phase: x.core.Phase().String()}
 	what, joining := x.core.Progress()
 	syncer, share, syncing := x.core.Syncing()
@@ -153,24 +158,45 @@ func (f *Slots) Clear(s lockstep.Side) { f.set(s, nil) }
 // Persistent faults stay with the place until they are cleared.
 var persistent = map[string]bool{"stuck": true, "wrong-result": true, "slow": true}
 
+// passed refuses a step that has passed.
+func (x *Crossbar) passed(f *lockstep.Injection) error {
+	if at := x.core.Last().Steps; f.Step > 0 && f.Step <= at {
+		return fmt.Errorf("step %d has passed: the machine is at step %d", f.Step, at)
+	}
+	return nil
+}
+
+// strike does to a side's process what a drill wants, once the machine has come to its step.
+func (x *Crossbar) strike(s lockstep.Side) error {
+	f := x.strikes[s]
+	if f == nil || x.core.Last().Steps < f.Step {
+		return nil
+	}
+	x.strikes[s] = nil
+	if f.Name == "kill" {
+		return x.signal(s, unix.SIGKILL)
+	}
+	return x.signal(s, unix.SIGSTOP)
+}
+
 // Inject puts a fault into a side; kill and stop are done to its process.
 func (x *Crossbar) Inject(s lockstep.Side, f lockstep.Injection) error {
 	switch f.Name {
 	case "kill", "stop":
 		return x.call(func() error {
-			if m := x.mods[s]; m == nil {
+			if x.mods[s] == nil {
 				return fmt.Errorf("%v has no process", s)
 			}
-			x.injected[s] = &f
-			if f.Name == "kill" {
-				return x.signal(s, unix.SIGKILL)
+			if err := x.passed(&f); err != nil {
+				return err
 			}
-			return x.signal(s, unix.SIGSTOP)
+			x.injected[s], x.strikes[s] = &f, &f
+			return x.strike(s)
 		})
 	case "clear":
 		return x.call(func() error {
 			x.cfg.Slots.set(s, nil)
-			x.injected[s] = nil
+			x.injected[s], x.strikes[s] = nil, nil
 			if x.mods[s] != nil {
 				(*hands)(x).Send(s, &lockstep.Command{Verb: lockstep.Fault})
 			}
@@ -181,8 +207,8 @@ func (x *Crossbar) Inject(s lockstep.Side, f lockstep.Injection) error {
 		return err
 	}
 	return x.call(func() error {
-		if at := x.core.Last().Steps; f.Step > 0 && f.Step <= at {
-			return fmt.Errorf("step %d has passed: the machine is at step %d", f.Step, at)
+		if err := x.passed(&f); err != nil {
+			return err
 		}
 		if !x.core.Within(s) {
 			return fmt.Errorf("%v is not in lockstep", s)
