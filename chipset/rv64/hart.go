@@ -139,7 +139,8 @@ type Hart struct {
 	trapCause   uint64 // of the trap being taken
 	trapValue   uint64
 
-	pmpUsed int // entries up to the last that is not off
+	pmpUsed int  // entries up to the last that is not off
+	pmpOpen bool // the first entry lets everything pass
 	translations
 	code    codeCache
 	pages   pageTable

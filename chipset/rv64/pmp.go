@@ -18,6 +18,7 @@ const (
 	pmpNAPOT = 3
 
 	pmpaddrMask = 1<<54 - 1
+	paBits      = 56
 )
 
 func pmpMode(cfg uint8) uint8 { return cfg >> 3 & 3 }
@@ -26,6 +27,11 @@ func pmpMode(cfg uint8) uint8 { return cfg >> 3 & 3 }
 // The entry with the lowest number that matches any of them decides, and has to match all;
 // without a match only M mode passes.
 func (h *Hart) pmpAllows(pa, size uint64, w want, k kind) bool {
+	return h.pmpOpen && pa>>paBits == 0 || h.pmpAsk(pa, size, w, k)
+}
+
+// pmpAsk is pmpAllows by the entries.
+func (h *Hart) pmpAsk(pa, size uint64, w want, k kind) bool {
 	machine := k == kindM
 	first, last := pa>>2, (pa+size-1)>>2
 	for i, cfg := range h.csr.pmpcfg[:h.pmpUsed] {
@@ -49,6 +55,9 @@ func (h *Hart) pmpAllows(pa, size uint64, w want, k kind) bool {
 
 // pmpSplits says whether an entry begins or ends inside the page of pa, and counts there.
 func (h *Hart) pmpSplits(pa uint64) bool {
+	if h.pmpOpen && pa>>paBits == 0 {
+		return false
+	}
 	first := pa &^ (pageSize - 1) >> 2
 	last := first + pageSize/4 - 1
 	for i, cfg := range h.csr.pmpcfg[:h.pmpUsed] {
@@ -134,6 +143,10 @@ func (h *Hart) pmpChanged() {
 			h.pmpUsed = i + 1
 		}
 	}
+	// As the hart starts, and Linux leaves it: the first entry lets everything pass, and no
+	// other is asked.
+	const all = pmpNAPOT<<3 | pmpR | pmpW | pmpX
+	h.pmpOpen = h.csr.pmpcfg[0]&^pmpL == all && h.csr.pmpaddr[0] == pmpaddrMask
 	h.flushTranslations()
 	h.leave = true
 }

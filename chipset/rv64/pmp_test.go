@@ -29,6 +29,12 @@ func TestPMP(t *testing.T) {
 		{"no entries, M mode", nil, pageA, read, Machine, true},
 		{"no entries, S mode", nil, pageA, read, Supervisor, false},
 		{"all of memory", []entry{{na | rwx, all}}, pageA, read, Supervisor, true},
+		{"beyond what entries reach", []entry{{na | rwx, all}}, 1 << 57, read, Supervisor, false},
+		{"beyond what entries reach, M mode", []entry{{na | rwx, all}}, 1 << 57, read, Machine, true},
+		{"all of memory, locked", []entry{{pmpL | na | rwx, all}}, pageA, wantFetch, Machine, true},
+		{"all of memory before what is closed", []entry{{na | rwx, all}, {na, napot(pageA, 4096)}}, pageA, read, User, true},
+		{"half of memory", []entry{{na | rwx, all >> 1}}, 1 << 55, read, Supervisor, true},
+		{"the other half", []entry{{na | rwx, all >> 2}}, 1 << 55, read, Supervisor, false},
 		{"read only", []entry{{na | pmpR, all}}, pageA, wantStore, Supervisor, false},
 		{"read only, M mode", []entry{{na | pmpR, all}}, pageA, wantStore, Machine, true},
 		{"read only, M mode, locked", []entry{{pmpL | na | pmpR, all}}, pageA, wantStore, Machine, false},
@@ -56,6 +62,9 @@ func TestPMP(t *testing.T) {
 			}
 			if got := b.pmpAllows(c.pa, 8, c.w, b.kindOf(c.mode, c.w == wantFetch)); got != c.ok {
 				t.Errorf("allowed: %v", got)
+			}
+			if got := b.pmpAsk(c.pa, 8, c.w, b.kindOf(c.mode, c.w == wantFetch)); got != c.ok {
+				t.Errorf("allowed, entry by entry: %v", got)
 			}
 		})
 	}
