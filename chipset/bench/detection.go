@@ -41,7 +41,7 @@ func (b *bench) detection() error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.machine.bringIn(1); err != nil {
+	if err := c.machine.complete(1); err != nil {
 		return err
 	}
 	fmt.Println(plainHead("lockstep: faults while it computes", "to shot", "at most", "went on after", "at most"))
@@ -78,7 +78,7 @@ func (b *bench) flawed(d *driven, f flaw) error {
 		if err := d.inject(s, drivers.Fault{Name: "clear"}); err != nil {
 			return err
 		}
-		if _, err := d.bringIn(s); err != nil {
+		if err := d.complete(s); err != nil {
 			return err
 		}
 	}

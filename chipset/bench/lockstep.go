@@ -134,7 +134,7 @@ func (b *bench) pairs() error {
 // pairDo has a machine do a piece of work on one CPU module or on two.
 func (c *computer) pairDo(command string, duplex bool) (result string, took spent, err error) {
 	if duplex {
-		if _, err := c.machine.bringIn(1); err != nil {
+		if err := c.machine.complete(1); err != nil {
 			return "", took, err
 		}
 		defer func() {

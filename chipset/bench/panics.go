@@ -36,7 +36,7 @@ func (b *bench) panics() error {
 			return err
 		}
 		if p.duplex {
-			if _, err := c.machine.bringIn(1); err != nil {
+			if err := c.machine.complete(1); err != nil {
 				return err
 			}
 		}
@@ -93,7 +93,7 @@ func (c *computer) panic(duplex bool) (after []time.Duration, err error) {
 	}
 	after = append(after, e.Time.Sub(began))
 	if duplex {
-		if _, err := c.machine.bringIn(e.Side); err != nil {
+		if err := c.machine.complete(e.Side); err != nil {
 			return nil, err
 		}
 		mark()
