@@ -15,11 +15,7 @@ import (
 func (c *Core) answered(s Side, r *Record) {
 	m := &c.sides[s]
 	if r.Kind == Output {
-		if m.outputBytes += len(r.Data); m.outputBytes > outputBytesMax || len(m.outputs) >= outputsMax {
-			c.condemn(s, Finding{Cause: "protocol", Text: fmt.Sprintf("it has sent %d outputs, %d bytes, and no answer", len(m.outputs), m.outputBytes)})
-			return
-		}
-		m.outputs = append(m.outputs, *r)
+		c.takeOutput(s, r)
 		return
 	}
 	a := answer{record: *r, outputs: m.outputs}
@@ -35,6 +31,16 @@ func (c *Core) answered(s Side, r *Record) {
 	}
 	m.got = append(m.got, a)
 	c.compare()
+}
+
+// takeOutput keeps an output until the answer that it belongs to.
+func (c *Core) takeOutput(s Side, r *Record) {
+	m := &c.sides[s]
+	if m.outputBytes += len(r.Data); m.outputBytes > outputBytesMax || len(m.outputs) >= outputsMax {
+		c.condemn(s, Finding{Cause: "protocol", Text: fmt.Sprintf("it has sent %d outputs, %d bytes, and no answer", len(m.outputs), m.outputBytes)})
+		return
+	}
+	m.outputs = append(m.outputs, *r)
 }
 
 // digest is a sum over all of an answer.
@@ -165,7 +171,6 @@ func (c *Core) epochAgreed(r *Record, both bool) {
 			c.hands.Send(Side(s), &commit)
 		}
 	}
-	c.adoptEnded()
 	c.joinEnded(r)
 	if both {
 		c.patrolEnded()

@@ -249,7 +249,7 @@ func (c *Core) resting() bool {
 
 // Go sends what there is to send. due says that the guest time of Wait has come.
 func (c *Core) Go(due bool) {
-	if c.phase != Running || c.adoption != nil {
+	if c.phase != Running {
 		return
 	}
 	for c.phase == Running && c.runs < c.window && !c.closing() && c.hands.Now() >= c.pause {
@@ -341,10 +341,10 @@ func (c *Core) Record(s Side, r *Record) {
 	m := &c.sides[s]
 	switch {
 	case m.place == absent:
-	case m.place == adopting:
-		c.adoptRecord(s, r)
 	case r.Kind == Injected:
 		c.hands.Report(Event{Kind: InjectedFault, Side: s, Step: r.Steps, Text: string(r.Data)})
+	case m.place == adopting:
+		c.adoptRecord(s, r)
 	case r.Kind == Output, r.Number&requestBit == 0 && (r.Kind == Ran || r.Kind == Ended || r.Kind == Patrolled):
 		switch m.place {
 		case within:
@@ -365,7 +365,7 @@ func (c *Core) Record(s Side, r *Record) {
 }
 
 // answers are the kinds of answers to requests.
-var answers = map[Verb]RecordKind{Back: Restored, Save: Saved, Load: Loaded, Digest: Patrolled, Test: Tested}
+var answers = map[Verb]RecordKind{Back: Restored, Save: Saved, Load: Loaded, Digest: Patrolled, Test: Tested, Emit: Ran}
 
 // notAsked is what is wrong with a side that sends a record that nobody asked for.
 func notAsked(r *Record) Finding {

@@ -32,6 +32,8 @@ func (c *Core) Leave(s Side, why string) {
 	switch {
 	case was == joining:
 		c.joinFailed(Finding{Side: s, Cause: "leave", Text: why})
+	case was == adopting:
+		c.adoptGone(s)
 	case was == within && c.trial != nil:
 		c.trialGone(s)
 	case was == within, was == loading:

@@ -2,6 +2,7 @@ package lockstep
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -31,7 +32,9 @@ const (
 	wTypedN        // how many
 	wOpen          // requests that are outside: openMax words, 0 is none
 	openMax = 4
-	words   = wOpen + openMax
+	wAsked  = wOpen + openMax  // what decides what each of them is, as many
+	wHeld   = wAsked + openMax // and what it writes
+	words   = wHeld + openMax
 )
 
 const typedRoom = 8 // bytes that the machine's console takes
@@ -90,7 +93,7 @@ func newSimMachine(pages, hot int, resetAt uint64) *simMachine {
 }
 
 func (m *simMachine) open() (n int) {
-	for _, id := range m.simState[wOpen:] {
+	for _, id := range m.simState[wOpen:wAsked] {
 		if id != 0 {
 			n++
 		}
@@ -101,19 +104,39 @@ func (m *simMachine) open() (n int) {
 // request lets one out, if there is room for one more.
 func (m *simMachine) request(h uint64) {
 	s := &m.simState
-	for i, id := range s[wOpen:] {
+	for i, id := range s[wOpen:wAsked] {
 		if id != 0 {
 			continue
 		}
 		s[wID]++
-		s[wOpen+i] = s[wID]
-		r := Record{Kind: Output, Slot: uint8(h % 3), Op: virtio.Write, ID: s[wID], Sector: h >> 32, Data: binary.LittleEndian.AppendUint64(nil, s[wX])}
-		if h&4 != 0 {
-			r.Op, r.Data, r.Length = virtio.Read, nil, 8
-		}
+		s[wOpen+i], s[wAsked+i], s[wHeld+i] = s[wID], h, s[wX]
 		m.sent = true
-		m.emit(r)
+		m.emit(m.outside(i))
 		return
+	}
+}
+
+// outside is one of the requests that are.
+func (m *simMachine) outside(i int) Record {
+	h := m.simState[wAsked+i]
+	r := Record{Kind: Output, Slot: uint8(h % 3), Op: virtio.Write, ID: m.simState[wOpen+i], Sector: h >> 32, Data: binary.LittleEndian.AppendUint64(nil, m.simState[wHeld+i])}
+	if h&4 != 0 {
+		r.Op, r.Data, r.Length = virtio.Read, nil, 8
+	}
+	return r
+}
+
+// emitAgain lets all of them out once more, in their order.
+func (m *simMachine) emitAgain() {
+	var list []Record
+	for i, id := range m.simState[wOpen:wAsked] {
+		if id != 0 {
+			list = append(list, m.outside(i))
+		}
+	}
+	slices.SortFunc(list, func(a, b Record) int { return cmp.Compare(a.ID, b.ID) })
+	for _, r := range list {
+		m.emit(r)
 	}
 }
 
@@ -203,7 +226,7 @@ func (m *simMachine) apply(in *module.Input) error {
 			s[wTypedN]++
 		}
 	case module.InputCompletion:
-		at := slices.Index(s[wOpen:], in.ID)
+		at := slices.Index(s[wOpen:wAsked], in.ID)
 		if at < 0 || in.ID == 0 {
 			return nil // as a device does: of a request from before its reset
 		}
@@ -379,9 +402,13 @@ func (v *simModule) do(c *Command) {
 		v.afterLoad()
 		v.epochs = nil
 		v.begin(c.A)
+		v.ends[c.A] = slices.Clone(v.ram)
 		v.reply(Record{Kind: Loaded, State: v.digestState()})
 	case Test:
 		v.reply(Record{Kind: Tested})
+	case Emit:
+		v.emitAgain()
+		v.reply(v.ran(Budget, len(v.now().saved)))
 	case End:
 		v.die("it was ended")
 	}

@@ -143,7 +143,7 @@ func (c *census) log(t *testing.T) {
 	for i := range illEnd {
 		t.Logf("%-22v struck %4d times, shot %4d", i, c.struck[i], c.shot[i])
 	}
-	for k := range Evidence + 1 {
+	for k := range Adopted + 1 {
 		if c.events[k] > 0 {
 			t.Logf("%-22s %d", eventNames[k], c.events[k])
 		}

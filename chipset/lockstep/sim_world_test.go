@@ -33,6 +33,7 @@ type simPlan struct {
 	faults  []plannedFault
 	leaves  []time.Duration // an admin takes a side out
 	splits  []time.Duration
+	deaths  []time.Duration // of the chipset
 }
 
 type plannedFault struct {
@@ -40,6 +41,8 @@ type plannedFault struct {
 	side  Side
 	join  bool // it is in the next module that comes in on that side
 	third bool // it is in the next referee
+	heir  bool // it is in a module that is being adopted
+	late  bool // it strikes when the chipset dies no more
 	simFault
 }
 
@@ -79,6 +82,8 @@ type simSlot struct {
 	busy     bool
 	sendAt   time.Duration // of the newest record
 	asked    int           // answers that are outstanding
+	sent     []Command     // of the stream
+	kept     []Record      // sent while there was no chipset
 	heard    time.Duration // the last record
 	joinedAt time.Duration
 }
@@ -90,9 +95,11 @@ type simWorld struct {
 	queue  simQueue
 	seq    int
 	core   *Core
+	hands  *simHands
 	slots  [2]*simSlot
 	golden *simModule
-	stream uint64 // commands of it seen
+	todo   []Command // what the golden machine has not done yet
+	stream uint64    // commands of it seen
 	expect []Record
 	passed int // outputs released
 	wakeAt time.Duration
@@ -111,6 +118,8 @@ type simWorld struct {
 	equalSeen  int
 	lastStrike time.Duration
 	kinds      map[EventKind]int
+
+	simDeaths
 }
 
 func newSimWorld(p *simPlan) *simWorld {
@@ -127,7 +136,8 @@ func newSimWorld(p *simPlan) *simWorld {
 			w.expect = append(w.expect, r)
 		}
 	}
-	w.core = New(p.cfg, w, table)
+	w.hands = &simHands{simWorld: w}
+	w.core = New(p.cfg, w.hands, table)
 	return w
 }
 
@@ -176,12 +186,21 @@ func (w *simWorld) deliver(s Side, slot *simSlot, r Record) {
 		if w.slots[s] != slot {
 			return
 		}
-		if r.Kind != Output && r.Kind != Injected {
-			slot.asked--
-			slot.heard = w.now
+		if w.hands.dead || len(slot.kept) > 0 {
+			slot.kept = append(slot.kept, r)
+			return
 		}
-		w.core.Record(s, &r)
+		w.hear(s, slot, &r)
 	})
+}
+
+// hear gives the core a record.
+func (w *simWorld) hear(s Side, slot *simSlot, r *Record) {
+	if r.Kind != Output && r.Kind != Injected {
+		slot.asked--
+		slot.heard = w.now
+	}
+	w.core.Record(s, r)
 }
 
 // work has a module do its next command, some time later.
@@ -201,23 +220,46 @@ func (w *simWorld) work(s Side, slot *simSlot) {
 		}
 		c := slot.commands[0]
 		slot.commands = slot.commands[1:]
+		if ofStream(&c) {
+			w.goldenTo(c.Number)
+		}
 		slot.do(&c)
 		if slot.gone != "" {
 			w.logf("%v ends: %s", s, slot.gone)
-			w.after(w.some(time.Millisecond), func() {
-				if w.slots[s] == slot {
-					w.core.Gone(s, "died", slot.gone)
-				}
-			})
+			w.mourn(s, slot)
 		}
 		w.work(s, slot)
 	})
 }
 
+// mourn reports a module that has died, some time later.
+func (w *simWorld) mourn(s Side, slot *simSlot) {
+	w.after(w.some(time.Millisecond), func() {
+		if w.slots[s] == slot {
+			w.core.Gone(s, "died", slot.gone)
+		}
+	})
+}
+
+// ofStream says whether a command is one that both modules get.
+func ofStream(c *Command) bool { return c.Verb <= Patrol && c.Verb != Commit }
+
+// goldenTo has the golden machine do the stream up to a command.
+func (w *simWorld) goldenTo(number uint64) {
+	for len(w.todo) > 0 && w.todo[0].Number <= number {
+		c := w.todo[0]
+		w.todo = w.todo[1:]
+		w.golden.do(&c)
+		if w.golden.gone != "" && !w.tainted {
+			w.failf("command %d (%v) is one that no machine can take: %s", c.Number, c.Verb, w.golden.gone)
+		}
+	}
+}
+
 // watch reports a module that owes an answer.
 func (w *simWorld) watch() {
 	for s, slot := range w.slots {
-		if slot != nil && slot.asked > 0 && !slot.busy && w.now-slot.heard > hangs && slot.gone == "" {
+		if slot != nil && !w.hands.dead && slot.asked > 0 && !slot.busy && w.now-slot.heard > hangs && slot.gone == "" {
 			w.logf("cpu%d does not answer", s)
 			w.core.Gone(Side(s), "hung", "it does not answer")
 		}
@@ -239,27 +281,31 @@ func (w *simWorld) Send(s Side, c *Command) {
 		w.failf("%v gets a command, and has no module", s)
 		return
 	}
-	if c.Verb <= Patrol && c.Verb != Commit {
+	if ofStream(c) {
+		slot.sent = append(slot.sent, *c)
 		switch {
 		case c.Number == w.stream+1:
 			w.stream++
-			w.golden.do(c)
-			if w.golden.gone != "" && !w.tainted {
-				w.failf("command %d (%v) is one that no machine can take: %s", c.Number, c.Verb, w.golden.gone)
-			}
+			w.todo = append(w.todo, *c)
 		case c.Number > w.stream:
 			w.failf("command %d follows %d", c.Number, w.stream)
 		}
 	}
-	if c.Verb == Commit {
+	switch {
+	case c.Verb == Commit:
 		w.golden.do(c)
+	case c.Verb == Load && w.core != nil && w.core.adoption != nil: // an epoch begins
+		w.golden.do(&Command{Verb: Load, A: c.A, Data: w.golden.encode()})
 	}
+	w.give(s, slot, c)
+}
+
+// give puts a command into a module's queue.
+func (w *simWorld) give(s Side, slot *simSlot, c *Command) {
 	if c.Verb != Run && c.Verb != Apply && c.Verb != Patrol && c.Verb != Commit {
 		w.logf("%v ◀ %v %d", s, c.Verb, c.Number&^requestBit)
 	}
-	switch c.Verb {
-	case Apply, Commit, Fault, End:
-	default:
+	if asks(c) {
 		if slot.asked == 0 {
 			slot.heard = w.now
 		}
@@ -268,6 +314,9 @@ func (w *simWorld) Send(s Side, c *Command) {
 	slot.commands = append(slot.commands, *c)
 	w.work(s, slot)
 }
+
+// asks says whether a command is answered.
+func asks(c *Command) bool { return !slices.Contains([]Verb{Apply, Commit, Fault, End}, c.Verb) }
 
 func (w *simWorld) Release(r *Record) {
 	switch {
@@ -284,11 +333,12 @@ func (w *simWorld) Release(r *Record) {
 		return
 	}
 	in := module.Input{Kind: module.InputCompletion, Slot: r.Slot, ID: r.ID, Data: binary.LittleEndian.AppendUint64(nil, mix(r.ID^77))}
-	w.after(w.some(2*time.Millisecond), func() { w.core.Put(in) })
+	core := w.core
+	w.after(w.some(2*time.Millisecond), func() { core.Put(in) })
 }
 
 func (w *simWorld) Copy(from, to Side, pages []uint32) {
-	src, dst := w.slots[from], w.slots[to]
+	src, dst, core := w.slots[from], w.slots[to], w.core
 	n := len(pages)
 	if pages == nil {
 		n = w.plan.pages
@@ -301,7 +351,7 @@ func (w *simWorld) Copy(from, to Side, pages []uint32) {
 	took := time.Duration(n)*w.plan.perPage + w.some(300*time.Microsecond)
 	w.logf("copy %d pages from %v to %v", n, from, to)
 	copyNow := func(list []uint32) {
-		if w.slots[to] != dst || w.slots[from] != src {
+		if w.slots[to] != dst || w.slots[from] != src || w.core != core || w.hands.dead {
 			return
 		}
 		for _, p := range list {
@@ -317,20 +367,20 @@ func (w *simWorld) Copy(from, to Side, pages []uint32) {
 			if w.rng.IntN(50) == 0 {
 				err = errors.New("a page cannot be read")
 			}
-			w.core.Copied(n, took, err)
+			core.Copied(n, took, err)
 		}
 	})
 }
 
 func (w *simWorld) Fence(s Side, why string) {
 	w.logf("%v is fenced: %s", s, why)
-	w.slots[s] = nil
+	w.slots[s], w.journal[s] = nil, nil
 }
 
 func (w *simWorld) Referee(from Side, state []byte, log []Command) {
 	w.logf("a referee is asked, from %v", from)
 	w.referees++
-	src := w.slots[from]
+	src, core := w.slots[from], w.core
 	var fault *simFault
 	for i := range w.plan.faults {
 		if f := &w.plan.faults[i]; f.third && !f.fired {
@@ -361,7 +411,7 @@ func (w *simWorld) Referee(from Side, state []byte, log []Command) {
 		case len(heard.Sums()) < Asks(log):
 			err = errors.New("the referee did not answer in time")
 		}
-		w.after(w.some(3*time.Millisecond), func() { w.core.Refereed(heard, err) })
+		w.after(w.some(3*time.Millisecond), func() { core.Refereed(heard, err) })
 	})
 }
 
@@ -385,12 +435,18 @@ func (w *simWorld) Report(e Event) {
 	}
 	w.logf("● %v %v %s", eventNames[e.Kind], e.Side, text)
 	switch e.Kind {
+	case Started:
+		w.journal[e.Side] = w.slots[e.Side]
 	case Shot:
+		w.journal[e.Side] = nil
 		w.shots[e.Side]++
 		if w.struck[e.Side] == 0 && w.plan.strict {
 			w.failf("%v is shot, and nothing is wrong with it: %s", e.Side, e.Fault.Text)
 		}
-		if w.core.Phase() == Running {
+		if w.struck[e.Side] == 0 && w.kinds[Undecided] == 0 {
+			w.wronged++
+		}
+		if w.core.trial == nil {
 			w.alone(e.Side.Other())
 		}
 		w.struck[e.Side] = 0
@@ -399,11 +455,15 @@ func (w *simWorld) Report(e Event) {
 		w.struck[e.Side] = 0
 		w.bring(e.Side)
 	case JoinedIn:
+		w.journal[e.Side] = w.slots[e.Side]
 		if most := w.plan.cfg.BlackoutMax + time.Millisecond; e.Blackout > most {
 			w.failf("the machine stood for %v, %v were allowed", e.Blackout, most)
 		}
 	case Equal:
+		w.owesEqual = false
 		w.equal()
+	case Adopted:
+		w.adopted()
 	case Transient, Repaired, DamagedAlone, Undecided:
 		if w.plan.strict {
 			w.failf("%v: with one fault, nobody but the module that had it is to blame", eventNames[e.Kind])
@@ -414,7 +474,7 @@ func (w *simWorld) Report(e Event) {
 	case WentOn:
 		w.alone(e.Side)
 	case Split:
-		w.slots[e.Side] = nil
+		w.slots[e.Side], w.journal[e.Side] = nil, nil
 		w.struck[e.Side] = 0
 		w.bring(e.Side)
 	case GuestReset:
@@ -429,7 +489,7 @@ func (w *simWorld) Report(e Event) {
 
 var eventNames = map[EventKind]string{
 	Started: "started", Shot: "shot", Transient: "transient", Repaired: "repaired", DamagedAlone: "damaged alone", JoinedIn: "in lockstep", Equal: "equal", JoinFailed: "join failed",
-	JoinStage: "join", GuestReset: "reset", Undecided: "undecided", Lost: "lost", InjectedFault: "fault", Split: "split", WentOn: "went on", Evidence: "evidence",
+	JoinStage: "join", GuestReset: "reset", Undecided: "undecided", Lost: "lost", InjectedFault: "fault", Split: "split", WentOn: "went on", Evidence: "evidence", Adopted: "adopted",
 }
 
 // equal checks that both memories were at the end of the last epoch what the golden one was.
@@ -449,10 +509,10 @@ func (w *simWorld) equal() {
 // bring brings a side in, again and again until it comes.
 func (w *simWorld) bring(s Side) {
 	w.after(time.Millisecond+w.some(20*time.Millisecond), func() {
-		if w.core.Phase() == Over || w.core.Within(s) || w.core.Joining(s) {
+		if !w.hands.dead && (w.core.Phase() == Over || w.core.Within(s) || w.core.Joining(s)) {
 			return
 		}
-		if w.core.MayJoin(s) != nil {
+		if w.hands.dead || w.core.MayJoin(s) != nil {
 			w.bring(s)
 			return
 		}
@@ -460,7 +520,7 @@ func (w *simWorld) bring(s Side) {
 		w.joins++
 		for i := range w.plan.faults {
 			if f := &w.plan.faults[i]; f.join && f.side == s && !f.fired && w.joins > 1 {
-				w.give(s, slot, &f.simFault)
+				w.spoil(s, slot, &f.simFault)
 			}
 		}
 		if err := w.core.Join(s); err != nil {
@@ -469,8 +529,8 @@ func (w *simWorld) bring(s Side) {
 	})
 }
 
-// give makes a fault a module's.
-func (w *simWorld) give(s Side, slot *simSlot, f *simFault) {
+// spoil makes a fault a module's.
+func (w *simWorld) spoil(s Side, slot *simSlot, f *simFault) {
 	f.tell = func(f *simFault) {
 		w.struck[s]++
 		w.lastStrike = w.now
@@ -488,23 +548,23 @@ func (w *simWorld) give(s Side, slot *simSlot, f *simFault) {
 func (w *simWorld) admin() {
 	for i := range w.plan.faults {
 		f := &w.plan.faults[i]
-		if f.join || f.third {
+		if f.join || f.third || f.heir {
 			continue
 		}
 		var arm func()
 		arm = func() {
-			if !w.core.Duplex() {
+			if w.hands.dead || !w.core.Duplex() || f.late && len(w.plan.deaths) > w.died {
 				w.after(time.Millisecond, arm)
 				return
 			}
-			w.give(f.side, w.slots[f.side], &f.simFault)
+			w.spoil(f.side, w.slots[f.side], &f.simFault)
 		}
 		w.after(f.at, arm)
 	}
 	for _, at := range w.plan.leaves {
 		w.after(at, func() {
 			s := Side(w.rng.IntN(2))
-			if w.core.Phase() == Running && (w.core.Duplex() || w.core.Joining(s)) && !(w.plan.strict && w.struck[s.Other()] > 0) {
+			if !w.hands.dead && w.core.Phase() == Running && (w.core.Duplex() || w.core.Joining(s)) && !(w.plan.strict && w.struck[s.Other()] > 0) {
 				w.logf("%v is taken out", s)
 				w.alone(s.Other())
 				w.struck[s] = 0
@@ -519,7 +579,7 @@ func (w *simWorld) admin() {
 	for _, at := range w.plan.splits {
 		w.after(at, func() {
 			s := Side(w.rng.IntN(2))
-			if w.core.Duplex() && w.core.Phase() == Running {
+			if !w.hands.dead && w.core.Duplex() && w.core.Phase() == Running {
 				w.logf("%v is split off", s)
 				w.alone(s.Other())
 				if err := w.core.SplitOff(s, false); err != nil {
@@ -527,6 +587,9 @@ func (w *simWorld) admin() {
 				}
 			}
 		})
+	}
+	for _, at := range w.plan.deaths {
+		w.after(at, w.doom)
 	}
 	var type_, patrol, frame func()
 	type_ = func() {
@@ -559,6 +622,9 @@ func (w *simWorld) admin() {
 
 // turn is what the chipset's loop does after whatever has happened.
 func (w *simWorld) turn(due bool) {
+	if w.owesEqual {
+		w.failf("both modules have been adopted, and are not said to be equal")
+	}
 	w.core.Go(due)
 	wake := w.now + 10*time.Millisecond
 	ticks, idle := w.core.Wait()
@@ -589,7 +655,7 @@ func (w *simWorld) run() error {
 	w.core.Boot(first, w.golden.encode())
 	w.bring(first.Other())
 	w.admin()
-	for w.err == nil && w.core.Phase() != Over {
+	for w.err == nil && (w.core.Phase() != Over || w.hands.dead) {
 		if w.tainted && w.now > simEnd/10 {
 			w.lost = true // a guest that was damaged may wait for ever
 			break
@@ -603,9 +669,10 @@ func (w *simWorld) run() error {
 		w.events++
 		e.do()
 		w.bounded()
-		if w.err == nil {
+		if w.err == nil && !w.hands.dead {
 			w.turn(w.due())
 		}
+		w.succeed()
 	}
 	if w.err == nil && w.ended && !w.tainted {
 		w.complete()
