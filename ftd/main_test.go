@@ -7,8 +7,17 @@ import (
 	"strings"
 	"testing"
 
+	"ft/chipset/backplane"
 	"ft/drivers/host"
 )
+
+// TestMain lets the test's own program be the CPU modules of the programs under test.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == backplane.Role {
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	os.Exit(m.Run())
+}
 
 func TestCommandLineMistakesAreUsage(t *testing.T) {
 	for _, args := range [][]string{

@@ -70,11 +70,18 @@ func (o *runELFOptions) runLockstep(program *bare.Program, sink *os.File, where 
 	if limit == ^uint64(0) {
 		limit = 0
 	}
+	joined := 0
 	m, err := duplex.Start(duplex.Config{
 		Program: program, Memory: int64(o.memory), Compare: rv64.EveryStep, MaxSteps: limit, Undecided: lockstep.Policy(o.lockstep.undecided),
 		Rejoin: o.lockstep.rejoin, Faults: o.lockstep.faults, Console: out,
 		Event: func(_ time.Time, e *crossbar.Event) {
-			if text := tell(e); text != "" {
+			text := tell(e)
+			if e.Kind == lockstep.JoinedIn {
+				if joined++; joined > 1 {
+					text = e.Side.String() + " is in lockstep again"
+				}
+			}
+			if text != "" {
 				fmt.Fprintf(errs, "ftd: %s\n", text)
 			}
 		},
@@ -137,10 +144,6 @@ func tell(e *crossbar.Event) string {
 		return tellFound(e)
 	case lockstep.WentOn:
 		return fmt.Sprintf("%s went on alone %.1f ms after the difference was noticed", name, float64(e.Latency.Microseconds())/1000)
-	case lockstep.JoinedIn:
-		if e.Step > 0 {
-			return name + " is in lockstep again"
-		}
 	case lockstep.JoinFailed:
 		return fmt.Sprintf("%s is not taken in (%s): %s", name, e.Fault.Cause, e.Fault.Text)
 	}

@@ -102,7 +102,8 @@ type Crossbar struct {
 	mods     [2]*mod
 	fenced   [2]*mod // the last one
 	unsent   [2][]lockstep.Command
-	injected [2]*lockstep.Injection // in the present module
+	injected [2]*lockstep.Injection // in the present module, the last one
+	struck   [2]*lockstep.Injection // the one that took effect last
 	strikes  [2]*lockstep.Injection // what is to be done to its process at a step
 	outcome  *Outcome
 	told     uint64 // number of the last quantum that the world was told of
@@ -492,7 +493,7 @@ func (x *Crossbar) Join(s lockstep.Side) error {
 			return err
 		}
 		x.mods[s], x.unsent[s] = m, nil
-		x.injected[s] = nil
+		x.injected[s], x.struck[s] = nil, nil
 		x.faulty(s)
 		x.statusMu.Lock()
 		x.links[s].tested = tested

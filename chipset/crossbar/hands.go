@@ -203,6 +203,7 @@ func (h *hands) Report(e lockstep.Event) {
 		default:
 			f.Step = e.Step
 		}
+		h.struck[e.Side] = h.injected[e.Side]
 	case lockstep.Shot:
 		h.close(e.Side)
 	case lockstep.JoinedIn:
@@ -272,7 +273,10 @@ func (x *Crossbar) find(ev *Event, m *mod) {
 		x.cfg.World.Event(ev)
 		return
 	}
-	injection := x.injected[ev.Side]
+	injection := x.struck[ev.Side]
+	if injection == nil {
+		injection = x.injected[ev.Side]
+	}
 	m.use.Add(1)
 	x.beside.Go(func() {
 		defer m.use.Done()

@@ -59,7 +59,7 @@ type Config struct {
 const (
 	quantum   = 20_000
 	epochTime = 10 * time.Millisecond
-	lateCPU   = 100 * time.Millisecond
+	hung      = 10 * time.Second // nobody waits for what a program does, and the computer may be loaded
 )
 
 // Fault is a fault for one side.
@@ -117,7 +117,7 @@ func Start(cfg Config) (*Machine, error) {
 		Core: lockstep.Config{
 			Quantum: quantum, EpochTime: epochTime, Bare: true, Undecided: cfg.Undecided, Hold: true, Prove: true, BlackoutMax: time.Hour,
 		},
-		Backplane: backplane.Config{Machine: machine, MemoryBytes: cfg.Memory, CPU: -1, Log: cfg.Log, Limits: backplane.Limits{LateCPU: lateCPU}},
+		Backplane: backplane.Config{Machine: machine, MemoryBytes: cfg.Memory, CPU: -1, Log: cfg.Log, Limits: backplane.Limits{Hung: hung}},
 		Pin:       [2]int{-1, -1},
 		Build:     inside.Machine(machine),
 		World:     m.w, Log: slog.New(slog.DiscardHandler),
