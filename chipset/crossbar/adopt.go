@@ -44,30 +44,30 @@ func Adopt(cfg Config, modules map[string][]int) (*Crossbar, error) {
 			sides = append(sides, lockstep.Side(s))
 		}
 	}
-	number, err := x.even(sides)
-	if err != nil || len(sides) == 0 {
+	if e.Judging {
+		errs = append(errs, errors.New("its modules were at odds when it died"))
+	}
+	var number uint64
+	var short map[lockstep.Side]string
+	if len(sides) > 0 {
+		var err error
+		number, short, err = even(sides, func(s lockstep.Side) sentTo { return x.mods[s] })
+		errs = append(errs, err)
+	}
+	if number == 0 {
 		x.Close()
-		if e.Judging {
-			errs = append(errs, errors.New("its modules were at odds when it died"))
-		}
-		return nil, errors.Join(append(errs, err, errors.New("no CPU module of it can be taken over"))...)
+		return nil, errors.Join(append(errs, errors.New("no CPU module of it can be taken over"))...)
 	}
 	for s := range x.mods {
 		x.links[s].open = x.mods[s] != nil
 		x.journalWithin(lockstep.Side(s), x.mods[s] != nil)
 	}
 	x.cfg.Core.Pages = len(x.mods[sides[0]].RAM()) / lockstep.PageSize
-	x.start(func() { x.core = lockstep.Adopt(x.cfg.Core, (*hands)(x), present(x.mods), number) })
-	return x, nil
-}
-
-func present(mods [2]*mod) (sides []lockstep.Side) {
-	for s, m := range mods {
-		if m != nil {
-			sides = append(sides, lockstep.Side(s))
-		}
+	x.start(func() { x.core = lockstep.Adopt(x.cfg.Core, (*hands)(x), sides, number) })
+	for s, why := range short {
+		x.start(func() { x.core.Gone(s, "short", why) })
 	}
-	return sides
+	return x, nil
 }
 
 // adoptModule takes a module over by its name.
@@ -86,42 +86,42 @@ func (x *Crossbar) adoptModule(name string, fds []int, e Entry) (m *mod, in bool
 	return nil, false, fmt.Errorf("%q is the name of no CPU module", name)
 }
 
-// even gives both modules the same stream, and says up to which number it goes. One that
-// cannot be given it is ended.
-func (x *Crossbar) even(sides []lockstep.Side) (number uint64, err error) {
-	var last [2]uint64
-	for _, s := range sides {
-		n, ok := x.mods[s].Last()
-		if !ok {
-			return 0, fmt.Errorf("%v was not sent anything yet", s)
-		}
-		last[s] = n
-	}
-	if len(sides) < 2 || last[0] == last[1] {
-		for _, s := range sides {
-			number = last[s]
-		}
-		return number, nil
-	}
-	behind := lockstep.Side(0)
-	if last[1] < last[0] {
-		behind = 1
-	}
-	ahead := behind.Other()
-	rest, ok := x.mods[ahead].Tail(last[behind] + 1)
-	if ok {
-		err = x.sendAll(x.mods[behind], rest)
-	}
-	if !ok || err != nil {
-		m := x.mods[behind]
-		x.mods[behind] = nil
-		m.Fence("it was sent less than its partner when its chipset died")
-		x.bury(m)
-	}
-	return last[ahead], nil
+// sentTo is a module as far as its stream goes.
+type sentTo interface {
+	Last() (number uint64, ok bool)
+	Tail(from uint64) ([]lockstep.Command, bool)
+	Send(*lockstep.Command) error
 }
 
-func (x *Crossbar) sendAll(m *mod, list []lockstep.Command) error {
+// even gives all of the modules the same stream, and says up to which number it goes. short are
+// those that cannot be given it, and why; one of them may have come in just before the death.
+func even(sides []lockstep.Side, module func(lockstep.Side) sentTo) (number uint64, short map[lockstep.Side]string, err error) {
+	last := map[lockstep.Side]uint64{}
+	short = map[lockstep.Side]string{}
+	for _, s := range sides {
+		n, ok := module(s).Last()
+		if !ok {
+			short[s] = "it had not been sent anything of the stream when its chipset died"
+			continue
+		}
+		last[s], number = n, max(number, n)
+	}
+	if number == 0 {
+		return 0, nil, errors.New("no CPU module had been sent anything yet")
+	}
+	for s, n := range last {
+		if n == number {
+			continue
+		}
+		rest, ok := module(s.Other()).Tail(n + 1)
+		if !ok || sendAll(module(s), rest) != nil {
+			short[s] = "it had been sent less than its partner when its chipset died"
+		}
+	}
+	return number, short, nil
+}
+
+func sendAll(m sentTo, list []lockstep.Command) error {
 	deadline := time.Now().Add(tailMax)
 	for i := range list {
 		for {
@@ -145,7 +145,7 @@ func (x *Crossbar) HandOver() {
 			continue
 		}
 		x.mods[s] = nil
-		if !x.core.Within(lockstep.Side(s)) {
+		if !x.core.Heritable(lockstep.Side(s)) {
 			m.Fence("it was not in lockstep when its chipset was replaced")
 			x.bury(m)
 			continue

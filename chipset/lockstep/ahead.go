@@ -8,6 +8,12 @@ import (
 // Ahead is how many quanta are under way: sent and not agreed on.
 func (c *Core) Ahead() int { return c.runs }
 
+// Heritable says whether a successor may take a side over: it is in lockstep, or was in it
+// under the core before and is being taken over.
+func (c *Core) Heritable(s Side) bool {
+	return c.sides[s].place == within || c.sides[s].place == adopting
+}
+
 // PageSize is the unit in which memory is compared and copied, in bytes.
 const PageSize = 4096
 

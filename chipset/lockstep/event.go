@@ -48,7 +48,7 @@ type Event struct {
 // Finding is what was wrong with a side.
 type Finding struct {
 	Side  Side
-	Cause string // compare, epoch, memory, patrol, self-test, protocol, died, stopped, late, hung, garbage
+	Cause string // compare, epoch, memory, patrol, self-test, protocol, died, stopped, late, hung, short, garbage
 	Text  string
 
 	// Where it showed: between two steps of the machine, and what differed there.
