@@ -18,10 +18,14 @@ func TestKernelBonding(t *testing.T) {
 			if testing.Short() && kind != datapath.Bonding {
 				t.Skip("-short: these paths are tested on this machine's kernel")
 			}
+			which := "."
+			if testing.Short() {
+				which = "^(TestFailoverIsNotNoticed|TestSuccessorAdopts|TestNICVanishesAndReturns|TestRemoveLeavesNothing)$"
+			}
 			kerneltest.RunTests(t, kerneltest.Options{
 				Modules: guestModules,
 				// Tests of the core have no paths, and nothing of a kernel.
-				Args: []string{"-test.run=./^" + kind + "$", "-test.skip=^TestKernelBonding|^TestCore|^TestDamping|^TestTranscripts|^TestFewerLosses"},
+				Args: []string{"-test.run=" + which + "/^" + kind + "$", "-test.skip=^TestKernelBonding|^TestCore|^TestDamping|^TestTranscripts|^TestFewerLosses"},
 			}, "ft/bond")
 		})
 	}
