@@ -109,6 +109,9 @@ func (o *runELFOptions) runLockstep(program *bare.Program, sink *os.File, where 
 			return 0, fmt.Errorf("write the signature: %w", err)
 		}
 	}
+	if r.Ending == bare.OutOfSteps {
+		r.Steps = o.maxSteps // it stands at the end of the quantum
+	}
 	return o.conclude(errs, r.Steps, bare.Result{Ending: r.Ending, Status: r.Status}), nil
 }
 

@@ -26,11 +26,13 @@ type run struct {
 	epoch uint64
 
 	fault []byte // to be put in again after going back
-	at    uint64 // its step
-	lasts bool   // from there on
+	lasts bool   // it does not happen once, but from its step on
 	flips bool   // a bit of memory, at off
 	off   uint64
-	was   byte // what is there, at the moment that back goes back to
+
+	happened bool // the fault, if it happens once
+	had      bool // the same, and what there is at off, at the moment that back goes back to
+	was      byte
 }
 
 // begin makes a machine on a copy of the memory.
@@ -53,9 +55,12 @@ func (r *run) end() { _ = unix.Munmap(r.ram) }
 
 func (r *run) hear(rec *lockstep.Record) {
 	r.heard.Add(rec)
-	if rec.Kind == lockstep.Ran {
+	switch rec.Kind {
+	case lockstep.Ran:
 		r.last = *rec
 		r.last.Data, r.last.Pages = nil, nil
+	case lockstep.Injected:
+		r.happened = !r.lasts
 	}
 }
 
@@ -69,10 +74,11 @@ func (r *run) give(c *Case) (err error) {
 	if r.fault, err = json.Marshal(c.Injection); err != nil {
 		return err
 	}
-	r.at, r.lasts = c.Injection.Step, cpu.Persistent(c.Injection.Name)
+	r.lasts = cpu.Persistent(c.Injection.Name)
+	r.happened = !r.lasts && c.Injection.Step > 0 && c.Injection.Step < r.Machine().Steps()
 	var bit uint
 	r.off, bit, r.flips = flipOf(c)
-	if page := uint32(r.off / pageSize); r.flips && r.comes() {
+	if page := uint32(r.off / pageSize); r.flips && !r.happened {
 		// The module's way back has left the flip where it was.
 		bad, good := c.Damaged[page], c.Patches[page]
 		if at := r.off % pageSize; len(bad) == pageSize && len(good) == pageSize && bad[at] == good[at]^1<<bit {
@@ -82,13 +88,9 @@ func (r *run) give(c *Case) (err error) {
 	return r.arm()
 }
 
-// comes says whether the fault is still to come. One that lasts, or is of step 0, was there all
-// the time.
-func (r *run) comes() bool { return r.lasts || r.at == 0 || r.Machine().Steps() <= r.at }
-
 // arm puts the fault in, unless it has happened before.
 func (r *run) arm() error {
-	if r.fault == nil || !r.comes() {
+	if r.fault == nil || r.happened {
 		return nil
 	}
 	return r.do(&lockstep.Command{Verb: lockstep.Fault, Data: r.fault})
@@ -96,7 +98,7 @@ func (r *run) arm() error {
 
 // keep makes the present moment the one that back goes back to.
 func (r *run) keep() error {
-	if r.flips {
+	if r.had = r.happened; r.flips {
 		r.was = r.ram[r.off]
 	}
 	r.epoch++
@@ -107,7 +109,7 @@ func (r *run) keep() error {
 // is still to come.
 func (r *run) back() error {
 	err := r.do(&lockstep.Command{Verb: lockstep.Back})
-	if r.flips {
+	if r.happened = r.had; r.flips {
 		r.Machine().Hart().Corrupt(r.off, []byte{r.was})
 	}
 	return err
