@@ -69,9 +69,9 @@ type Trial struct {
 	// Told is how the fault was named.
 	Told string `json:"told,omitempty"`
 
-	Steps    uint64        `json:"steps"`   // from the fault to the end of the quantum in which it was noticed
-	HasSteps bool          `json:"-"`       // they are known
-	Latency  time.Duration `json:"latency"` // from the fault until it was noticed, in ns
+	Steps    uint64        `json:"steps"`      // from the fault to the end of the quantum in which it was noticed
+	HasSteps bool          `json:"-"`          // they are known
+	Latency  time.Duration `json:"latency_ns"` // from the fault until it was noticed
 	Repeated uint64        `json:"repeated"`
 
 	fault duplex.Fault
