@@ -208,6 +208,9 @@ func (c *Core) adopted(sides []Side) {
 func (c *Core) adoptUndecided(text string) bool {
 	c.hands.Report(Event{Kind: Undecided, Text: text})
 	keep, named := map[Policy]Side{UndecidedCPU0: 0, UndecidedCPU1: 1}[c.cfg.Undecided]
+	if named {
+		text += "; the configuration says to believe " + keep.String()
+	}
 	for s := range Side(2) {
 		if named && s == keep {
 			continue

@@ -28,6 +28,13 @@ var mutants = []struct{ name, file, old, new string }{
 	{"a module may keep more epochs than it can", "core.go", "if c.epochDue() && c.ends >= endsMax {", "if c.epochDue() && c.ends >= 99 {"},
 	{"the way back is never given up", "compare.go", "commit := Command{Verb: Commit, A: c.logEpoch}", "commit := Command{Verb: Commit, A: 1}"},
 	{"the epoch of a guest that rests never ends", "patrol.go", "if c.epochDue() && len(c.log) > 0 {", "if false {"},
+	{"every successor counts its requests from 1", "adopt.go", "	c.requests = c.number << 20", "	c.requests = 0"},
+	{"what was not answered is not let out again", "adopt.go", "c.hands.Release(&a.emitted.outputs[i])", "_ = i"},
+	{"two that differ after the chipset's death are both believed", "adopt.go", "if x.table[i] != y.table[i] {", "if false {"},
+	{"a successor's epochs follow the predecessor's", "adopt.go", "		a.loading = true\n		for _, s := range c.adopting() {\n			c.request(s, Command{Verb: Load, A: c.epoch, Data: a.of[s].saved.Data})\n		}\n", "		c.adopted(c.adopting())\n"},
+	{"pages written before the death are compared", "adopt.go", "ans.record.Number, ans.record.Dirty = c.number, 0", "ans.record.Number = c.number"},
+	{"the mark is not of the stream", "adopt.go", "	c.number = number + 1\n", "	c.number = number\n"},
+	{"a module that goes while it is adopted is waited for", "adopt.go", "		return\n	}\n	c.adoptStep()\n}\n", "		return\n	}\n}\n"},
 	{"a witness that has died is waited for", "trial.go", "case t.stage == saving && t.witness == s:", "case false:"},
 }
 
@@ -69,7 +76,7 @@ func TestMutants(t *testing.T) {
 			if err := os.WriteFile(overlay, list, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command("go", "test", "-vet=off", "-failfast", "-timeout=120s", "-overlay", overlay, "-run", "^TestOne|^TestA|^TestFaults|^TestMachines", ".")
+			cmd := exec.Command("go", "test", "-vet=off", "-failfast", "-timeout=120s", "-overlay", overlay, "-run", "^TestOne|^TestA|^TestBoth|^TestFaults|^TestMachines", ".")
 			cmd.Env = append(os.Environ(), "MUTANT=1")
 			out, err := cmd.CombinedOutput()
 			switch {

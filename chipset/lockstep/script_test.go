@@ -35,12 +35,14 @@ import (
 //	cpu0 restored 1    it has gone back; page 1 is what it was …
 //	cpu0 restored 1=B  … or is not
 //	cpu0 digests       all of memory, in answer to digest; 2=B as above
-//	cpu0 tested, cpu0 saved, cpu0 loaded
+//	cpu0 tested, cpu0 saved, cpu0 loaded; cpu0 saved B is another state than it should be
 //	cpu0 gone died
 //	copied             the copy has ended
 //	referee A B out x  the referee's answers; 2=B says what it found in memory
 //	referee dies
 //	split cpu1, leave cpu1
+//	succeed both       the chipset has died, and its successor takes over who was in lockstep
+//	cpu0 emitted A out x  it wants x answered, and stands at A
 //	3 times: go; …     all of it; what the core does is told of the last time
 //
 // "both" is one side after the other. A state is named after what it came from; "start" is that
@@ -53,6 +55,7 @@ const scriptPages = 4
 // script is a core with hands that write down what they are told.
 type script struct {
 	core  *Core
+	cfg   Config
 	now   time.Duration
 	out   []string
 	sent  [2][]Command // not answered yet
@@ -79,6 +82,10 @@ func (h *script) Send(s Side, c *Command) {
 	case Epoch, Commit:
 		text += fmt.Sprintf(" %d", c.A)
 	case Patrol, Digest:
+		if c.B == 0 {
+			text += " of nothing"
+			break
+		}
 		text += fmt.Sprintf(" %d…%d", c.A, c.A+c.B-1)
 	}
 	if c.Number&requestBit == 0 && c.Number > 0 {
@@ -211,6 +218,15 @@ func (h *script) module(s Side, words []string) error {
 				h.core.Record(s, &Record{Kind: Output, Number: c.Number, Slot: ConsoleSlot, Data: []byte(text)})
 			}
 		}
+	case "emitted":
+		if c, err = h.answer(s, Emit); err != nil {
+			return err
+		}
+		r.Kind, r.State = Ran, name(rest[0])
+		_, out, _ := cut(rest, "out")
+		for _, text := range out {
+			h.core.Record(s, &Record{Kind: Output, Number: c.Number, Data: []byte(text)})
+		}
 	case "ended":
 		c, err = h.answer(s, Epoch)
 		r.Kind, r.Pages = Ended, h.some(rest, true)
@@ -238,6 +254,9 @@ func (h *script) module(s Side, words []string) error {
 		}
 		c, err = h.answer(s, Save)
 		r.Kind, r.State, r.Data = Saved, name(h.start), []byte("state")
+		if len(rest) > 0 {
+			r.State = name(rest[0])
+		}
 	case "loaded":
 		c, err = h.answer(s, Load)
 		r.Kind, r.State = Loaded, name(h.start)
@@ -280,6 +299,8 @@ func (h *script) do(line string) error {
 		h.referee(words[1:])
 	case "split":
 		return h.core.SplitOff(sides[words[1]][0], false)
+	case "succeed":
+		h.core = Adopt(h.cfg, h, sides[words[1]], h.core.number)
 	case "leave":
 		h.core.Leave(sides[words[1]][0], "an admin wants it out")
 	default:
@@ -344,6 +365,7 @@ func (h *script) boot(words []string) error {
 		h.table[i] = fmt.Sprint("page ", i)
 		table[i] = name(h.table[i])
 	}
+	h.cfg, h.equal, h.sent = cfg, false, [2][]Command{}
 	h.core, h.start = New(cfg, h, table), "boot"
 	h.core.Boot(0, []byte("state"))
 	if err := h.do("cpu0 loaded"); err != nil {

@@ -230,6 +230,12 @@ func (w *simWorld) adopted() {
 			w.failf("%v does not stand where the machine does", s)
 		}
 	}
+	seen := !slices.ContainsFunc(w.plan.faults, func(f plannedFault) bool { // what strikes later, or hides
+		return f.fired && (f.verb == Save || f.verb == Load || slices.Contains([]ill{flipHidden, wrongDigest, wrongDigests}, f.ill))
+	})
+	if w.core.Duplex() && seen && !slices.Equal(w.slots[0].ram, w.slots[1].ram) {
+		w.failf("both modules are adopted, and their memories differ")
+	}
 }
 
 // dies draws when the chipset does.
@@ -302,7 +308,9 @@ func TestAModuleThatFailsWhileItIsAdopted(t *testing.T) {
 	var c census
 	simulate(t, 120, func(p *simPlan, rng *rand.Rand) {
 		p.dies(rng, 3)
-		p.drawHeir(rng, Side(rng.IntN(2)))
+		if f := p.drawHeir(rng, Side(rng.IntN(2))); rng.IntN(6) == 0 {
+			f.ill, f.verb = flipIdle, []Verb{Patrol, Emit, Digest}[rng.IntN(3)]
+		}
 	}, func(w *simWorld) {
 		c.count(w)
 		f := &w.plan.faults[0]
