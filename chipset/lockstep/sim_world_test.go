@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"ft/chipset/module"
-	"ft/chipset/virtio"
 )
 
 // The world around a simulated core: a virtual clock, links to the modules that deliver when
@@ -170,103 +169,6 @@ func (w *simWorld) some(most time.Duration) time.Duration {
 	return time.Duration(w.rng.Int64N(int64(most) + 1))
 }
 
-// start puts a new module into a place.
-func (w *simWorld) start(s Side) *simSlot {
-	m := newSimMachine(w.plan.pages, w.plan.hot, w.plan.resetAt)
-	slot := &simSlot{simModule: newSimModule(s.String(), m, w.plan.full), heard: w.now, joinedAt: w.now}
-	slot.send = func(r Record) { w.deliver(s, slot, r) }
-	w.slots[s] = slot
-	return slot
-}
-
-// deliver brings a record to the core some time later, behind those before it.
-func (w *simWorld) deliver(s Side, slot *simSlot, r Record) {
-	slot.sendAt = max(slot.sendAt, w.now+w.some(500*time.Microsecond))
-	w.after(slot.sendAt-w.now, func() {
-		if w.slots[s] != slot {
-			return
-		}
-		if w.hands.dead || len(slot.kept) > 0 {
-			slot.kept = append(slot.kept, r)
-			return
-		}
-		w.hear(s, slot, &r)
-	})
-}
-
-// hear gives the core a record.
-func (w *simWorld) hear(s Side, slot *simSlot, r *Record) {
-	if r.Kind != Output && r.Kind != Injected {
-		slot.asked--
-		slot.heard = w.now
-	}
-	w.core.Record(s, r)
-}
-
-// work has a module do its next command, some time later.
-func (w *simWorld) work(s Side, slot *simSlot) {
-	if slot.busy || len(slot.commands) == 0 {
-		return
-	}
-	slot.busy = true
-	took := w.some(200 * time.Microsecond)
-	if slot.commands[0].Verb == Apply {
-		took = 0
-	}
-	w.after(took, func() {
-		slot.busy = false
-		if w.slots[s] != slot || slot.gone != "" || slot.hung {
-			return
-		}
-		c := slot.commands[0]
-		slot.commands = slot.commands[1:]
-		if ofStream(&c) {
-			w.goldenTo(c.Number)
-		}
-		slot.do(&c)
-		if slot.gone != "" {
-			w.logf("%v ends: %s", s, slot.gone)
-			w.mourn(s, slot)
-		}
-		w.work(s, slot)
-	})
-}
-
-// mourn reports a module that has died, some time later.
-func (w *simWorld) mourn(s Side, slot *simSlot) {
-	w.after(w.some(time.Millisecond), func() {
-		if w.slots[s] == slot {
-			w.core.Gone(s, "died", slot.gone)
-		}
-	})
-}
-
-// ofStream says whether a command is one that both modules get.
-func ofStream(c *Command) bool { return c.Verb <= Patrol && c.Verb != Commit }
-
-// goldenTo has the golden machine do the stream up to a command.
-func (w *simWorld) goldenTo(number uint64) {
-	for len(w.todo) > 0 && w.todo[0].Number <= number {
-		c := w.todo[0]
-		w.todo = w.todo[1:]
-		w.golden.do(&c)
-		if w.golden.gone != "" && !w.tainted {
-			w.failf("command %d (%v) is one that no machine can take: %s", c.Number, c.Verb, w.golden.gone)
-		}
-	}
-}
-
-// watch reports a module that owes an answer.
-func (w *simWorld) watch() {
-	for s, slot := range w.slots {
-		if slot != nil && !w.hands.dead && slot.asked > 0 && !slot.busy && w.now-slot.heard > hangs && slot.gone == "" {
-			w.logf("cpu%d does not answer", s)
-			w.core.Gone(Side(s), "hung", "it does not answer")
-		}
-	}
-	w.after(hangs/4, w.watch)
-}
-
 // Hands.
 
 func (w *simWorld) Now() time.Duration { return w.now }
@@ -299,24 +201,6 @@ func (w *simWorld) Send(s Side, c *Command) {
 	}
 	w.give(s, slot, c)
 }
-
-// give puts a command into a module's queue.
-func (w *simWorld) give(s Side, slot *simSlot, c *Command) {
-	if c.Verb != Run && c.Verb != Apply && c.Verb != Patrol && c.Verb != Commit {
-		w.logf("%v ◀ %v %d", s, c.Verb, c.Number&^requestBit)
-	}
-	if asks(c) {
-		if slot.asked == 0 {
-			slot.heard = w.now
-		}
-		slot.asked++
-	}
-	slot.commands = append(slot.commands, *c)
-	w.work(s, slot)
-}
-
-// asks says whether a command is answered.
-func asks(c *Command) bool { return !slices.Contains([]Verb{Apply, Commit, Fault, End}, c.Verb) }
 
 func (w *simWorld) Release(r *Record) {
 	switch {
@@ -506,120 +390,6 @@ func (w *simWorld) equal() {
 	}
 }
 
-// bring brings a side in, again and again until it comes.
-func (w *simWorld) bring(s Side) {
-	w.after(time.Millisecond+w.some(20*time.Millisecond), func() {
-		if !w.hands.dead && (w.core.Phase() == Over || w.core.Within(s) || w.core.Joining(s)) {
-			return
-		}
-		if w.hands.dead || w.core.MayJoin(s) != nil {
-			w.bring(s)
-			return
-		}
-		slot := w.start(s)
-		w.joins++
-		for i := range w.plan.faults {
-			if f := &w.plan.faults[i]; f.join && f.side == s && !f.fired && w.joins > 1 {
-				w.spoil(s, slot, &f.simFault)
-			}
-		}
-		if err := w.core.Join(s); err != nil {
-			w.failf("join %v: %v", s, err)
-		}
-	})
-}
-
-// spoil makes a fault a module's.
-func (w *simWorld) spoil(s Side, slot *simSlot, f *simFault) {
-	f.tell = func(f *simFault) {
-		w.struck[s]++
-		w.lastStrike = w.now
-		w.logf("  ⚡ %v strikes %v", f, s)
-		if f.ill == hang {
-			slot.asked = max(slot.asked, 1)
-		}
-	}
-	// What befalls a module that runs alone is beyond what can be found.
-	f.may = func() bool { return w.core.Duplex() || w.core.Joining(s) }
-	slot.faults = append(slot.faults, f)
-}
-
-// admin does what people do in the meantime.
-func (w *simWorld) admin() {
-	for i := range w.plan.faults {
-		f := &w.plan.faults[i]
-		if f.join || f.third || f.heir {
-			continue
-		}
-		var arm func()
-		arm = func() {
-			if w.hands.dead || !w.core.Duplex() || f.late && len(w.plan.deaths) > w.died {
-				w.after(time.Millisecond, arm)
-				return
-			}
-			w.spoil(f.side, w.slots[f.side], &f.simFault)
-		}
-		w.after(f.at, arm)
-	}
-	for _, at := range w.plan.leaves {
-		w.after(at, func() {
-			s := Side(w.rng.IntN(2))
-			if !w.hands.dead && w.core.Phase() == Running && (w.core.Duplex() || w.core.Joining(s)) && !(w.plan.strict && w.struck[s.Other()] > 0) {
-				w.logf("%v is taken out", s)
-				w.alone(s.Other())
-				w.struck[s] = 0
-				was := w.core.Within(s)
-				w.core.Leave(s, "an admin wants it out")
-				if was {
-					w.bring(s)
-				}
-			}
-		})
-	}
-	for _, at := range w.plan.splits {
-		w.after(at, func() {
-			s := Side(w.rng.IntN(2))
-			if !w.hands.dead && w.core.Duplex() && w.core.Phase() == Running {
-				w.logf("%v is split off", s)
-				w.alone(s.Other())
-				if err := w.core.SplitOff(s, false); err != nil {
-					w.failf("split %v off: %v", s, err)
-				}
-			}
-		})
-	}
-	for _, at := range w.plan.deaths {
-		w.after(at, w.doom)
-	}
-	var type_, patrol, frame func()
-	type_ = func() {
-		if n := w.core.Room(); n > 0 {
-			w.core.Put(module.Input{Kind: module.InputConsole, Data: []byte("abcdefghijklmnop")[:1+w.rng.IntN(min(n, 16))]})
-		}
-		w.after(w.some(5*time.Millisecond), type_)
-	}
-	frame = func() {
-		w.core.Put(module.Input{Kind: module.InputFrame, Slot: module.NICSlot, ID: w.rng.Uint64N(1 << 40)})
-		w.after(w.some(3*time.Millisecond), frame)
-	}
-	patrol = func() {
-		w.core.Patrol()
-		w.after(500*time.Microsecond, patrol)
-	}
-	if w.plan.cfg.Hold {
-		var resume func()
-		resume = func() {
-			w.core.Resume(w.core.Holds())
-			w.after(w.some(3*time.Millisecond)+time.Microsecond, resume)
-		}
-		w.after(0, resume)
-	}
-	w.after(0, type_)
-	w.after(0, frame)
-	w.after(0, patrol)
-	w.after(0, w.watch)
-}
-
 // turn is what the chipset's loop does after whatever has happened.
 func (w *simWorld) turn(due bool) {
 	if w.owesEqual {
@@ -715,5 +485,3 @@ func (w *simWorld) bounded() {
 		}
 	}
 }
-
-var _ = virtio.Write
