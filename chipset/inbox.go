@@ -120,13 +120,6 @@ func (b *inbox) deliver(spare []letter, room int, apply func(*module.Input)) []l
 	return letters
 }
 
-// empty says whether nothing waits that the machine has room for.
-func (b *inbox) empty(room int) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.queue) == 0 && (room == 0 || len(b.typed) == 0)
-}
-
 // clear forgets what waits: the machine that it was for has ended, and no request of it is
 // under way.
 func (b *inbox) clear() {
