@@ -386,7 +386,7 @@ func (x *Crossbar) flush() {
 		list := x.unsent[s]
 		for len(list) > 0 && x.mods[s] != nil {
 			if err := x.mods[s].Send(&list[0]); err != nil {
-				if !errors.Is(err, port.ErrFull) {
+				if !waits(err) {
 					x.core.Gone(lockstep.Side(s), "garbage", err.Error())
 				}
 				break
@@ -399,6 +399,10 @@ func (x *Crossbar) flush() {
 		}
 	}
 }
+
+// waits says whether a command that could not be sent is no fault of the module: its ring is
+// full, or its process is dead, which is reported behind all that it has sent.
+func waits(err error) bool { return errors.Is(err, port.ErrFull) || errors.Is(err, port.ErrClosed) }
 
 // finish ends what would wait for Run.
 func (x *Crossbar) finish() {

@@ -39,7 +39,7 @@ func (h *hands) Send(s lockstep.Side, c *lockstep.Command) {
 		switch err := m.Send(c); {
 		case err == nil:
 			return
-		case !errors.Is(err, port.ErrFull):
+		case !waits(err):
 			h.x().post(func() {
 				if h.mods[s] == m {
 					h.core.Gone(s, "garbage", err.Error())
