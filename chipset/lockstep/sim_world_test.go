@@ -16,7 +16,7 @@ import (
 // The world around a simulated core: a virtual clock, links to the modules that deliver when
 // they like, an outside that answers requests, and a golden machine that no fault ever reaches.
 //
-// The golden machine does every command of the stream when it is sent for the first time. What
+// The golden machine does every command of the stream when a module does it for the first time. What
 // the core releases has to be what the golden machine has sent, in that order, to the end.
 
 // simPlan is what a run is to be like.
