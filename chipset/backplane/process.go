@@ -170,6 +170,27 @@ func (s stat) state() byte {
 	return buf[i+2]
 }
 
+// wantsCore says whether a thread of the process runs or waits for a core.
+func (p *process) wantsCore() bool {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.pid))
+	if err != nil {
+		return false
+	}
+	for _, t := range threads {
+		tid, err := strconv.Atoi(t.Name())
+		if err != nil {
+			continue
+		}
+		st := p.openStat(tid)
+		is := st.state()
+		st.close()
+		if is == 'R' {
+			return true
+		}
+	}
+	return false
+}
+
 func (s stat) close() {
 	if s.fd >= 0 {
 		_ = unix.Close(s.fd)

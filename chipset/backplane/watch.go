@@ -13,7 +13,8 @@ import (
 //	stopped  its thread is stopped: at once, so two ticks after it stopped at the latest
 //	late     its process has used LateCPU of processor time and delivered nothing
 //	hung     its thread has slept for Hung
-//	starved  it has wanted a core, and got none, for Starved: counts as hung
+//	starved  it has wanted a core, and got none, for Starved: counts as hung. A thread that
+//	         sleeps while another of its process wants one waits for that one
 //
 // The time that it waits for a core is nobody's fault but the host's, so no clock on the wall
 // says that a module is late. Time is added up by ticks, each at most twice its length, so
@@ -164,6 +165,9 @@ func (o *observer) observe(now time.Time) {
 	}
 	s := sample{state: o.stat.state(), slow: p.Done == 0 || int64(m.slowAsked.Load()-m.slowDone.Load()) > 0}
 	s.cpu, _ = m.proc.cpuTime()
+	if s.state == 'S' && o.vigil.asleep > m.limits.Hung/4 && m.proc.wantsCore() {
+		s.state = 'R'
+	}
 	if why, text := o.vigil.look(s, passed); why != 0 {
 		m.report(Gone{Why: why, Text: m.says(text)})
 	}
