@@ -78,20 +78,21 @@ type driver struct {
 	journal *crossbar.Journal
 	slots   *crossbar.Slots // what drills have put into the places of CPU modules
 
-	mu      sync.Mutex // guards the fields below
-	devices devices
-	power   power
-	reason  string
-	since   time.Time
-	sides   [2]side
-	boot    *boot // of the machine that is on
-	dumps   [2]*dumping
-	dumpTo  [2]string // where the next one goes that was asked for
-	boots   uint64    // machines so far
-	stopped bool
-	seq     uint64
-	events  chan drivers.Event
-	dropped uint64
+	mu       sync.Mutex // guards the fields below
+	devices  devices
+	power    power
+	reason   string
+	since    time.Time
+	sides    [2]side
+	boot     *boot // of the machine that is on
+	dumps    [2]*dumping
+	copyRate int64     // bytes a second, to a CPU module that comes in; 0: no limit
+	dumpTo   [2]string // where the next one goes that was asked for
+	boots    uint64    // machines so far
+	stopped  bool
+	seq      uint64
+	events   chan drivers.Event
+	dropped  uint64
 }
 
 // devices are the back ends; nil what there is not. The machine's sink uses them without a
@@ -105,7 +106,7 @@ type devices struct {
 // New makes the driver of one machine.
 func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 	d := &driver{cfg: cfg, env: env, inbox: newInbox(), power: powerStopped, reason: "not started yet",
-		since: time.Now(), events: make(chan drivers.Event, eventsMax), slots: &crossbar.Slots{}}
+		since: time.Now(), events: make(chan drivers.Event, eventsMax), slots: &crossbar.Slots{}, copyRate: copyRates["normal"]}
 	for s := range d.sides {
 		d.sides[s] = side{state: drivers.Offline, since: d.since}
 		if cfg.Sides[s].Resource.Path == "" {
@@ -233,8 +234,11 @@ func (d *driver) Switch(context.Context) error {
 	return drivers.Refuse(drivers.RuleState, "%s is a machine: none of its CPU modules stands by", d.cfg.Name)
 }
 
-// Command is `ftctl machine start|stop|reset` and `ftctl dump`.
+// Command is `ftctl machine start|stop|reset`, `ftctl dump` and `ftctl priority`.
 func (d *driver) Command(_ context.Context, name string, args map[string]string) (any, error) {
+	if name == "priority" {
+		return d.priorityCommand(args)
+	}
 	if name == "dump" {
 		return d.dumpCommand(args)
 	}

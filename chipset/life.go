@@ -101,6 +101,7 @@ func (d *driver) running(b *boot, why string) {
 	defer d.mu.Unlock()
 	d.boot = b
 	d.boots++
+	b.x.SetCopyRate(d.copyRate)
 	d.setSide(b.side, drivers.Simplex, why)
 	d.becomeLocked(powerRunning, why)
 }

@@ -88,6 +88,22 @@ func TestCPUModulesFailInTurn(t *testing.T) {
 	}
 }
 
+// The priority of a copy holds at once, and is named where it makes no sense.
+func TestPriorityOfTheCopy(t *testing.T) {
+	b := boxWith(t, bare.Program(), nil)
+	set := func(level string) error {
+		_, err := b.Driver.(drivers.Commander).Command(context.Background(), "priority", map[string]string{"level": level})
+		return err
+	}
+	b.refused(set("utmost"), drivers.RuleState, "low, normal and high")
+	for _, level := range []string{"low", "high", "normal"} {
+		if err := set(level); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.bringIn(1)
+}
+
 // A dump is written from one CPU module while the guest runs on, on the other.
 func TestDumpWhileTheGuestRunsOn(t *testing.T) {
 	b := duplex(t, bare.Program(), nil)

@@ -94,6 +94,7 @@ type Crossbar struct {
 	begin   sync.Once
 	beside  sync.WaitGroup // goroutines beside Run
 	stop    atomic.Bool
+	rate    atomic.Int64 // bytes a second that are copied while the machine runs; 0: no limit
 	running atomic.Bool  // Run has begun
 	seen    atomic.Int64 // when Run's loop was last seen, ns since began
 

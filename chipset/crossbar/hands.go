@@ -106,7 +106,7 @@ func (h *hands) Copy(from, to lockstep.Side, pages []uint32) {
 		began := time.Now()
 		var err error
 		if pages == nil {
-			err = backplane.CopyAll(context.Background(), dst.Module, src.Module, backplane.Rate{Progress: x.copied.progress})
+			err = backplane.CopyAll(context.Background(), dst.Module, src.Module, backplane.Rate{Progress: x.copied.progress, Yield: x.pace()})
 		} else {
 			err = backplane.CopyPages(dst.Module, src.Module, pages, nil)
 		}

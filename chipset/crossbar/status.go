@@ -70,6 +70,24 @@ func (c *copying) progress(bytes, _ int64) {
 	c.done = min(bytes, c.total)
 }
 
+// SetCopyRate bounds how many bytes a second are copied to a module that comes in while the
+// machine runs; 0 is no limit.
+func (x *Crossbar) SetCopyRate(bytes int64) { x.rate.Store(bytes) }
+
+// paceMax bounds a pause, so that a new rate soon holds.
+const paceMax = 100 * time.Millisecond
+
+// pace is called behind each MiB that was copied, and rests so that the rate is kept.
+func (x *Crossbar) pace() func() {
+	last := time.Now()
+	return func() {
+		if rate := x.rate.Load(); rate > 0 {
+			time.Sleep(min(time.Duration(float64(1<<20)/float64(rate)*float64(time.Second))-time.Since(last), paceMax))
+		}
+		last = time.Now()
+	}
+}
+
 // setStatus takes the snapshot, now and then.
 func (x *Crossbar) setStatus() {
 	for s := range x.strikes {

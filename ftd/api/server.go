@@ -234,6 +234,12 @@ func (c Change) check() error {
 			return badRequest("a dump goes to a file on the box: %q is no absolute path", c.Out)
 		}
 		return nil
+	case Priority:
+		switch c.Level {
+		case PriorityLow, PriorityNormal, PriorityHigh:
+			return nil
+		}
+		return badRequest("priority needs a level, low, normal or high: {\"level\": \"low\"}")
 	case Resolve:
 		if c.Keep == "" {
 			return badRequest("resolve needs the side whose data stays: {\"keep\": \"pci0\"}")
@@ -245,7 +251,7 @@ func (c Change) check() error {
 		}
 		return nil
 	}
-	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, dump, resolve and inject", c.Verb)
+	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, dump, priority, resolve and inject", c.Verb)
 }
 
 func badRequest(format string, args ...any) *Error {

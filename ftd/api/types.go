@@ -84,6 +84,7 @@ const (
 	Resolve   Verb = "resolve"
 	Machine   Verb = "machine"
 	Dump      Verb = "dump"
+	Priority  Verb = "priority"
 )
 
 // Actions of Machine.
@@ -91,6 +92,13 @@ const (
 	MachineStart = "start"
 	MachineStop  = "stop"  // at once, as a power switch does
 	MachineReset = "reset" // at once, and from the beginning
+)
+
+// Levels of Priority.
+const (
+	PriorityLow    = "low"
+	PriorityNormal = "normal"
+	PriorityHigh   = "high"
 )
 
 // Change is a request to change the box. Which fields count depends on the verb.
@@ -104,6 +112,7 @@ type Change struct {
 	Action     string   `json:"action,omitempty"`      // Machine
 	Side       string   `json:"side,omitempty"`        // Dump: the CPU module whose memory is written out, "" for either
 	Out        string   `json:"out,omitempty"`         // Dump: the file, by its absolute path on the box, "" for one that is chosen
+	Level      string   `json:"level,omitempty"`       // Priority: low, normal or high
 	Fault      string   `json:"fault,omitempty"`       // Inject
 	Args       []string `json:"args,omitempty"`        // Inject
 }

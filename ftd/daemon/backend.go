@@ -87,6 +87,8 @@ func (d *Daemon) Change(ctx context.Context, c api.Change) (api.Outcome, error) 
 		return d.machine(ctx, c)
 	case api.Dump:
 		return d.dump(ctx, c)
+	case api.Priority:
+		return d.priority(ctx, c)
 	case api.Inject:
 		return d.inject(ctx, c)
 	case api.Resolve:

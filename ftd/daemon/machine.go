@@ -159,6 +159,18 @@ func (d *Daemon) dump(ctx context.Context, c api.Change) (api.Outcome, error) {
 	return api.Outcome{Text: fmt.Sprintf("the memory of %s is being written to %s: ftctl status shows how far that is", c.ID, answer.Path), Seq: d.events.LastSeq()}, nil
 }
 
+// priority says how much background work on a device may take from what is in service.
+func (d *Daemon) priority(ctx context.Context, c api.Change) (api.Outcome, error) {
+	dev, err := d.machineDevice(c.ID)
+	if err != nil {
+		return api.Outcome{}, err
+	}
+	if err := d.command(ctx, dev, "priority", map[string]string{"level": c.Level, "by": c.By}, nil); err != nil {
+		return api.Outcome{}, err
+	}
+	return api.Outcome{Text: fmt.Sprintf("CPU modules come into %s with priority %s, until its driver process ends", c.ID, c.Level), Seq: d.events.LastSeq()}, nil
+}
+
 // command asks a machine's driver for something of its own.
 func (d *Daemon) command(ctx context.Context, dev *device, name string, args map[string]string, answer any) error {
 	err := dev.client.Command(ctx, name, args, answer)
