@@ -56,6 +56,8 @@ func TestCPUModulesFailInTurn(t *testing.T) {
 	b := duplex(t, bare.Program(), nil)
 	s := b.console()
 	s.shows("1 s")
+	// Results are told of behind their step.
+	off := map[string]uint64{"wrong-result": 1, "lose-store": 1, "double-store": 1}
 	for i, c := range []struct{ fault, says string }{
 		{"kill", ""},
 		{"stop", ""},
@@ -72,6 +74,10 @@ func TestCPUModulesFailInTurn(t *testing.T) {
 		victim := drivers.Side(i % 2)
 		words := strings.Fields(c.fault)
 		b.inject(victim, words[0], words[1:]...)
+		var in uint64
+		if words[0] != "kill" && words[0] != "stop" {
+			in, _ = b.event("the drill's fault is in").Detail["step"].(uint64)
+		}
 		e := b.event("→ shot")
 		if e.Side != victim || !e.Injected || e.Fault == "" {
 			t.Errorf("%s into cpu%d: %+v", c.fault, victim, e)
@@ -80,7 +86,11 @@ func TestCPUModulesFailInTurn(t *testing.T) {
 			t.Errorf("%s into cpu%d: %+v", c.fault, victim, st.Sides)
 		}
 		if c.says != "" {
-			t.Logf("%s: %s", c.fault, b.event(c.says).Reason)
+			found := b.event(c.says)
+			t.Logf("%s: %s", c.fault, found.Reason)
+			if step, ok := found.Detail["first_step"].(uint64); ok && step != in-off[words[0]] {
+				t.Errorf("%s went in at step %d: %s", c.fault, in, found.Reason)
+			}
 		}
 		b.inject(victim, "clear")
 		b.bringIn(victim)

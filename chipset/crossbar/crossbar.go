@@ -105,6 +105,7 @@ type Crossbar struct {
 	unsent   [2][]lockstep.Command
 	injected [2]*lockstep.Injection // in the present module, the last one
 	struck   [2]*lockstep.Injection // the one that took effect last
+	atOnce   [2]bool                // it was put in while the module was in lockstep, at no certain step
 	strikes  [2]*lockstep.Injection // what is to be done to its process at a step
 	outcome  *Outcome
 	told     uint64 // number of the last quantum that the world was told of
@@ -498,7 +499,7 @@ func (x *Crossbar) Join(s lockstep.Side) error {
 			return err
 		}
 		x.mods[s], x.unsent[s] = m, nil
-		x.injected[s], x.struck[s] = nil, nil
+		x.injected[s], x.struck[s], x.atOnce[s] = nil, nil, false
 		x.faulty(s)
 		x.statusMu.Lock()
 		x.links[s].tested = tested

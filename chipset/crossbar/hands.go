@@ -194,11 +194,12 @@ func (h *hands) Report(e lockstep.Event) {
 		x.journalWithin(e.Side, true)
 		x.begin.Do(func() { close(x.started) })
 	case lockstep.InjectedFault:
-		// Where it took effect is where it is put in again, to look for the first wrong step. A
-		// store is told of behind it; what persists is there from the beginning.
+		// Where it took effect is where it is put in again, to look for the first wrong step.
+		// Stores and results are told of behind them; what came with its module is there from
+		// the beginning.
 		switch f := h.injected[e.Side]; {
-		case f == nil || persistent[f.Name]:
-		case strings.HasSuffix(f.Name, "-store"):
+		case f == nil || persistent[f.Name] && (f.Step > 0 || !h.atOnce[e.Side]):
+		case strings.HasSuffix(f.Name, "-store"), f.Name == "wrong-result":
 			f.Step = e.Step - 1
 		default:
 			f.Step = e.Step

@@ -232,7 +232,7 @@ func (x *Crossbar) Inject(s lockstep.Side, f lockstep.Injection) error {
 			return fmt.Errorf("%v is not in lockstep", s)
 		}
 		keep := f
-		x.injected[s] = &keep
+		x.injected[s], x.atOnce[s] = &keep, f.Step == 0
 		if persistent[f.Name] {
 			again := f
 			again.Step = 0
