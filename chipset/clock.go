@@ -49,12 +49,12 @@ func (c *clock) ran(steps uint64, took time.Duration) {
 	c.speed = min(max(now, c.speed+(now-c.speed)*speedWeight, speedMin), speedMax)
 }
 
-// grant is the input that sets guest time for a quantum that begins behind ahead others which
+// grant is the input that sets guest time for a quantum that begins behind so many steps that
 // are under way. Where the guest will be then is not known: a module that is beyond the base
 // takes its own time for it, and half the rate.
-func (c *clock) grant(now time.Time, ahead int) module.Input {
+func (c *clock) grant(now time.Time, ahead uint64) module.Input {
 	const num = module.TimebaseHz / 1000
 	den := uint32(c.speed / 1000 / rateLow)
-	base := c.ticks(now) + uint64(ahead)*quantum*num/uint64(den)
+	base := c.ticks(now) + ahead*num/uint64(den)
 	return module.Input{Kind: module.InputTime, Status: module.AtLeast, Base: base, Num: num, Den: den}
 }

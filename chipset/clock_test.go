@@ -72,7 +72,7 @@ func TestRatesAreBounded(t *testing.T) {
 		for range 1000 {
 			g.ran(1<<40, took)
 			g.ran(2000, took)
-			if in := g.grant(g.now, 4); in.Den == 0 || in.Num == 0 {
+			if in := g.grant(g.now, 4*quantum); in.Den == 0 || in.Num == 0 {
 				t.Fatalf("after %v: %+v", took, in)
 			}
 		}

@@ -264,7 +264,7 @@ func (d *driver) nextBoot() uint64 {
 func (d *driver) crossbar(set settings, w *world) crossbar.Config {
 	return crossbar.Config{
 		Core: lockstep.Config{
-			Quantum: quantum, BlackoutMax: d.opt.BlackoutMax, Undecided: lockstep.Policy(d.opt.Undecided), Throttle: d.opt.Throttle,
+			Quantum: quantum, QuantumMax: 4 * quantum, Window: window, PatrolEvery: patrolEvery, BlackoutMax: d.opt.BlackoutMax, Undecided: lockstep.Policy(d.opt.Undecided), Throttle: d.opt.Throttle,
 		},
 		Backplane: backplane.Config{Machine: set.inside(), MemoryBytes: set.MemoryBytes, CPU: -1, Log: os.Stderr},
 		Pin:       pins(),

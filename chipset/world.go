@@ -16,6 +16,13 @@ import (
 // quantum is how many steps are run between two looks at what came from outside.
 const quantum = 100_000
 
+// While the guest computes, modules are up to window quanta ahead of the comparison, so that
+// they need not wait for the chipset to be woken; and the patrol goes on every patrolEvery.
+const (
+	window      = 8
+	patrolEvery = 16
+)
+
 // world is what is around one boot of the machine: its devices, its clock and the inbox. The
 // chipset's goroutine calls it; measured alone may be called by others.
 type world struct {
@@ -99,7 +106,7 @@ func (w *world) Deliver(room int, put func(*module.Input)) {
 }
 
 // Grant is the wall's time at which a quantum will begin that has others before it.
-func (w *world) Grant(ahead int) module.Input {
+func (w *world) Grant(ahead uint64) module.Input {
 	now := time.Now()
 	if ahead == 0 {
 		w.issued = now

@@ -77,7 +77,7 @@ func serve(side lockstep.Side, build Build) error {
 	send := func(r *lockstep.Record) {
 		if unsent == nil {
 			buf = r.Append(buf[:0])
-			unsent = p.Send(buf, r.Kind != lockstep.Ran || r.Why != lockstep.Budget)
+			unsent = p.Send(buf, r.Kind != lockstep.Patrolled && (r.Kind != lockstep.Ran || r.Why != lockstep.Budget))
 		}
 	}
 	executor, err := build(settings, ram, send)

@@ -40,8 +40,8 @@ type World interface {
 	Release(r *lockstep.Record)
 	// Deliver gives the inputs that wait, typed bytes up to room.
 	Deliver(room int, put func(*module.Input))
-	// Grant is the guest time for a quantum that begins behind ahead others.
-	Grant(ahead int) module.Input
+	// Grant is the guest time for a quantum that begins behind so many steps that are under way.
+	Grant(ahead uint64) module.Input
 	// When is the moment of a guest time.
 	When(ticks uint64) time.Time
 	// Ran says that a quantum was agreed on.

@@ -24,7 +24,7 @@ func (h *hands) x() *Crossbar { return (*Crossbar)(h) }
 func (h *hands) Now() time.Duration { return time.Since(h.began) }
 
 // Grant asks the world.
-func (h *hands) Grant() module.Input { return h.cfg.World.Grant(h.core.Ahead()) }
+func (h *hands) Grant() module.Input { return h.cfg.World.Grant(h.core.AheadSteps()) }
 
 // Send gives a module a command, or keeps it until there is room.
 func (h *hands) Send(s lockstep.Side, c *lockstep.Command) {

@@ -79,7 +79,7 @@ func (w *world) Release(r *lockstep.Record) {
 func (w *world) Deliver(int, func(*module.Input)) {}
 
 // Grant is not asked for: a program's time is its own.
-func (w *world) Grant(int) module.Input { return module.Input{Kind: module.InputTime} }
+func (w *world) Grant(uint64) module.Input { return module.Input{Kind: module.InputTime} }
 
 // When is not asked for either.
 func (w *world) When(uint64) time.Time { return time.Now() }

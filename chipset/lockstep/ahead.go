@@ -8,6 +8,16 @@ import (
 // Ahead is how many quanta are under way: sent and not agreed on.
 func (c *Core) Ahead() int { return c.runs }
 
+// AheadSteps is how many steps they have at most.
+func (c *Core) AheadSteps() (steps uint64) {
+	for i := range c.asked {
+		if c.asked[i].verb == Run {
+			steps += c.asked[i].a
+		}
+	}
+	return steps
+}
+
 // Heritable says whether a successor may take a side over: it is in lockstep, or was in it
 // under the core before and is being taken over.
 func (c *Core) Heritable(s Side) bool {

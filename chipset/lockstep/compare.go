@@ -124,6 +124,9 @@ func (c *Core) agree(a *answer, both bool) {
 			c.stats.Outputs++
 			c.hands.Release(&a.outputs[i])
 		}
+		if r.Why != Budget || len(a.outputs) > 0 {
+			c.busy = 0
+		}
 		switch r.Why {
 		case Budget:
 			c.window = min(c.window*2, c.cfg.Window)

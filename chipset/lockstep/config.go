@@ -35,6 +35,7 @@ type Hands interface {
 type Config struct {
 	Pages       int           // of memory
 	Quantum     uint64        // steps; 100000
+	QuantumMax  uint64        // of a machine that computes and neither sends nor gets anything; Quantum
 	Window      int           // quanta sent ahead of the comparison; 4
 	EpochTime   time.Duration // 50 ms
 	Bare        bool          // the machine wants no guest time
@@ -42,6 +43,7 @@ type Config struct {
 	BlackoutMax time.Duration // of a re-integration; 20 ms
 	Throttle    bool          // the guest may be slowed down so that a re-integration ends
 	PatrolPages int           // a quantum, in the background; 16
+	PatrolEvery int           // quanta, whose pages are patrolled at once; 1
 	Hold        bool          // the machine stands at its start, and when a module was shot or has come in, until Resume
 	Prove       bool          // it is over only when its modules have been proved equal
 }
@@ -60,6 +62,7 @@ func (c Config) withDefaults() Config {
 	if c.Quantum == 0 {
 		c.Quantum = 100_000
 	}
+	c.QuantumMax = max(c.QuantumMax, c.Quantum)
 	if c.Window <= 0 {
 		c.Window = 4
 	}
@@ -71,6 +74,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.BlackoutMax <= 0 {
 		c.BlackoutMax = 20 * time.Millisecond
+	}
+	if c.PatrolEvery <= 0 {
+		c.PatrolEvery = 1
 	}
 	if c.PatrolPages <= 0 {
 		c.PatrolPages = 16

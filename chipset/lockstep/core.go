@@ -106,6 +106,8 @@ type Core struct {
 	endAt    uint64        // the number of the last one
 	requests uint64
 	window   int
+	busy     int    // quanta in which nothing came and nothing went
+	size     uint64 // steps of the last quantum
 	last     Record // the last Ran that was agreed
 	runs     int    // quanta among asked
 
@@ -252,7 +254,7 @@ func (c *Core) Go(due bool) {
 	if c.phase != Running {
 		return
 	}
-	for c.phase == Running && c.runs < c.window && !c.closing() && c.hands.Now() >= c.pause {
+	for c.phase == Running && c.runs < c.ahead() && !c.closing() && c.hands.Now() >= c.pause {
 		if c.epochDue() && c.ends >= endsMax {
 			break
 		}
@@ -268,6 +270,16 @@ func (c *Core) Go(due bool) {
 	}
 	c.advanceJoin()
 	c.advanceEnding()
+}
+
+// quietQuanta is behind how many quanta in which nothing came and nothing went the next ones are
+// twice as long.
+const quietQuanta = 16
+
+// ahead is how many quanta may be under way: fewer of long ones, so that an input need not wait
+// longer, but two.
+func (c *Core) ahead() int {
+	return min(c.window, max(int(uint64(c.cfg.Window)*c.cfg.Quantum/max(c.size, 1)), 2))
 }
 
 // quantum sends inputs, time and one quantum.
@@ -286,14 +298,21 @@ func (c *Core) quantum() {
 		bytes += len(in.Data)
 	}
 	c.inputs = slices.Delete(c.inputs, 0, taken)
+	if c.busy++; taken > 0 {
+		c.busy = 0
+	}
+	c.size = min(c.cfg.Quantum<<min(c.busy/quietQuanta, 8), c.cfg.QuantumMax)
 	if !c.cfg.Bare {
 		in := c.hands.Grant()
 		c.emit(EncodeInput(&in))
 	}
-	c.emit(Command{Verb: Run, A: c.cfg.Quantum})
+	c.emit(Command{Verb: Run, A: c.size})
 	c.runs++
 	c.throttle()
-	c.advancePatrol(false)
+	if c.patrol.quanta++; c.patrol.syncing || c.patrol.quanta >= c.cfg.PatrolEvery {
+		c.patrol.quanta = 0
+		c.advancePatrol(false)
+	}
 }
 
 // epochDue says whether the epoch has to end.

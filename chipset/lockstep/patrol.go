@@ -6,6 +6,7 @@ package lockstep
 // patrol is where it is.
 type patrol struct {
 	next    uint64 // page
+	quanta  int    // since the last pages were sent
 	syncing bool   // a module has come in: the first pass proves both memories equal
 	side    Side   // which one
 	through bool   // that pass is; the pages that it left out are compared at the epoch's end
@@ -25,8 +26,11 @@ func (c *Core) advancePatrol(fast bool) {
 	}
 	n := c.cfg.PatrolPages
 	if fast || c.patrol.syncing {
-		n = min(n*patrolFast, PagesMax)
+		n *= patrolFast
+	} else {
+		n *= c.cfg.PatrolEvery
 	}
+	n = min(n, PagesMax)
 	n = min(n, len(c.table)-int(c.patrol.next))
 	c.emit(Command{Verb: Patrol, A: c.patrol.next, B: uint64(n)})
 	if c.patrol.next += uint64(n); int(c.patrol.next) >= len(c.table) {

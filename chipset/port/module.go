@@ -107,7 +107,7 @@ func (m *Module) Send(message []byte, urgent bool) error {
 // module busy until it has been.
 const (
 	unrungMax = 4
-	aheadMin  = 2
+	aheadMin  = 6
 )
 
 // ring wakes the chipset, if it sleeps and there is something that it was not woken for.
