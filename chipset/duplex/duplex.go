@@ -115,7 +115,7 @@ func Start(cfg Config) (*Machine, error) {
 	}
 	x, err := crossbar.New(crossbar.Config{
 		Core: lockstep.Config{
-			Quantum: quantum, Window: 8, PatrolEvery: 4, EpochTime: epochTime, Bare: true, Undecided: cfg.Undecided, Hold: true, Prove: true, BlackoutMax: time.Hour,
+			Quantum: quantum, EpochTime: epochTime, Bare: true, Undecided: cfg.Undecided, Hold: true, Prove: true, BlackoutMax: time.Hour,
 		},
 		Backplane: backplane.Config{Machine: machine, MemoryBytes: cfg.Memory, CPU: -1, Log: cfg.Log, Limits: backplane.Limits{Hung: hung}},
 		Pin:       [2]int{-1, -1},
