@@ -16,7 +16,7 @@ import (
 // TestKernelBondingCompared runs the comparison where there is something to compare with.
 func TestKernelBondingCompared(t *testing.T) {
 	if testing.Short() {
-		t.Skip("-short: it measures")
+		t.Skip("-short: it measures; make test-kernels runs this")
 	}
 	kerneltest.RunTests(t, kerneltest.Options{Modules: guestModules, Args: []string{"-test.run=^TestFewerLosses"}}, "ft/bond")
 }

@@ -1,17 +1,9 @@
 package chipset_test
 
 import (
-	"os"
 	"testing"
 
-	"ft/chipset/backplane"
-	"ft/chipset/inside"
+	"ft/chipset/inside/insidetest"
 )
 
-// TestMain lets the test's own program be the CPU modules of the machines under test.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == backplane.Role {
-		os.Exit(inside.Run(os.Args[2:], os.Stderr))
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { insidetest.Main(m) }

@@ -69,7 +69,7 @@ func TestHolesAreNotCopied(t *testing.T) {
 	src.RAM()[0], src.RAM()[30<<20] = 1, 1
 	has := blocks(t, src)
 	if has >= copyBytes/2 {
-		t.Skip("this kernel gives all of the memory at once")
+		t.Fatalf("two pages of %d MiB were written, and the memory has %d KiB: there are no holes to be left", copyBytes>>20, has>>10)
 	}
 	if err := CopyAll(t.Context(), dst.Module, src.Module, Rate{}); err != nil {
 		t.Fatal(err)

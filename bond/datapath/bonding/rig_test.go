@@ -18,16 +18,10 @@ import (
 
 func TestMain(m *testing.M) { bondtest.Main(m) }
 
-// TestKernelBonding runs the tests of this package where there is a bonding driver; with -short
-// those of them that need most of it.
+// TestKernelBonding runs the tests of this package where there is a bonding driver.
 func TestKernelBonding(t *testing.T) {
-	which := "."
-	if testing.Short() {
-		which = "^(TestOpen|TestAdopt|TestSwitchAtOnce|TestTurnWithoutUs|TestClosedPort|TestFaults)"
-	}
 	kerneltest.RunTests(t, kerneltest.Options{
 		Modules: []string{"bonding", "veth", "bridge", "sch_ingress", "cls_u32", "act_gact", "macvlan", "8021q", "dummy"},
-		Args:    []string{"-test.run=" + which},
 	}, "ft/bond/datapath/bonding")
 }
 

@@ -11,7 +11,7 @@ func TestKernelWithGact(t *testing.T) {
 	for _, k := range []kerneltest.Kernel{kerneltest.Linux612, kerneltest.Linux61} {
 		t.Run(string(k), func(t *testing.T) {
 			if testing.Short() && k != kerneltest.Linux612 {
-				t.Skip("-short: one kernel will do")
+				t.Skip("-short: one kernel will do; make test-kernels runs all")
 			}
 			kerneltest.RunTests(t, kerneltest.Options{
 				Kernel:  k,

@@ -57,18 +57,8 @@ func sumOf(p string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// emulated skips what takes minutes of QEMU where there is no time for it: on the machine the
-// guest is tested by the box's own test (ftd/integration), and here by `make test-kernels`.
-func emulated(t *testing.T) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("-short: the guest under QEMU; make test-kernels runs this")
-	}
-}
-
 // TestKernelGuest is the guest as a user has it: service, console, load, clean end.
 func TestKernelGuest(t *testing.T) {
-	emulated(t)
 	g, disk := debianGuest(t)
 	m := start(t, g, disk)
 	m.answers()
@@ -193,7 +183,6 @@ func (a *acknowledged) check(m *machine) {
 // TestKernelGuestIsKilled: what was acknowledged is there after any end, and the file
 // system is whole.
 func TestKernelGuestIsKilled(t *testing.T) {
-	emulated(t)
 	g, disk := debianGuest(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
