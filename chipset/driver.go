@@ -44,7 +44,7 @@ func init() { drivers.Register(Kind, New) }
 const (
 	eventsMax = 1024             // events that nobody has read yet
 	drainMax  = 15 * time.Second // for requests under way when a machine is switched off, and then for a flush
-	aliveMax  = 5 * time.Second  // a quantum takes under a millisecond, a wait a second
+	aliveMax  = 5 * time.Second  // the loop turns once a second at least
 )
 
 // power is what a machine is in.
@@ -95,7 +95,7 @@ type driver struct {
 	dropped  uint64
 }
 
-// devices are the back ends; nil what there is not. The machine's sink uses them without a
+// devices are the back ends; nil what there is not. The machine's world uses them without a
 // lock: they change only while there is no machine.
 type devices struct {
 	disk    *backend.Disk
@@ -135,23 +135,25 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	if !d.mayStart(first) {
 		first = 1
 	}
-	if !d.mayStart(first) {
+	on := d.mayStart(first)
+	switch {
+	case !on:
 		crossbar.End(d.inheritedModules())
-		d.become(powerStopped, "it is to stay off until it is started")
-		return nil
-	}
-	if mode == drivers.Adopt {
+	case mode == drivers.Adopt:
 		err := d.adopt(ctx)
 		if err == nil {
 			return nil
 		}
 		d.note("the process that ran it has died, and the guest starts anew: " + err.Error())
 	}
-	if err := d.newJournal(); err != nil {
+	if err := d.newJournal(); err != nil { // also of one that is off: it may be started
 		return err
 	}
-	d.become(powerStarting, "reading "+d.opt.Kernel)
-	_ = d.switchOnOr(first, powerFailed) // which is a state, and no reason for the driver to end
+	if !on {
+		d.become(powerStopped, "it is to stay off until it is started")
+		return nil
+	}
+	_ = d.startOn(first) // its failure is a state, and no reason for the driver to end
 	return nil
 }
 
@@ -180,8 +182,7 @@ func (d *driver) Attach(_ context.Context, s drivers.Side, _ drivers.Resource) e
 	case p.serving() && other.InService():
 		return d.join(s)
 	}
-	d.become(powerStarting, "reading "+d.opt.Kernel)
-	return d.switchOnOr(s, powerFailed)
+	return d.startOn(s)
 }
 
 // Detach takes a CPU module out. With the last one the machine goes off.
@@ -275,15 +276,19 @@ func (d *driver) start() error {
 	if d.sides[first].state == drivers.Empty {
 		first = 1
 	}
-	d.become(powerStarting, "reading "+d.opt.Kernel)
-	return d.switchOnOr(first, powerFailed)
+	return d.startOn(first)
 }
 
-// switchOnOr switches on; where that cannot be done the machine is in the state else.
-func (d *driver) switchOnOr(s drivers.Side, failed power) error {
-	err := d.switchOn(s)
+// startOn starts the machine on one CPU module; where that cannot be done it has failed.
+func (d *driver) startOn(s drivers.Side) error {
+	d.become(powerStarting, "reading "+d.opt.Kernel)
+	return d.orFailed(d.switchOn(s))
+}
+
+// orFailed is the machine's failure, if there is one.
+func (d *driver) orFailed(err error) error {
 	if err != nil {
-		d.become(failed, err.Error())
+		d.become(powerFailed, err.Error())
 	}
 	return err
 }
@@ -325,7 +330,7 @@ func (d *driver) restart() error {
 	}
 	d.note("reset by a person")
 	d.othersWait(first, "the guest was reset: it is brought in again")
-	return d.switchOnOr(first, powerFailed)
+	return d.orFailed(d.switchOn(first))
 }
 
 // Stop ends the driver. Handed over, the CPU modules wait for the successor.
@@ -367,7 +372,7 @@ func (d *driver) isStopped() bool {
 	return d.stopped
 }
 
-// Alive says whether the runner's loop still turns.
+// Alive says whether the chipset's loop still turns.
 func (d *driver) Alive() error {
 	d.mu.Lock()
 	b := d.boot

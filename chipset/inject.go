@@ -13,9 +13,7 @@ import (
 )
 
 // Faults are the names of the faults that a CPU module of a machine can be given.
-var Faults = []string{
-	"kill", "stop", "slow", "flip-register", "flip-memory", "flip-pc", "flip-csr", "stuck", "wrong-result", "lose-store", "double-store", "clear",
-}
+var Faults = append(append([]string{"kill", "stop"}, cpu.Faults()...), "clear")
 
 // ParseFault reads a fault and its arguments, as in `ftctl inject cpu1/guest FAULT ARGS`:
 //

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"os"
-	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -264,7 +263,8 @@ func (d *driver) nextBoot() uint64 {
 func (d *driver) crossbar(set settings, w *world) crossbar.Config {
 	return crossbar.Config{
 		Core: lockstep.Config{
-			Quantum: quantum, QuantumMax: 4 * quantum, Window: window, PatrolEvery: patrolEvery, BlackoutMax: d.opt.BlackoutMax, Undecided: lockstep.Policy(d.opt.Undecided), Throttle: d.opt.Throttle,
+			Quantum: quantum, QuantumMax: quantumMax, Window: window, PatrolEvery: patrolEvery,
+			BlackoutMax: d.opt.BlackoutMax, Undecided: lockstep.Policy(d.opt.Undecided), Throttle: d.opt.Throttle,
 		},
 		Backplane: backplane.Config{Machine: set.inside(), MemoryBytes: set.MemoryBytes, CPU: -1, Log: os.Stderr},
 		Pin:       pins(),
@@ -274,21 +274,22 @@ func (d *driver) crossbar(set settings, w *world) crossbar.Config {
 	}
 }
 
-// pins are cores for the two modules, where there are enough for them and everything else.
+// pinnedFrom is how many cores there have to be for two modules to get one each: everything
+// else needs some, too.
+const pinnedFrom = 4
+
+// pins are cores for the two modules, the last two that this process may use.
 func pins() [2]int {
 	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil || set.Count() < 4 {
+	if err := unix.SchedGetaffinity(0, &set); err != nil || set.Count() < pinnedFrom {
 		return [2]int{-1, -1}
 	}
 	var last [2]int
-	for i, n := 0, 0; i < 1024 && n < set.Count(); i++ {
+	for i, n := 0, set.Count(); n > 0; i++ {
 		if set.IsSet(i) {
 			last[0], last[1] = last[1], i
-			n++
+			n--
 		}
-	}
-	if runtime.GOMAXPROCS(0) < 2 {
-		return [2]int{-1, -1}
 	}
 	return last
 }

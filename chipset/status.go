@@ -248,26 +248,18 @@ func (d *driver) evidence(s drivers.Side, e *crossbar.Event) {
 		return
 	case r.Found:
 		ev.Detail["first_step"], ev.Detail["pc"] = r.Step, fmt.Sprintf("%x", r.PC)
-		ev.Reason = fmt.Sprintf("%s differed first at step %d (pc %x)", name, r.Step, r.PC)
-		for i, df := range r.Differs {
-			if i == 0 {
-				ev.Detail["what"], ev.Detail["bad"], ev.Detail["good"] = df.What, fmt.Sprintf("%#x", df.Bad), fmt.Sprintf("%#x", df.Good)
-			}
-			ev.Reason += ", " + df.String()
+		ev.Reason = fmt.Sprintf("%s differed first at step %d (pc %x)%s", name, r.Step, r.PC, r.What())
+		if len(r.Differs) > 0 {
+			first := r.Differs[0]
+			ev.Detail["what"], ev.Detail["bad"], ev.Detail["good"] = first.What, fmt.Sprintf("%#x", first.Bad), fmt.Sprintf("%#x", first.Good)
 		}
 	case r.HasWord:
 		ev.Reason = fmt.Sprintf("%s: %s; nothing has used it", name, r.Word)
 	default:
-		ev.Reason = fmt.Sprintf("%s does not differ when the epoch is done again: the fault has passed; it lay between step %d and step %d", name, e.Fault.From, e.Fault.To)
-		if c := e.Case; c != nil {
-			ev.Reason = fmt.Sprintf("%s does not differ when the epoch is done again: the fault has passed; it lay between step %d and step %d", name, c.Fault.From, c.Fault.To)
-		}
+		ev.Reason = fmt.Sprintf("%s does not differ when the epoch is done again: the fault has passed; it lay between step %d and step %d", name, e.Case.Fault.From, e.Case.Fault.To)
 	}
 	if r := e.Found; r != nil && r.HasWord {
 		ev.Detail["word"] = r.Word.String()
-		if r.Found {
-			ev.Reason += "; " + r.Word.String()
-		}
 	}
 	d.sides[s].last = ev.Reason
 	if d.sides[s].state == drivers.Shot {

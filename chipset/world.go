@@ -1,7 +1,6 @@
 package chipset
 
 import (
-	"bytes"
 	"crypto/rand"
 	"sync"
 	"time"
@@ -13,12 +12,12 @@ import (
 	"ft/drivers"
 )
 
-// quantum is how many steps are run between two looks at what came from outside.
-const quantum = 100_000
-
-// While the guest computes, modules are up to window quanta ahead of the comparison, so that
-// they need not wait for the chipset to be woken; and the patrol goes on every patrolEvery.
+// How a guest is run. While it computes, modules are up to window quanta ahead of the
+// comparison, so that they need not wait for the chipset to be woken; the patrol goes on every
+// patrolEvery quanta.
 const (
+	quantum     = 100_000     // steps
+	quantumMax  = 4 * quantum // while nothing comes or goes
 	window      = 8
 	patrolEvery = 16
 )
@@ -98,11 +97,7 @@ func (w *world) Deliver(room int, put func(*module.Input)) {
 		w.begun = true
 		put(&module.Input{Kind: module.InputWall, Base: uint64(w.clock.began.UnixNano())})
 	}
-	w.spare = w.d.inbox.deliver(w.spare, room, func(in *module.Input) {
-		mine := *in
-		mine.Data = bytes.Clone(in.Data)
-		put(&mine)
-	})
+	w.spare = w.d.inbox.deliver(w.spare, room, put)
 }
 
 // Grant is the wall's time at which a quantum will begin that has others before it.

@@ -15,8 +15,8 @@ var (
 	sideFaults = map[string][]string{
 		"disk":  {"read-error", "write-error", "corrupt", "slow", "hang", "vanish", "return", "clear"},
 		kindNIC: {"cable-pull", "cable-return", "silent-path", "remove", "return", "flap", "clear"},
-		kindMachine: {"kill", "stop", "slow", "flip-register", "flip-memory", "flip-pc", "flip-csr", "stuck", "wrong-result",
-			"lose-store", "double-store", "clear"},
+		kindMachine: {"kill", "stop", "double-store", "flip-csr", "flip-memory", "flip-pc", "flip-register", "lose-store", "slow", "stuck",
+			"wrong-result", "clear"},
 	}
 	moduleFaults = []string{"power-off", "power-on", "clear"}
 	deviceFaults = []string{"crash", "clear"}

@@ -167,12 +167,5 @@ func tellFound(e *crossbar.Event) string {
 	case !r.Found:
 		return fmt.Sprintf("%s: %v; nothing has used it", name, r.Word)
 	}
-	text := fmt.Sprintf("%s differed first at step %d (pc %#x)", name, r.Step, r.PC)
-	for _, d := range r.Differs {
-		text += ", " + d.String()
-	}
-	if r.HasWord {
-		text += "; " + r.Word.String()
-	}
-	return text
+	return fmt.Sprintf("%s differed first at step %d (pc %#x)%s", name, r.Step, r.PC, r.What())
 }

@@ -38,7 +38,7 @@ import (
 type World interface {
 	// Release lets an output out. r is valid during the call.
 	Release(r *lockstep.Record)
-	// Deliver gives the inputs that wait, typed bytes up to room.
+	// Deliver gives the inputs that wait, typed bytes up to room. put copies their data.
 	Deliver(room int, put func(*module.Input))
 	// Grant is the guest time for a quantum that begins behind so many steps that are under way.
 	Grant(ahead uint64) module.Input
@@ -291,7 +291,7 @@ func (x *Crossbar) Run() Outcome {
 			}
 		} else {
 			if x.core.Takes() {
-				x.cfg.World.Deliver(x.core.Room(), func(in *module.Input) { x.core.Put(*in) })
+				x.cfg.World.Deliver(x.core.Room(), x.core.Put)
 			}
 			x.core.Go(due)
 			x.patrol(now)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ft/chipset/backplane"
+	"ft/chipset/cpu"
 	"ft/chipset/lockstep"
 	"ft/chipset/module"
 	"ft/chipset/narrow"
@@ -198,7 +199,7 @@ func (h *hands) Report(e lockstep.Event) {
 		// Stores and results are told of behind them; what came with its module is there from
 		// the beginning.
 		switch f := h.injected[e.Side]; {
-		case f == nil || persistent[f.Name] && (f.Step > 0 || !h.atOnce[e.Side]):
+		case f == nil || cpu.Persistent(f.Name) && (f.Step > 0 || !h.atOnce[e.Side]):
 		case strings.HasSuffix(f.Name, "-store"), f.Name == "wrong-result":
 			f.Step = e.Step - 1
 		default:

@@ -173,9 +173,6 @@ func (f *Slots) set(s lockstep.Side, fault *lockstep.Injection) {
 // Clear takes the fault of a place away.
 func (f *Slots) Clear(s lockstep.Side) { f.set(s, nil) }
 
-// Persistent faults stay with the place until they are cleared.
-var persistent = map[string]bool{"stuck": true, "wrong-result": true, "slow": true}
-
 // passed refuses a step that has passed.
 func (x *Crossbar) passed(f *lockstep.Injection) error {
 	if at := x.core.Last().Steps; f.Step > 0 && f.Step <= at {
@@ -233,7 +230,7 @@ func (x *Crossbar) Inject(s lockstep.Side, f lockstep.Injection) error {
 		}
 		keep := f
 		x.injected[s], x.atOnce[s] = &keep, f.Step == 0
-		if persistent[f.Name] {
+		if cpu.Persistent(f.Name) {
 			again := f
 			again.Step = 0
 			x.cfg.Slots.set(s, &again)

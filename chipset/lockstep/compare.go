@@ -179,3 +179,23 @@ func (c *Core) epochAgreed(r *Record, both bool) {
 		c.patrolEnded()
 	}
 }
+
+// Observer is implemented by hands that want to know at which steps inputs were applied.
+type Observer interface {
+	// Applied tells, behind each quantum that was agreed on, of the inputs before it: the
+	// machine had run so many steps. The data are the core's.
+	Applied(step uint64, in []byte)
+}
+
+// observe tells the observer, if there is one, what was applied before a quantum.
+func (c *Core) observe(r *Record) {
+	o, ok := c.hands.(Observer)
+	if !ok {
+		return
+	}
+	for i := range c.log {
+		if cmd := &c.log[i]; cmd.Verb == Apply && cmd.Number > c.last.Number && cmd.Number < r.Number {
+			o.Applied(c.last.Steps, cmd.Data)
+		}
+	}
+}

@@ -2,7 +2,7 @@
 // nothing leave that they did not agree on, finds out which of two that differ is wrong, and
 // brings a fresh one in while the machine runs.
 //
-// The core is pure: it is told what happened (Record, Gone, Copied, Put, Tick …) and tells its
+// The core is pure: it is told what happened (Record, Gone, Copied, Put, Go …) and tells its
 // Hands what to do. It has no goroutine, reads no clock but Hands.Now, and does no I/O.
 //
 //	inputs ─▶ stream of commands ─▶ both modules ─▶ answers ─▶ compare ─▶ outputs
@@ -111,7 +111,7 @@ type Core struct {
 	last     Record // the last Ran that was agreed
 	runs     int    // quanta among asked
 
-	inputs []module.Input
+	inputs []waiting
 	typed  []typed // console bytes in the stream whose effect on the room is not agreed yet
 	full   bool    // the epoch has to end
 	held   bool    // no quantum may begin
@@ -144,6 +144,13 @@ func askOf(c *Command) (a ask, ok bool) {
 // answeredBy says whether a record is the answer.
 func (a *ask) answeredBy(r *Record) bool {
 	return a.number == r.Number && map[Verb]RecordKind{Run: Ran, Epoch: Ended, Patrol: Patrolled}[a.verb] == r.Kind
+}
+
+// waiting is an input for the next quantum.
+type waiting struct {
+	cmd   Command
+	bytes int
+	typed int // of them, on the console
 }
 
 type typed struct {
@@ -208,15 +215,21 @@ func (c *Core) Stats() Stats {
 // Last is the last quantum's record that was agreed on.
 func (c *Core) Last() Record { return c.last }
 
-// Put takes an input for the next quantum. Its data are the core's until it is in the stream.
-func (c *Core) Put(in module.Input) { c.inputs = append(c.inputs, in) }
+// Put takes an input for the next quantum. Its data are copied.
+func (c *Core) Put(in *module.Input) {
+	w := waiting{cmd: EncodeInput(in), bytes: len(in.Data)}
+	if in.Kind == module.InputConsole {
+		w.typed = w.bytes
+	}
+	c.inputs = append(c.inputs, w)
+}
 
 // Takes says whether more inputs are of use now: those that wait are fewer than a quantum takes.
 // It is for whoever has a queue of them and can keep it short.
 func (c *Core) Takes() bool {
 	bytes := 0
 	for i := range c.inputs {
-		bytes += len(c.inputs[i].Data)
+		bytes += c.inputs[i].bytes
 	}
 	return bytes < quantumInputMax && len(c.inputs) < inputsMax
 }
@@ -228,9 +241,7 @@ func (c *Core) Room() int {
 		room -= t.bytes
 	}
 	for i := range c.inputs {
-		if c.inputs[i].Kind == module.InputConsole {
-			room -= len(c.inputs[i].Data)
-		}
+		room -= c.inputs[i].typed
 	}
 	return max(room, 0)
 }
@@ -247,6 +258,25 @@ func (c *Core) Wait() (due uint64, idle bool) {
 // resting says whether the guest waits and nothing is under way.
 func (c *Core) resting() bool {
 	return len(c.asked) == 0 && (c.last.Why == Idle || c.last.Why == Held)
+}
+
+// Ahead is how many quanta are under way: sent and not agreed on.
+func (c *Core) Ahead() int { return c.runs }
+
+// AheadSteps is how many steps they have at most.
+func (c *Core) AheadSteps() (steps uint64) {
+	for i := range c.asked {
+		if c.asked[i].verb == Run {
+			steps += c.asked[i].a
+		}
+	}
+	return steps
+}
+
+// Heritable says whether a successor may take a side over: it is in lockstep, or was in it
+// under the core before and is being taken over.
+func (c *Core) Heritable(s Side) bool {
+	return c.sides[s].place == within || c.sides[s].place == adopting
 }
 
 // Go sends what there is to send. due says that the guest time of Wait has come.
@@ -290,12 +320,12 @@ func (c *Core) quantum() {
 	taken := 0
 	for bytes := 0; taken < len(c.inputs) && bytes < quantumInputMax; taken++ {
 		in := &c.inputs[taken]
-		if in.Kind == module.InputConsole {
-			c.typed = append(c.typed, typed{c.number + 1, len(in.Data)})
+		if in.typed > 0 {
+			c.typed = append(c.typed, typed{c.number + 1, in.typed})
 		}
-		c.emit(EncodeInput(in))
+		c.emit(in.cmd)
 		c.stats.Inputs++
-		bytes += len(in.Data)
+		bytes += in.bytes
 	}
 	c.inputs = slices.Delete(c.inputs, 0, taken)
 	if c.busy++; taken > 0 {

@@ -59,6 +59,26 @@ const (
 // ErrJoin is why a side cannot come in now.
 var ErrJoin = errors.New("the CPU module cannot be brought in")
 
+// ErrLeaving is why a side cannot come in yet: what was in its place before is not gone.
+var ErrLeaving = errors.New("the CPU module's place is not free yet")
+
+// MayJoin says why a side cannot be brought in now.
+func (c *Core) MayJoin(s Side) error {
+	switch {
+	case c.sides[s].place == within:
+		return fmt.Errorf("%w: %v is in already", ErrJoin, s)
+	case c.sides[s].place == leaving:
+		return fmt.Errorf("%w: %v is on its way out", ErrLeaving, s)
+	case c.sides[s].place != absent:
+		return fmt.Errorf("%w: %v is on its way in", ErrJoin, s)
+	case c.join != nil:
+		return fmt.Errorf("%w: %v is on its way in", ErrJoin, c.join.to)
+	case c.phase != Running || c.sides[s.Other()].place != within:
+		return fmt.Errorf("%w: %v does not run a machine that it could join", ErrJoin, s.Other())
+	}
+	return nil
+}
+
 // Join begins to bring a side in, whose process has been started.
 func (c *Core) Join(s Side) error {
 	if err := c.MayJoin(s); err != nil {

@@ -130,6 +130,9 @@ const ConsoleSlot = 0xff
 // Never is a Due without one.
 const Never = ^uint64(0)
 
+// PageSize is the unit in which memory is compared and copied, in bytes.
+const PageSize = 4096
+
 // Page is a page of memory and its digest.
 type Page struct {
 	Index  uint32

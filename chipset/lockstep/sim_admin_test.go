@@ -96,12 +96,12 @@ func (w *simWorld) admin() {
 	var type_, patrol, frame func()
 	type_ = func() {
 		if n := w.core.Room(); n > 0 {
-			w.core.Put(module.Input{Kind: module.InputConsole, Data: []byte("abcdefghijklmnop")[:1+w.rng.IntN(min(n, 16))]})
+			w.core.Put(&module.Input{Kind: module.InputConsole, Data: []byte("abcdefghijklmnop")[:1+w.rng.IntN(min(n, 16))]})
 		}
 		w.after(w.some(5*time.Millisecond), type_)
 	}
 	frame = func() {
-		w.core.Put(module.Input{Kind: module.InputFrame, Slot: module.NICSlot, ID: w.rng.Uint64N(1 << 40)})
+		w.core.Put(&module.Input{Kind: module.InputFrame, Slot: module.NICSlot, ID: w.rng.Uint64N(1 << 40)})
 		w.after(w.some(3*time.Millisecond), frame)
 	}
 	patrol = func() {

@@ -218,7 +218,7 @@ func (w *simWorld) Release(r *Record) {
 	}
 	in := module.Input{Kind: module.InputCompletion, Slot: r.Slot, ID: r.ID, Data: binary.LittleEndian.AppendUint64(nil, mix(r.ID^77))}
 	core := w.core
-	w.after(w.some(2*time.Millisecond), func() { core.Put(in) })
+	w.after(w.some(2*time.Millisecond), func() { core.Put(&in) })
 }
 
 func (w *simWorld) Copy(from, to Side, pages []uint32) {

@@ -47,6 +47,17 @@ type Result struct {
 	Word    lockstep.Difference
 }
 
+// What says in what they differ, to be put behind where.
+func (r *Result) What() (text string) {
+	for _, d := range r.Differs {
+		text += ", " + d.String()
+	}
+	if r.HasWord {
+		text += "; " + r.Word.String()
+	}
+	return text
+}
+
 // Limits. An epoch has some hundred quanta.
 const (
 	commandsMax = 100_000
