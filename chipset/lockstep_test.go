@@ -147,6 +147,52 @@ func TestDumpWhileTheGuestRunsOn(t *testing.T) {
 	s.shows(" s")
 }
 
+// replaced has a successor take the driver's place, with what a keeper has kept.
+func (b *box) replaced() {
+	b.t.Helper()
+	if err := b.Stop(context.Background(), drivers.HandOver); err != nil {
+		b.t.Fatal(err)
+	}
+	inherited := map[string][]int{}
+	b.mu.Lock()
+	for name, fds := range b.stored {
+		for _, fd := range fds {
+			mine, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			inherited[name] = append(inherited[name], mine)
+		}
+	}
+	b.mu.Unlock()
+	b.start(drivers.Adopt, inherited)
+	b.event("the guest has run on")
+}
+
+// A machine that was off when its driver started is taken over like any other.
+func TestSuccessorOfADriverThatStartedOff(t *testing.T) {
+	b := boxWith(t, bare.Program(), nil)
+	if err := b.Stop(context.Background(), drivers.Remove); err != nil {
+		t.Fatal(err)
+	}
+	for s := range b.cfg.Sides {
+		b.cfg.Sides[s].Out = true
+	}
+	b.unstore("journal") // as a keeper forgets a process that has ended
+	b.start(drivers.Fresh, nil)
+	if err := b.power("start"); err != nil {
+		t.Fatal(err)
+	}
+	for s := range b.cfg.Sides {
+		b.cfg.Sides[s].Out = false // as the core tells the next one
+	}
+	b.until("the guest runs", func(st drivers.Status) bool { // before, there is nothing to take over
+		steps, _ := st.Stats["steps"].(uint64)
+		return steps > 0
+	})
+	b.replaced()
+}
+
 // The chipset's process is replaced, and the guest runs on: on two modules, and on one.
 func TestSuccessorTakesTheModulesOver(t *testing.T) {
 	b := duplex(t, bare.Program(), nil)
@@ -158,23 +204,7 @@ func TestSuccessorTakesTheModulesOver(t *testing.T) {
 			b.event("→ shot")
 		}
 		before, _ := b.Status().Stats["steps"].(uint64)
-		if err := b.Stop(context.Background(), drivers.HandOver); err != nil {
-			t.Fatal(err)
-		}
-		b.mu.Lock()
-		inherited := map[string][]int{}
-		for name, fds := range b.stored {
-			for _, fd := range fds {
-				mine, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-				if err != nil {
-					t.Fatal(err)
-				}
-				inherited[name] = append(inherited[name], mine)
-			}
-		}
-		b.mu.Unlock()
-		b.start(drivers.Adopt, inherited)
-		b.event("the guest has run on")
+		b.replaced()
 		b.until("it goes on where it was", func(st drivers.Status) bool {
 			steps, _ := st.Stats["steps"].(uint64)
 			return steps > before && st.Stats["boots"] == uint64(1)

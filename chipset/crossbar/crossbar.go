@@ -285,7 +285,8 @@ func (x *Crossbar) Run() Outcome {
 			if stopping.IsZero() {
 				stopping = now
 			}
-			if x.core.Phase() != lockstep.Judging && x.core.Ahead() == 0 || now.Sub(stopping) > quiesceMax {
+			resting := x.core.Phase() == lockstep.Running && x.core.Ahead() == 0
+			if resting || now.Sub(stopping) > quiesceMax {
 				x.outcome = &Outcome{}
 				return *x.outcome
 			}
