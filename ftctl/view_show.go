@@ -139,20 +139,26 @@ func (f *facts) mtbf(m api.MTBF) {
 	if m.Injected > 0 {
 		f.add("drill faults", "%d, counted apart", m.Injected)
 	}
-	switch m.Policy {
-	case "threshold":
-		f.add("policy", "threshold: after %d faults, broken when less than %s lie between them", m.MinFaults, humanHours(m.ThresholdHours))
-	case "never":
-		f.add("policy", "never: one fault and it is broken")
-	case "always":
-		f.add("policy", "always: it always comes back")
-	}
+	f.add("policy", "%s", policyText(string(m.Policy), m.MinFaults, m.ThresholdHours))
 	if m.MeanHours != nil {
 		f.add("between them", "%s in the mean", humanHours(*m.MeanHours))
 	}
 	if m.LastFault != "" && m.LastFaultAt != nil {
 		f.add("last fault", "%s, %s", m.LastFaultAt.Local().Format(time.DateTime), m.LastFault)
 	}
+}
+
+// policyText says how faults are judged.
+func policyText(policy string, minFaults int, thresholdHours float64) string {
+	switch policy {
+	case "threshold":
+		return fmt.Sprintf("threshold: after %d faults, broken when less than %s lie between them", minFaults, humanHours(thresholdHours))
+	case "never":
+		return "never: one fault and it is broken"
+	case "always":
+		return "always: it always comes back"
+	}
+	return policy
 }
 
 // tree writes what a driver says besides, by name; maps within are joined by a dot.

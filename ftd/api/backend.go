@@ -25,6 +25,9 @@ type Backend interface {
 	// A rule's refusal is *drivers.Refused, an unknown component *NoSuchComponent,
 	// anything else is a failure.
 	Change(ctx context.Context, c Change) (Outcome, error)
+	// FaultHistories are those of the parts that an ID stands for; false when there is no
+	// such side, device or module.
+	FaultHistories(id string) ([]FaultHistory, bool)
 	// Events is the box's event log.
 	Events() *eventlog.Log
 	// Console connects to a machine's console: raw bytes both ways, first the end of its

@@ -34,6 +34,14 @@ func (f *fake) Detail(_ context.Context, id string) map[string]any {
 	return map[string]any{"about": id}
 }
 
+// FaultHistories knows one part.
+func (f *fake) FaultHistories(id string) ([]FaultHistory, bool) {
+	if id != "pci0/disk0" {
+		return nil, false
+	}
+	return []FaultHistory{{ID: id, Part: "SN-1", Verdict: "good: no fault counts against it", Action: "none"}}, true
+}
+
 func (f *fake) Events() *eventlog.Log { return f.log }
 
 func (f *fake) Change(_ context.Context, c Change) (Outcome, error) {

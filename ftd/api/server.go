@@ -136,6 +136,10 @@ func (s *Server) getComponent(w http.ResponseWriter, r *http.Request) {
 		s.getConsole(w, r, machine)
 		return
 	}
+	if part, ok := strings.CutSuffix(id, mtbfPath); ok {
+		s.getFaultHistories(w, part)
+		return
+	}
 	c, ok := FindComponent(s.backend.Status(), id)
 	if !ok {
 		s.fail(w, &NoSuchComponent{id})
@@ -240,6 +244,10 @@ func (c Change) check() error {
 			return nil
 		}
 		return badRequest("priority needs a level, low, normal or high: {\"level\": \"low\"}")
+	case MTBFVerb:
+		return c.checkMTBF()
+	case Policy:
+		return c.checkPolicy()
 	case Resolve:
 		if c.Keep == "" {
 			return badRequest("resolve needs the side whose data stays: {\"keep\": \"pci0\"}")
@@ -251,7 +259,7 @@ func (c Change) check() error {
 		}
 		return nil
 	}
-	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, dump, priority, resolve and inject", c.Verb)
+	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, dump, priority, mtbf, policy, resolve and inject", c.Verb)
 }
 
 func badRequest(format string, args ...any) *Error {

@@ -85,6 +85,8 @@ const (
 	Machine   Verb = "machine"
 	Dump      Verb = "dump"
 	Priority  Verb = "priority"
+	MTBFVerb  Verb = "mtbf"
+	Policy    Verb = "policy"
 )
 
 // Actions of Machine.
@@ -109,7 +111,12 @@ type Change struct {
 
 	AcceptRisk string   `json:"accept_risk,omitempty"` // Bringup: overwrite; Bringdown: last-side
 	Keep       string   `json:"keep,omitempty"`        // Resolve: the module whose side's data stays, e.g. pci0
-	Action     string   `json:"action,omitempty"`      // Machine
+	Action     string   `json:"action,omitempty"`      // Machine, MTBFVerb
+	Threshold  string   `json:"threshold,omitempty"`   // MTBFVerb, to set: a time, e.g. 24h
+	MinFaults  int      `json:"min_faults,omitempty"`  // MTBFVerb, to set
+	Policy     string   `json:"policy,omitempty"`      // MTBFVerb, to set: threshold, never or always
+	Default    bool     `json:"default,omitempty"`     // MTBFVerb, to set: first forget what was set before
+	Bringup    string   `json:"bringup,omitempty"`     // Policy, of the box: auto or defer
 	Side       string   `json:"side,omitempty"`        // Dump: the CPU module whose memory is written out, "" for either
 	Out        string   `json:"out,omitempty"`         // Dump: the file, by its absolute path on the box, "" for one that is chosen
 	Level      string   `json:"level,omitempty"`       // Priority: low, normal or high

@@ -104,6 +104,7 @@ type Core struct {
 
 	settings  map[string]MTBFSettings // by side id
 	history   map[string]*History     // by identity
+	cleared   map[string]*cleared     // by identity
 	strangers map[string]Target       // targets of sides that are not configured now
 	parts     map[string]string       // by side id: the identity of what was in it last
 
@@ -135,6 +136,7 @@ func New(cfg Config) *Core {
 		cfg:       cfg,
 		settings:  map[string]MTBFSettings{},
 		history:   map[string]*History{},
+		cleared:   map[string]*cleared{},
 		strangers: map[string]Target{},
 		parts:     map[string]string{},
 		rules:     rules[:],

@@ -153,6 +153,7 @@ type SetMTBF struct {
 	Request
 	Target   string
 	Settings MTBFSettings // zero fields leave what was
+	Default  bool         // first forget what was set: as for the whole box
 }
 
 // ClearMTBF forgets the faults of what is in them now, those of drills too. A side that

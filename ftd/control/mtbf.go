@@ -67,6 +67,17 @@ func (m MTBFSettings) over(base MTBFSettings) MTBFSettings {
 	return m
 }
 
+// String says how faults are judged.
+func (m MTBFSettings) String() string {
+	switch m.Policy {
+	case MTBFNever:
+		return "never: one fault and it is broken"
+	case MTBFAlways:
+		return "always: it always comes back"
+	}
+	return fmt.Sprintf("threshold: broken when the last %d faults are less than %s apart in the mean", max(m.MinFaults, 2), short(m.Threshold))
+}
+
 // check refuses settings that mean nothing.
 func (m MTBFSettings) check() *refusal {
 	switch m.Policy {
@@ -202,15 +213,21 @@ func (l *FaultList) judge(set MTBFSettings) (broken bool, why string) {
 		return false, fmt.Sprintf("fault %d of %d that are forgiven", n, set.MinFaults-1)
 	}
 	mean, ok := l.mean(set.MinFaults)
-	if ok && mean < set.Threshold {
+	if !ok {
+		return false, "it is the first fault that counts"
+	}
+	if mean < set.Threshold {
 		return true, fmt.Sprintf("%d faults, %s between the last of them, threshold %s", n, short(mean), short(set.Threshold))
 	}
 	return false, fmt.Sprintf("%s between the last faults, threshold %s", short(mean), short(set.Threshold))
 }
 
 // settingsOf is how faults of a side are judged.
-func (c *Core) settingsOf(s *side) MTBFSettings {
-	set := c.settings[s.id].over(c.cfg.MTBF).over(DefaultMTBF)
+func (c *Core) settingsOf(s *side) MTBFSettings { return c.fullSettings(c.settings[s.id]) }
+
+// fullSettings fills what was not set for one side from the box's.
+func (c *Core) fullSettings(own MTBFSettings) MTBFSettings {
+	set := own.over(c.cfg.MTBF).over(DefaultMTBF)
 	set.MinFaults = min(set.MinFaults, historyDepth) // more are not remembered
 	return set
 }
@@ -234,6 +251,54 @@ func (c *Core) historyOf(s *side) *History {
 		c.pruneHistory()
 	}
 	return h
+}
+
+// cleared is a history that an admin wanted forgotten, until that is on disk.
+type cleared struct {
+	was   *History
+	write uint64 // that it is given out to be written with
+}
+
+// clearHistory forgets the faults of what is in a side. They come back if that cannot be
+// written (uncleared).
+func (c *Core) clearHistory(s *side) {
+	key := s.historyKey()
+	if was := c.historyOf(s); c.cleared[key] == nil {
+		c.cleared[key] = &cleared{was: was}
+	}
+	c.history[key] = &History{Since: c.now}
+	c.dirty = true
+}
+
+// uncleared takes back, for what an admin wanted forgotten and what could not be written, that
+// it was forgotten. Faults since then stay.
+func (c *Core) uncleared() {
+	for key, cl := range c.cleared {
+		was := cl.was
+		if since := c.history[key]; since != nil {
+			was.Real.append(since.Real)
+			was.Injected.append(since.Injected)
+			was.Excused = later(was.Excused, since.Excused)
+		}
+		c.history[key] = was
+	}
+	clear(c.cleared)
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// append puts the faults of a later list after those of this one.
+func (l *FaultList) append(next FaultList) {
+	older := next.Count - len(next.Last) // that are not kept any more
+	l.Count += older
+	for _, f := range next.Last {
+		l.add(f)
+	}
 }
 
 // identify notes the identity of what is in a side. It says whether that is another

@@ -209,13 +209,23 @@ func (c *Core) proposeSetMTBF(p *proposal, ev SetMTBF) *refusal {
 	if r := ev.Settings.check(); r != nil {
 		return r
 	}
-	p.nothing = fmt.Sprintf("faults of %s are judged by the new settings from now on", sc.id)
+	next := func(s *side) MTBFSettings {
+		if ev.Default {
+			return ev.Settings
+		}
+		return ev.Settings.over(c.settings[s.id])
+	}
+	p.nothing = fmt.Sprintf("the MTBF policy of %s is %s", sc.id, c.fullSettings(next(sc.sides[0])))
+	if len(sc.sides) > 1 {
+		p.nothing = fmt.Sprintf("faults of all of %s are judged by the new settings from now on", sc.id)
+	}
 	p.then = func() {
 		for _, s := range sc.sides {
-			set := ev.Settings.over(c.settings[s.id])
-			c.settings[s.id], c.dirty = set, true
-			full := c.settingsOf(s)
-			c.noteOn(s.id, Info, fmt.Sprintf("MTBF policy %s, threshold %s, min_faults %d%s", full.Policy, short(full.Threshold), full.MinFaults, by(ev.By)), nil)
+			c.settings[s.id], c.dirty = next(s), true
+			if c.settings[s.id] == (MTBFSettings{}) {
+				delete(c.settings, s.id)
+			}
+			c.noteOn(s.id, Info, fmt.Sprintf("MTBF policy %s%s", c.settingsOf(s), by(ev.By)), nil)
 		}
 	}
 	return nil
@@ -228,11 +238,13 @@ func (c *Core) proposeClearMTBF(p *proposal, ev ClearMTBF) *refusal {
 	if r != nil {
 		return r
 	}
+	revived := false
 	for _, s := range sc.sides {
 		n := p.at(s)
 		if !n.target.Broken {
 			continue
 		}
+		revived = true
 		reason := "its faults were forgotten by an admin; ftctl bringup " + s.id + " takes it in"
 		n.target = Target{Direction: Out, By: ByAdmin, Who: ev.By, Since: c.now, Reason: reason}
 		if n.state == drivers.Broken {
@@ -240,10 +252,12 @@ func (c *Core) proposeClearMTBF(p *proposal, ev ClearMTBF) *refusal {
 		}
 	}
 	p.nothing = fmt.Sprintf("the faults of %s are forgotten", sc.id)
+	if revived {
+		p.nothing += fmt.Sprintf("; ftctl bringup %s takes it in", sc.id)
+	}
 	p.then = func() {
 		for _, s := range sc.sides {
-			c.history[s.historyKey()] = &History{Since: c.now}
-			c.dirty = true
+			c.clearHistory(s)
 			c.noteOn(s.id, Info, "fault history cleared"+by(ev.By), nil)
 		}
 	}

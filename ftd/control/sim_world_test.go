@@ -276,9 +276,9 @@ func (b *simBox) admin(d *simDriver, i drivers.Side) {
 		b.step(ClearMTBF{req, target})
 	default:
 		b.step(SetMTBF{req, target, MTBFSettings{
-			Policy:    []MTBFPolicy{MTBFThreshold, MTBFAlways, MTBFNever, MTBFThreshold}[b.pick(4)],
+			Policy:    []MTBFPolicy{MTBFThreshold, MTBFAlways, MTBFNever, MTBFThreshold, ""}[b.pick(5)],
 			MinFaults: b.pick(5), Threshold: time.Duration(b.pick(30)) * time.Hour,
-		}})
+		}, b.pick(4) == 0})
 	}
 }
 

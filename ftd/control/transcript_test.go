@@ -203,7 +203,7 @@ func (b *stage) command(line string) {
 	case "policy":
 		b.step(SetBringup{req, BringupPolicy(w[1])})
 	case "mtbf-set":
-		b.step(SetMTBF{req, w[1], MTBFSettings{Policy: MTBFPolicy(opt["policy"])}})
+		b.step(SetMTBF{req, w[1], MTBFSettings{Policy: MTBFPolicy(opt["policy"])}, false})
 	case "mtbf-clear":
 		b.step(ClearMTBF{req, w[1]})
 	case "status":

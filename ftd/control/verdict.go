@@ -157,7 +157,7 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 		}
 		return why("is not there"), action
 	case drivers.Broken:
-		return why("is broken"), fmt.Sprintf("replace %s (%s), or if it is good: ftctl mtbf clear %s, then %s", s.id, s.resource.Path, s.id, bringup)
+		return why("is broken"), s.replaceOrClear()
 	case drivers.Dumping:
 		return s.working(why("is out while its memory is written out")), "none: it returns by itself when that is done" + s.left()
 	case drivers.Diagnostics:

@@ -34,6 +34,11 @@ func (c *Core) persist() (gate uint64) {
 		w.id = c.act(Action{Kind: ActionPersist, State: w.state})
 		c.writes = append(c.writes, w)
 		c.dirty = false
+		for _, cl := range c.cleared {
+			if cl.write == 0 {
+				cl.write = w.id
+			}
+		}
 	}
 	if n := len(c.writes); n > 0 {
 		gate = c.writes[n-1].id
@@ -89,6 +94,11 @@ func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
 		}
 		c.saved, c.writeFails, c.writeAgain = *w.state, 0, time.Time{}
 		c.writes = append(c.writes[:0], c.writes[at+1:]...)
+		for key, cl := range c.cleared {
+			if cl.write != 0 && cl.write <= w.id {
+				delete(c.cleared, key)
+			}
+		}
 		for _, d := range c.devices {
 			for i := range d.sides {
 				s := &d.sides[i]
@@ -125,6 +135,7 @@ func (c *Core) writeResult(p *proposal, ev ActionResult) (mine bool) {
 	for id, set := range c.saved.Settings {
 		c.settings[id] = set
 	}
+	c.uncleared()
 	for _, d := range c.devices {
 		c.dropped(p, d, w.id)
 		c.takeBack(p, d, sentence)
