@@ -3,6 +3,8 @@
 
 GO      ?= $(shell command -v go || ls /usr/local/go/bin/go 2>/dev/null)
 BOX     ?= box
+PREFIX  ?= /usr/local
+DESTDIR ?=
 SEEDS   ?= 200
 SEED0   ?= 1
 VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
@@ -16,7 +18,7 @@ export CGO_ENABLED = 0
 LDFLAGS  = -funcalign=64 -X ft/ftd/api.stamped=$(VERSION)
 BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all build run clean-box test test-kernels bench bench-guest sim oracle lint race clean needs-run needs-test
+.PHONY: all build install uninstall deb run clean-box test test-kernels bench bench-guest sim oracle lint race clean needs-run needs-test
 
 all: build
 
@@ -33,6 +35,20 @@ run: needs-run build
 # network namespaces, eBPF pins. Its legs stay. The next `make run` does the same.
 clean-box: build
 	./bin/ftd --testbox $(BOX) --clean
+
+# Onto this machine, or below DESTDIR: binaries, units, man pages, completion, and
+# /etc/ft/ft.toml where there is none. It starts nothing.
+install: build
+	GO='$(GO)' ftd/packaging/install '$(DESTDIR)' '$(PREFIX)'
+
+# Takes away what `install` has put there, but not /etc/ft and /var/lib/ft. A box that
+# runs is refused.
+uninstall:
+	ftd/packaging/uninstall '$(DESTDIR)' '$(PREFIX)'
+
+# Packages for Debian, in dist/.
+deb:
+	GO='$(GO)' VERSION='$(VERSION)' LDFLAGS='$(LDFLAGS)' ftd/packaging/deb
 
 # Everything that CI runs. Needs root: loop devices, FUSE and mounts are the real ones.
 # Tests in guests, which have other kernels under QEMU (drivers/kerneltest), measure time on

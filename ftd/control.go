@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/drivers/asynclog"
+	"ft/drivers/notify"
 	"ft/ftd/api"
 	"ft/ftd/config"
 	"ft/ftd/daemon"
@@ -45,9 +46,9 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	f.BoolVar(&c.clean, "clean", false, "")
 	f.StringVar(&c.guest, "guest", string(testbox.GuestKinds[0]), "")
 	f.BoolVar(&c.check, "check-config", false, "")
+	f.BoolVar(&c.noKeeper, "no-keeper", false, "")
 	// Not in the usage: for the test box and for tests, which must not meet a real box.
 	f.StringVar(&c.dev, "dev-dir", defaultDev, "")
-	f.BoolVar(&c.noKeeper, "no-keeper", false, "")
 	if code, done = parse(f, args, out, errs); done {
 		return c, code, true
 	}
@@ -112,12 +113,17 @@ func runDaemon(c controlFlags, log *slog.Logger) error {
 	if os.Geteuid() != 0 {
 		return errors.New("ftd makes block devices and network interfaces: it must run as root")
 	}
+	inherited, err := notify.Inherit()
+	if err != nil {
+		return fmt.Errorf("what systemd hands over: %w", err)
+	}
 	return daemon.Run(ctx, daemon.Options{
 		ConfigFile:  c.config,
 		Socket:      c.socket,
 		StateDir:    c.state,
 		DevDir:      c.dev,
 		StartKeeper: !c.noKeeper,
+		Inherited:   inherited,
 		Version:     runningVersion(),
 		Log:         log,
 	}, reload)

@@ -67,6 +67,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
   --guest KIND     what the test box's machine runs: Debian's kernel for riscv64, fetched
                    once with apt (debian); a program that is built in (bare); none
   --netns NAME     the network namespace that a driver lives in, by name or path
+  --no-keeper      start no keeper: somebody else does (ft-keeper.service)
   --check-config   look at the configuration and all that it names, start nothing
 
 ftctl is the admin's command.

@@ -118,13 +118,15 @@ type keeper struct {
 	lastPing time.Time
 	unsaved  bool // the state file is behind
 	stopping bool
+	leaving  bool          // ends alone: everything else stays for a successor
 	force    chan struct{} // closed when a clean stop is to be forced
 }
 
 // Run is the keeper from beginning to end. It takes over what an earlier keeper of the
 // run directory left, serves until it has been stopped with all its processes, and
 // returns nil then. ctx's end, SIGTERM and SIGINT ask for the clean stop, which waits
-// while faces are in use; a second signal forces it.
+// while faces are in use; a second signal forces it. SIGUSR2 ends the keeper alone, as
+// its death would, but with nothing on its way to systemd lost: for `systemctl restart`.
 func Run(ctx context.Context, o Options) error {
 	runtime.UnlockOSThread() // see host's init: the loop need not have a thread for itself
 	o = o.withDefaults()
@@ -183,6 +185,9 @@ func (k *keeper) run(ctx context.Context, inherited map[string][]int) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
 	defer signal.Stop(signals)
+	leave := make(chan os.Signal, 1)
+	signal.Notify(leave, unix.SIGUSR2)
+	defer signal.Stop(leave)
 
 	if err := k.takeOver(inherited); err != nil {
 		ln.Close()
@@ -191,6 +196,7 @@ func (k *keeper) run(ctx context.Context, inherited map[string][]int) error {
 	go k.receive()
 	go k.serve(srv, ln)
 	go k.signals(ctx, signals)
+	go k.leaveAt(leave)
 	k.upstream.send(notify.Message{Ready: true})
 	k.upstream.text("%s", k.summary())
 	k.loop()
@@ -199,6 +205,10 @@ func (k *keeper) run(ctx context.Context, inherited map[string][]int) error {
 	defer cancel()
 	if err := srv.Shutdown(end); err != nil {
 		srv.Close()
+	}
+	if k.leaving { // the loop has ended
+		k.log.Info("the keeper ends, its processes do not: the next one finds them", "processes", len(k.procs))
+		return nil
 	}
 	if err := os.Remove(k.statePath()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the state file: %w", err)
@@ -346,4 +356,22 @@ func (k *keeper) signals(ctx context.Context, signals <-chan os.Signal) {
 		k.post(k.forceNow)
 	case <-k.done:
 	}
+}
+
+// leaveAt waits for the wish that this keeper makes room for another one.
+func (k *keeper) leaveAt(wish <-chan os.Signal) {
+	select {
+	case <-wish:
+	case <-k.done:
+		return
+	}
+	k.post(func() {
+		select {
+		case <-k.quit: // it has just ended as it should
+		default:
+			k.save()
+			k.leaving = true
+			close(k.quit)
+		}
+	})
 }

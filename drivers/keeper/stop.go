@@ -279,6 +279,9 @@ func (k *keeper) stopOne(ctx context.Context, t target, mode drivers.StopMode) e
 // end closes what is still held, for processes that had failed, and lets the loop end.
 func (k *keeper) end() error {
 	_, err := ask(k, func() (struct{}, error) {
+		if k.leaving {
+			return struct{}{}, errEnded
+		}
 		for _, p := range k.procs {
 			k.dropAll(p)
 		}

@@ -88,6 +88,29 @@ func TestRestartedKeeperFindsEverythingAgain(t *testing.T) {
 	b.wantFace("disk0", "x")
 }
 
+// TestKeeperMakesRoomForAnother is `systemctl restart ft-keeper`.
+func TestKeeperMakesRoomForAnother(t *testing.T) {
+	b := newBox(t)
+	b.start()
+	p := b.put("disk0", b.spec("disk0", drivertest.Options{}))
+	b.write("disk0", "x")
+	if err := b.cmd.Process.Signal(unix.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.cmd.Wait(); err != nil {
+		t.Fatalf("the keeper that was to leave: %v", err)
+	}
+	if !alive(p.Pid) {
+		t.Fatal("the driver went with the keeper")
+	}
+	b.wantFace("disk0", "x")
+	b.start()
+	b.eventually("the descriptors are handed over", func() bool { return b.process("disk0").Restored })
+	if q := b.process("disk0"); q.Pid != p.Pid || q.State != Running || q.Descriptors["face"] != 1 {
+		t.Errorf("the next keeper has pid %d, %s, descriptors %v; want pid %d running with its face", q.Pid, q.State, q.Descriptors, p.Pid)
+	}
+}
+
 func TestWhatEndedWithoutAKeeperIsStartedAgain(t *testing.T) {
 	b := newBox(t)
 	b.start()

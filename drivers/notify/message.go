@@ -16,7 +16,10 @@ package notify
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Environment variables of the protocol.
@@ -59,17 +62,20 @@ const (
 
 // Message is one datagram. Its descriptors travel beside it.
 type Message struct {
-	Ready    bool
-	Stopping bool
-	Watchdog bool
-	Barrier  bool    // goes alone; answered by closing the one descriptor that comes with it
-	Status   *string // nil: no change
-	Store    string  // FDSTORE under this name
-	Replace  bool    // Store replaces what is stored under the name
-	NoPoll   bool    // FDPOLL=0: keep a descriptor that reports an error
-	Remove   string  // FDSTOREREMOVE of this name
-	Exit     string  // how the process is about to end
-	Token    string
+	Ready bool
+	// Reloading says that the process reads its configuration again, until Ready. It
+	// carries the time that systemd asks for since version 253.
+	Reloading bool
+	Stopping  bool
+	Watchdog  bool
+	Barrier   bool    // goes alone; answered by closing the one descriptor that comes with it
+	Status    *string // nil: no change
+	Store     string  // FDSTORE under this name
+	Replace   bool    // Store replaces what is stored under the name
+	NoPoll    bool    // FDPOLL=0: keep a descriptor that reports an error
+	Remove    string  // FDSTOREREMOVE of this name
+	Exit      string  // how the process is about to end
+	Token     string
 }
 
 // Encode is the datagram of a message.
@@ -81,6 +87,10 @@ func (m Message) Encode() []byte {
 		}
 	}
 	line(m.Ready, "READY", "1")
+	line(m.Reloading, "RELOADING", "1")
+	if m.Reloading {
+		line(true, "MONOTONIC_USEC", strconv.FormatInt(monotonicUsec(), 10))
+	}
 	line(m.Stopping, "STOPPING", "1")
 	line(m.Watchdog, "WATCHDOG", "1")
 	line(m.Barrier, "BARRIER", "1")
@@ -111,6 +121,8 @@ func Parse(b []byte) (Message, error) {
 		switch key {
 		case "READY":
 			m.Ready = value == "1"
+		case "RELOADING":
+			m.Reloading = value == "1"
 		case "STOPPING":
 			m.Stopping = value == "1"
 		case "WATCHDOG":
@@ -165,6 +177,13 @@ func CheckName(name string) error {
 		}
 	}
 	return nil
+}
+
+// monotonicUsec is CLOCK_MONOTONIC in microseconds.
+func monotonicUsec() int64 {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // does not fail for this clock
+	return t.Nano() / 1000
 }
 
 // oneLine makes text fit a line of a datagram.

@@ -23,6 +23,7 @@ func TestMessagesSurviveTheWire(t *testing.T) {
 		{},
 		{Ready: true, Status: text("duplex, 3 % left"), Token: "abc"},
 		{Watchdog: true},
+		{Reloading: true},
 		{Stopping: true, Exit: ExitHandOver},
 		{Store: "fuse", Replace: true, NoPoll: true},
 		{Remove: "disk0/fuse"},

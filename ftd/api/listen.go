@@ -83,6 +83,43 @@ func Listen(path string) (*net.UnixListener, error) {
 	return ln, nil
 }
 
+// InheritedName is what ftd.socket calls the socket that it hands over.
+const InheritedName = "api"
+
+// Inherited takes the socket out of what this process was started with (sd_listen_fds(3)),
+// by the names of notify.Inherit. nil: none came, Listen makes one. All descriptors are
+// taken over; those that are no use are closed.
+func Inherited(fds map[string][]int, path string) (*net.UnixListener, error) {
+	mine := fds[InheritedName]
+	for name, others := range fds {
+		if name != InheritedName {
+			closeAll(others)
+		}
+	}
+	if len(mine) == 0 {
+		return nil, nil
+	}
+	closeAll(mine[1:])
+	f := os.NewFile(uintptr(mine[0]), InheritedName)
+	defer f.Close() // FileListener has a copy
+	any, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("the socket from systemd: %w", err)
+	}
+	ln, ok := any.(*net.UnixListener)
+	if !ok || ln.Addr().String() != path {
+		any.Close()
+		return nil, fmt.Errorf("systemd hands over a socket at %s, and ftd is to listen on %s: ListenStream in ftd.socket and --socket must be the same", any.Addr(), path)
+	}
+	return ln, nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
+}
+
 func removeStale(path string) error {
 	c, err := net.DialTimeout("unix", path, 2*time.Second)
 	switch {

@@ -51,8 +51,11 @@ type Options struct {
 	// StartKeeper: start a keeper when none answers. Off where systemd or the test box
 	// does that.
 	StartKeeper bool
-	Version     api.Version
-	Log         *slog.Logger
+	// Inherited are descriptors that this process was started with, by name: the socket,
+	// where systemd listens on it (ftd.socket).
+	Inherited map[string][]int
+	Version   api.Version
+	Log       *slog.Logger
 }
 
 // Daemon is a running ftd.
@@ -210,7 +213,10 @@ func (d *Daemon) serve(ctx context.Context, reload <-chan os.Signal) error {
 	for _, n := range d.events.Notes() {
 		d.Log.Warn("event log", "note", n)
 	}
-	ln, err := api.Listen(d.Socket)
+	ln, err := api.Inherited(d.Inherited, d.Socket)
+	if err == nil && ln == nil {
+		ln, err = api.Listen(d.Socket)
+	}
 	if err != nil {
 		return errors.Join(err, d.events.Close())
 	}
@@ -256,7 +262,6 @@ func (d *Daemon) start(state control.Persistent) {
 	d.goRun(d.rec.run)
 	d.goRun(link.run)
 	d.goRun(func(ctx context.Context) { watchUevents(ctx, d.Log, d.lookAll) })
-	d.goRun(func(ctx context.Context) { d.notify.watchdog(ctx, d.owner) })
 
 	// With the keeper there the drivers can be started at the first try.
 	select {
@@ -268,6 +273,7 @@ func (d *Daemon) start(state control.Persistent) {
 	for _, c := range allConfigured(d.config) {
 		d.addDevice(d.config, c)
 	}
+	d.goRun(func(ctx context.Context) { d.notify.watchdog(ctx, d.owner) })
 }
 
 // goRun starts a goroutine that ends with Run.

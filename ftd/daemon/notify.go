@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"ft/drivers/notify"
@@ -15,6 +16,7 @@ type notifier struct {
 	sender *notify.Sender
 	period time.Duration // of the watchdog, 0 for none
 	log    *slog.Logger
+	noted  atomic.Pointer[string]
 }
 
 func newNotifier(log *slog.Logger) *notifier {
@@ -30,10 +32,12 @@ func (n *notifier) send(m notify.Message) {
 func (n *notifier) ready()    { n.send(notify.Message{Ready: true}) }
 func (n *notifier) stopping() { n.send(notify.Message{Stopping: true}) }
 
-// reloading needs no word of its own towards Type=notify: READY afterwards ends it.
-func (n *notifier) reloading() { n.status("reading the configuration again") }
+// reloading begins a reload, ready ends it.
+func (n *notifier) reloading() { n.send(notify.Message{Reloading: true}) }
 
-func (n *notifier) status(text string) { n.send(notify.Message{Status: &text}) }
+// note is said beside the box's state from now on, "" for nothing: why a reload was
+// refused, which `systemctl reload` does not tell.
+func (n *notifier) note(text string) { n.noted.Store(&text) }
 
 // watchdog gives the sign of life, and the box's state as status text, from within the
 // core's own goroutine: ftd is alive when that is.
@@ -50,11 +54,17 @@ func (n *notifier) watchdog(ctx context.Context, o *owner) {
 	for {
 		var text string
 		err := o.look(func(c *control.Core) {
-			sys := c.Status(time.Now()).System
-			text = fmt.Sprintf("%s %s", sys.Name, sys.State)
+			doc := c.Status(time.Now())
+			text = fmt.Sprintf("%s is %s", doc.System.Name, doc.System.State)
+			if len(doc.Devices) == 0 {
+				text = "nothing is configured"
+			}
 		})
 		if err != nil {
 			return
+		}
+		if note := n.noted.Load(); note != nil && *note != "" {
+			text += "; " + *note
 		}
 		n.send(notify.Message{Watchdog: n.period > 0, Status: &text})
 		select {

@@ -15,8 +15,10 @@ func (d *Daemon) reload() {
 	added, cfg, err := d.readAgain()
 	if err != nil {
 		d.Log.Error("the configuration is not reloaded, nothing has changed", "error", err)
+		d.notify.note("reload refused: " + err.Error())
 		return
 	}
+	d.notify.note("")
 	d.mu.Lock()
 	d.config = cfg
 	d.mu.Unlock()
