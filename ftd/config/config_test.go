@@ -131,14 +131,16 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 			[]string{`ft.toml:3: pci0 = "sda" is no absolute path; begin it with /`}},
 		{"own face as leg", "[[disk]]\nname = \"d\"\npci0 = \"/dev/ft/e\"\n",
 			[]string{`ft.toml:3: /dev/ft/e is a face of this box and cannot be a leg as well; give the block device or file that holds the data`}},
-		{"not in this version", disk + "frontend = \"ublk\"\nintegrity = \"crc32c\"\nnbd = \"/run/x\"\n[system]\nstatus_page = \"127.0.0.1:80\"\n", []string{
+		{"not in this version", disk + "frontend = \"ublk\"\nintegrity = \"crc32c\"\nnbd = \"/run/x\"\n", []string{
 			`ft.toml:5: the frontend "ublk" is not available in this version; use "auto" or "fuseloop", which works on every Linux with FUSE`,
 			`ft.toml:6: integrity = "crc32c" is not available in this version: the space for checksums is reserved on each leg, but they are not written yet; use "none"; it can be turned on later without a new mirror`,
-			`ft.toml:7: serving a disk on an NBD socket is not available in this version; remove nbd`,
-			`ft.toml:9: the status page is not supported by this version; remove status_page`}},
+			`ft.toml:7: serving a disk on an NBD socket is not available in this version; remove nbd`}},
 		{"page open to all", "[system]\nstatus_page = \"0.0.0.0:80\"\n", []string{
-			`ft.toml:2: status_page = "0.0.0.0:80" can be reached from elsewhere; the page has no password: use a loopback address, like "127.0.0.1:8080"`,
-			`ft.toml:2: the status page is not supported by this version; remove status_page`}},
+			`ft.toml:2: status_page = "0.0.0.0:80" can be reached from elsewhere; the page has no password: use a loopback address, like "127.0.0.1:80", and look at it from elsewhere through ssh -L 80:127.0.0.1:80 THIS-HOST`}},
+		{"page on a host's name", "[system]\nstatus_page = \"rack7:8080\"\n", []string{
+			`ft.toml:2: status_page = "rack7:8080" can be reached from elsewhere; the page has no password: use a loopback address, like "127.0.0.1:8080", and look at it from elsewhere through ssh -L 8080:127.0.0.1:8080 THIS-HOST`}},
+		{"page without a port", "[system]\nstatus_page = \"127.0.0.1:0\"\n", []string{
+			`ft.toml:2: status_page = "127.0.0.1:0" is no address and port; write it like "127.0.0.1:8080"`}},
 		{"nic and machine", "[[nic]]\nname = \"net0\"\npci0 = \"eth0\"\naddresses = [\"192.0.2.10\"]\nprobe = [\n  \"x\" ]\n[[machine]]\nname = \"guest\"\nkernel = \"/k\"\ndisk = \"disk0\"\nnic = \"net1\"\nmemory = \"1KiB\"\n", []string{
 			`ft.toml:4: addresses: "192.0.2.10" is no address with its prefix length; write it like "192.0.2.10/24" or "2001:db8::10/64"`,
 			`ft.toml:5: probe: "x" is no address; write it like "192.0.2.1" or "2001:db8::1"`,

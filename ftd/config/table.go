@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -332,20 +333,18 @@ func (t *table) leg(key string) Leg {
 	return Leg{Path: p, Line: t.line(key)}
 }
 
-// loopback checks a HOST:PORT that only this machine may reach.
+// loopback checks a HOST:PORT that only this computer may reach.
 func (t *table) loopback(key, s string) {
 	if s == "" {
 		return
 	}
-	ap, err := netip.ParseAddrPort(s)
-	if err != nil {
-		host, port, splitErr := net.SplitHostPort(s)
-		if splitErr != nil || host != "localhost" || port == "" {
-			t.complain(key, fmt.Sprintf("%s = %q is no address and port", key, s), `write it like "127.0.0.1:8080"`)
-		}
+	host, port, err := net.SplitHostPort(s)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
+		t.complain(key, fmt.Sprintf("%s = %q is no address and port", key, s), `write it like "127.0.0.1:8080"`)
 		return
 	}
-	if !ap.Addr().IsLoopback() {
-		t.complain(key, fmt.Sprintf("%s = %q can be reached from elsewhere", key, s), `the page has no password: use a loopback address, like "127.0.0.1:8080"`)
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		t.complain(key, fmt.Sprintf("%s = %q can be reached from elsewhere", key, s), fmt.Sprintf(
+			"the page has no password: use a loopback address, like \"127.0.0.1:%[1]s\", and look at it from elsewhere through ssh -L %[1]s:127.0.0.1:%[1]s THIS-HOST", port))
 	}
 }

@@ -7,9 +7,6 @@ import "fmt"
 // was asked for is worse than one that does not start.
 func (c *Config) refuseUnsupported(r *reader) {
 	refuse := func(path, what, wayOut string) { r.complainAt(r.lines.of(path), what, wayOut) }
-	if c.System.StatusPage != "" {
-		refuse("system.status_page", "the status page is not supported by this version", "remove status_page")
-	}
 	for i, d := range c.Disks {
 		if d.Frontend == "ublk" || d.Frontend == "nbd" {
 			refuse(fmt.Sprintf("disk[%d].frontend", i), fmt.Sprintf("the frontend %q is not available in this version", d.Frontend),

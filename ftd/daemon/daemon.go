@@ -40,6 +40,7 @@ import (
 	"ft/ftd/config"
 	"ft/ftd/control"
 	"ft/ftd/eventlog"
+	"ft/ftd/statuspage"
 )
 
 // Options of a daemon.
@@ -227,6 +228,9 @@ func (d *Daemon) serve(ctx context.Context, reload <-chan os.Signal) error {
 	server := api.NewServer(d, d.Version, d.Log)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(run, ln) }()
+	if at := d.config.System.StatusPage; at != "" {
+		d.goRun(func(ctx context.Context) { statuspage.Run(ctx, at, server.Public(), d.Log) })
+	}
 	d.notify.ready()
 	d.Log.Info("ftd runs", "config", d.ConfigFile, "socket", d.Socket, "state", d.StateDir)
 
