@@ -21,8 +21,8 @@ func (s Side) String() string { return fmt.Sprintf("cpu%d", uint8(s)) }
 type Verb uint8
 
 // Verbs. Those up to Patrol are the *stream*: both modules get the same ones in the same
-// order, numbered from 1, and a module in lockstep is a function of them. The others are for
-// one module.
+// order, numbered from 1 but for Commit, and a module in lockstep is a function of them. The
+// others are for one module.
 const (
 	Apply  Verb = iota + 1 // apply the input in Data (module.Input); no answer
 	Run                    // run up to A steps; answered by Ran

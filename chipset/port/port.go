@@ -222,10 +222,12 @@ func (m memory) config() ([]byte, error) {
 	return append([]byte(nil), m[configOffset:configOffset+n]...), nil
 }
 
-// streamNumber is the number of a command of the stream, from its first bytes.
+// streamNumber is the number of a command of the stream, from its first bytes. A commit has
+// none: it says what others of the stream have led to, and a successor begins anew there.
 func streamNumber(message []byte) (uint64, bool) {
 	if len(message) < 9 || message[0] == 0 || lockstep.Verb(message[0]) > lockstep.Patrol {
 		return 0, false
 	}
-	return binary.LittleEndian.Uint64(message[1:]), true
+	number := binary.LittleEndian.Uint64(message[1:])
+	return number, number != 0
 }

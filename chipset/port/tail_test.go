@@ -109,6 +109,22 @@ func TestASuccessorFindsWhatWasSent(t *testing.T) {
 }
 
 // Commands that are not of the stream lie between those that are.
+// A commit is sent whenever an epoch has been agreed on, and so it is often what was sent last.
+func TestACommitHasNoNumberInTheStream(t *testing.T) {
+	c, _ := ends(t)
+	commit := lockstep.Command{Verb: lockstep.Commit, A: 7}
+	for n := uint64(1); n <= 3; n++ {
+		stream(t, c, n, n, 5)
+		if err := c.Send(commit.Append(nil), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, ok := successor(t, c).Last(); n != 3 || !ok {
+		t.Errorf("the last number is %d, %v", n, ok)
+	}
+	wantTail(t, c, 2, 2, 3)
+}
+
 func TestATailIsOfTheStreamAlone(t *testing.T) {
 	c, _ := ends(t)
 	other := lockstep.Command{Verb: lockstep.Digest, Number: 3}
