@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ft/drivers/asynclog"
+	"ft/drivers/journal"
 	"ft/drivers/notify"
 	"ft/ftd/api"
 	"ft/ftd/config"
@@ -83,9 +83,8 @@ func runControl(args []string, out, errs io.Writer) int {
 	case c.check:
 		return checkConfig(c.config, out, errs)
 	}
-	sink := asynclog.New(&asynclog.Stderr{})
-	defer sink.Close(logPatience)
-	log := slog.New(slog.NewTextHandler(sink, nil))
+	log, closeLog := journal.Open("ftd")
+	defer closeLog(logPatience)
 	var err error
 	if c.testbox != "" {
 		o := testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Guest: testbox.GuestKind(c.guest), Out: out, Log: log}

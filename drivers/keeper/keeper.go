@@ -43,8 +43,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"ft/drivers/asynclog"
 	"ft/drivers/host"
+	"ft/drivers/journal"
 	"ft/drivers/notify"
 	"ft/drivers/unixhttp"
 )
@@ -52,7 +52,7 @@ import (
 // Options of a keeper. Zero values mean the defaults given.
 type Options struct {
 	RunDir string       // sockets, state and logs; not persistent; an absolute path
-	Log    *slog.Logger // must not block; by default stderr, dropping what does not fit
+	Log    *slog.Logger // must not block; by default the journal's or stderr, dropping what does not fit
 
 	HealthyTime time.Duration   // ready this long: a death is restarted at once; 5 s
 	Delays      []time.Duration // before the start after each early death; 1, 2, 4, 8, 16, 30 s
@@ -135,9 +135,9 @@ func Run(ctx context.Context, o Options) error {
 		return fmt.Errorf("the descriptors from systemd: %w", err)
 	}
 	if o.Log == nil {
-		w := asynclog.New(&asynclog.Stderr{})
-		defer w.Close(time.Second)
-		o.Log = slog.New(slog.NewTextHandler(w, nil))
+		log, closeLog := journal.Open("ft-keeper")
+		defer closeLog(time.Second)
+		o.Log = log
 	}
 	if !filepath.IsAbs(o.RunDir) {
 		return fmt.Errorf("the run directory must be an absolute path, not %q", o.RunDir)

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"time"
 
+	"ft/drivers/journal"
 	"ft/ftd/control"
 	"ft/ftd/eventlog"
 )
@@ -91,7 +94,7 @@ func (r *recorder) run(ctx context.Context) {
 
 func (r *recorder) write(ctx context.Context, j job) {
 	for _, e := range j.entries {
-		r.log.Info("event", "seq", e.Seq, "id", e.ID, "from", e.From, "to", e.To, "reason", e.Reason)
+		logEntry(ctx, r.log, e)
 	}
 	if _, err := r.events.Append(j.entries...); err != nil {
 		r.log.Error("the event log", "error", err)
@@ -111,6 +114,29 @@ func (r *recorder) write(ctx context.Context, j job) {
 		}
 	}
 	r.answer(j.answers)
+}
+
+// levels of the log by severity of an entry.
+var levels = map[control.Severity]slog.Level{
+	control.Warning: slog.LevelWarn, control.Error: slog.LevelError, control.Critical: journal.LevelCritical,
+}
+
+// logEntry writes an entry of the event log to the log as well: a sentence for people, and
+// the fields that drivers/journal makes of attributes.
+func logEntry(ctx context.Context, log *slog.Logger, e control.Entry) {
+	text := fmt.Sprintf("%s: %s → %s", e.ID, e.From, e.To)
+	if e.From == e.To {
+		text = fmt.Sprintf("%s: %s", e.ID, e.To)
+	}
+	if e.Reason != "" {
+		text += ", " + e.Reason
+	}
+	attrs := []slog.Attr{slog.String("component", e.ID), slog.Uint64("seq", e.Seq),
+		slog.String("from", e.From), slog.String("to", e.To), slog.String("reason", e.Reason)}
+	for _, k := range slices.Sorted(maps.Keys(e.Extra)) {
+		attrs = append(attrs, slog.Any(k, e.Extra[k]))
+	}
+	log.LogAttrs(ctx, levels[e.Severity], text, attrs...)
 }
 
 // answer gives answers to those who wait for them. A gate that is not settled here
