@@ -2,58 +2,58 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// The words that a state metric has one series for each, 1 for the present one.
-var (
-	faceStates = []string{"down", "simplex", "syncing", "duplex"}
-	sideStates = []string{"empty", "removed", "offline", "diagnostics", "syncing", "simplex", "duplex", "shot", "broken", "dumping"}
-)
+// This file writes the metrics: the Prometheus text format, version 0.0.4, in names that its
+// users expect: base units, _total for what only grows, one series for each word of a state
+// with 1 for the present one (as OpenMetrics has its StateSet).
+//
+// What there is: metrics_box.go what the status document says of the box and its parts;
+// metrics_drivers.go what drivers count, by tables; metrics_process.go ftd itself and what the
+// keeper knows. How many series there are is bounded: by the configured devices, and by words
+// from lists that stand here. What a driver says under a name that no table knows is left out.
+//
+// alerts.rules.yml has alerts on these names; a test holds the two together.
 
-// modules are the names under which a driver has the counters of one side.
-var modules = []string{"cpu0", "cpu1", "pci0", "pci1"}
+// keptProcesses is implemented by a Backend that knows the keeper.
+type keptProcesses interface {
+	// Kept is what the keeper runs. It may ask, briefly; an error says that no keeper answers.
+	Kept(ctx context.Context) ([]KeptProcess, error)
+}
 
-// getMetrics writes the Prometheus text format, version 0.0.4.
-func (s *Server) getMetrics(w http.ResponseWriter, _ *http.Request) {
+// KeptProcess is a process of the keeper.
+type KeptProcess struct {
+	Name   string
+	State  string // keeper.State
+	Starts int    // since it became known
+	Early  int    // deaths in a row soon after the start
+}
+
+// getMetrics answers GET /metrics.
+func (s *Server) getMetrics(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = w.Write(metrics(s.backend.Status(), s.version))
+	m := newExposition()
+	m.build(s.version)
+	m.box(s.backend.Status())
+	if k, ok := s.backend.(keptProcesses); ok {
+		m.keeper(k.Kept(r.Context()))
+	}
+	m.process()
+	_, _ = w.Write(m.bytes())
 }
 
-func metrics(st Status, v Version) []byte {
-	m := exposition{families: map[string]*family{}}
-	m.add("ft_build_info", "gauge", "Always 1; what runs is in the labels.", 1, "version", v.Version, "go", v.Go)
-	m.add("ft_events_seq", "counter", "Number of the last event.", float64(st.System.Seq))
-	m.state("ft_system_state", "State of the box, 1 for the present one.", faceStates, st.System.State.String())
-	for _, x := range st.Modules {
-		m.state("ft_module_state", "State of a module, 1 for the present one.", sideStates, x.State.String(), "module", x.ID)
-		m.add("ft_module_safe_to_pull", "gauge", "1 when the module can be pulled without loss of service.", number(x.SafeToPull), "module", x.ID)
-	}
-	for _, d := range st.Devices {
-		m.state("ft_device_state", "State of a device's face, 1 for the present one.", faceStates, d.State.String(), "device", d.ID, "kind", d.Kind)
-		m.stats("ft_"+metricWord(d.Kind), d.Stats, "device", d.ID)
-		for _, x := range d.Sides {
-			m.side(d, x)
-		}
-	}
-	return m.bytes()
-}
-
-func (m *exposition) side(d DeviceStatus, x SideStatus) {
-	labels := []string{"module", ModuleOf(x.ID), "device", d.ID}
-	m.state("ft_side_state", "State of a side, 1 for the present one.", sideStates, x.State.String(), labels...)
-	m.add("ft_side_safe_to_pull", "gauge", "1 when the side can be pulled without loss of service.", number(x.SafeToPull), labels...)
-	m.add("ft_side_active", "gauge", "1 when the side is the active one.", number(x.Active), labels...)
-	m.add("ft_side_faults", "gauge", "Faults in the side's history, without those of drills.", float64(x.MTBF.Faults), labels...)
-	if p := x.Progress; p != nil {
-		m.add("ft_side_progress_ratio", "gauge", "How far the side's background work is, 0 to 1.", p.Percent/100, labels...)
-		m.add("ft_side_progress_rate_bytes", "gauge", "Rate of the side's background work, bytes a second.", float64(p.RateBytes), labels...)
-	}
-}
+// Kinds of metrics.
+const (
+	counter = "counter"
+	gauge   = "gauge"
+)
 
 // exposition gathers series by family, as the format wants all of one together.
 type exposition struct {
@@ -66,9 +66,12 @@ type family struct {
 	series     []string
 }
 
+func newExposition() *exposition { return &exposition{families: map[string]*family{}} }
+
 // labelEscapes are all that the format knows.
 var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
 
+// add writes a series. labels are names and values in turn.
 func (m *exposition) add(name, kind, help string, v float64, labels ...string) {
 	f := m.families[name]
 	if f == nil {
@@ -83,45 +86,28 @@ func (m *exposition) add(name, kind, help string, v float64, labels ...string) {
 		if i == 0 {
 			sep = "{"
 		}
-		fmt.Fprintf(&b, `%s%s="%s"`, sep, labels[i], labelEscapes.Replace(labels[i+1]))
+		// Bytes that are no UTF-8 would make the whole answer unreadable.
+		fmt.Fprintf(&b, `%s%s="%s"`, sep, labels[i], labelEscapes.Replace(strings.ToValidUTF8(labels[i+1], "�")))
 	}
 	if len(labels) > 0 {
 		b.WriteByte('}')
 	}
-	fmt.Fprintf(&b, " %v", v)
+	b.WriteByte(' ')
+	b.WriteString(strconv.FormatFloat(v, 'g', -1, 64))
 	f.series = append(f.series, b.String())
 }
 
+// state writes a series for each word, 1 for the present one.
 func (m *exposition) state(name, help string, words []string, now string, labels ...string) {
 	for _, w := range words {
-		m.add(name, "gauge", help, number(w == now), append(slices.Clone(labels), "state", w)...)
+		m.add(name, gauge, help+", 1 for the present one.", number(w == now), append(slices.Clone(labels), "state", w)...)
 	}
 }
 
-// stats exposes every number of a driver's stats. Maps within are joined by name, but for
-// those of the sides, which are told apart by the module that carries them.
-func (m *exposition) stats(prefix string, stats map[string]any, labels ...string) {
-	for _, k := range slices.Sorted(maps.Keys(stats)) {
-		name := prefix + "_" + metricWord(k)
-		help := "The driver's " + strings.ReplaceAll(metricWord(k), "_", " ") + "."
-		switch v := stats[k].(type) {
-		case map[string]any:
-			if slices.Contains(modules, k) {
-				m.stats(prefix+"_side", v, append(slices.Clone(labels), "module", k)...)
-			} else {
-				m.stats(name, v, labels...)
-			}
-		case bool:
-			m.add(name, "untyped", help, number(v), labels...)
-		case float64:
-			m.add(name, "untyped", help, v, labels...)
-		case int:
-			m.add(name, "untyped", help, float64(v), labels...)
-		case int64:
-			m.add(name, "untyped", help, float64(v), labels...)
-		case uint64:
-			m.add(name, "untyped", help, float64(v), labels...)
-		}
+// time writes a moment, if there was one.
+func (m *exposition) time(name, help string, t time.Time, labels ...string) {
+	if !t.IsZero() {
+		m.add(name, gauge, help, float64(t.UnixMilli())/1000, labels...)
 	}
 }
 
@@ -143,15 +129,4 @@ func number(b bool) float64 {
 		return 1
 	}
 	return 0
-}
-
-// metricWord makes a name fit for a metric.
-func metricWord(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '_':
-			return r
-		}
-		return '_'
-	}, s)
 }

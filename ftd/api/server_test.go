@@ -325,40 +325,6 @@ func TestTheClientSaysWhenFtdDiesUnderAChange(t *testing.T) {
 	}
 }
 
-func TestMetricsAreWellFormed(t *testing.T) {
-	out := string(metrics(newFake(t).status, Version{Version: "v\"1\n", Go: "go"}))
-	for _, want := range []string{
-		`ft_build_info{version="v\"1\n",go="go"} 1`,
-		"ft_events_seq 41",
-		`ft_system_state{state="simplex"} 1`, `ft_system_state{state="duplex"} 0`,
-		`ft_side_state{module="pci1",device="disk0",state="offline"} 1`,
-		`ft_module_safe_to_pull{module="pci1"} 1`,
-		`ft_side_progress_ratio{module="pci1",device="disk0"} 0.5`,
-		`ft_disk_reads{device="disk0"} 12`, `ft_disk_legs_write_errors{device="disk0"} 3`,
-		`ft_nic_failovers{device="net0"} 3`, `ft_nic_last_failover_gap_us{device="net0"} 230`,
-		`ft_nic_side_probes_sent{device="net0",module="pci1"} 98`, `ft_nic_side_carrier{device="net0",module="pci0"} 1`,
-		`ft_side_active{module="pci0",device="net0"} 1`, `ft_side_active{module="pci1",device="net0"} 0`,
-	} {
-		if !strings.Contains(out, want+"\n") {
-			t.Errorf("missing: %s", want)
-		}
-	}
-	// Each family is announced once and its series stand together.
-	seen := map[string]bool{}
-	family := ""
-	for line := range strings.Lines(out) {
-		if name, ok := strings.CutPrefix(line, "# HELP "); ok {
-			family, _, _ = strings.Cut(name, " ")
-			if seen[family] {
-				t.Errorf("%s is announced twice", family)
-			}
-			seen[family] = true
-		} else if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, family+"{") && !strings.HasPrefix(line, family+" ") {
-			t.Errorf("in %s stands %s", family, line)
-		}
-	}
-}
-
 // Whatever the bytes: no panic, and every answer but a success is a code and a sentence.
 func FuzzRequest(f *testing.F) {
 	f.Add("POST", "/v1/components/pci1/disk0/bringup", []byte(`{"accept_risk":"overwrite"}`))

@@ -90,6 +90,10 @@ func (c *Core) mtbfView(s *side, now time.Time) MTBFView {
 		last := h.Real.Last[n-1]
 		v.LastFault, v.LastFaultAt = last.What, &last.At
 	}
+	if n := len(h.Injected.Last); n > 0 {
+		at := h.Injected.Last[n-1].At
+		v.LastDrillAt = &at
+	}
 	return v
 }
 

@@ -87,6 +87,7 @@ type MTBFView struct {
 	Injected       int        `json:"injected"` // faults of drills: a history of their own
 	LastFault      string     `json:"last_fault,omitempty"`
 	LastFaultAt    *time.Time `json:"last_fault_at,omitempty"`
+	LastDrillAt    *time.Time `json:"last_drill_at,omitempty"` // when it last had a fault of a drill
 }
 
 // Direction says where a side is wanted: in service, or out of it.

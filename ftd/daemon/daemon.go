@@ -68,6 +68,7 @@ type Daemon struct {
 	events *eventlog.Log
 	keeper *keeper.Client
 	notify *notifier
+	kept   kept
 
 	ctx context.Context // of everything that runs; ends with Run
 	wg  sync.WaitGroup
