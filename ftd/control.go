@@ -17,6 +17,7 @@ import (
 
 	"ft/drivers/journal"
 	"ft/drivers/notify"
+	"ft/ftd/alarm"
 	"ft/ftd/api"
 	"ft/ftd/config"
 	"ft/ftd/daemon"
@@ -33,7 +34,7 @@ const (
 type controlFlags struct {
 	config, socket, state, dev, testbox string
 	guest                               string
-	check, clean, noKeeper              bool
+	check, clean, noKeeper, testAlarm   bool
 	set                                 map[string]bool // flags that were given
 }
 
@@ -46,6 +47,7 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	f.BoolVar(&c.clean, "clean", false, "")
 	f.StringVar(&c.guest, "guest", string(testbox.GuestKinds[0]), "")
 	f.BoolVar(&c.check, "check-config", false, "")
+	f.BoolVar(&c.testAlarm, "test-alarm", false, "")
 	f.BoolVar(&c.noKeeper, "no-keeper", false, "")
 	// Not in the usage: for the test box and for tests, which must not meet a real box.
 	f.StringVar(&c.dev, "dev-dir", defaultDev, "")
@@ -82,6 +84,8 @@ func runControl(args []string, out, errs io.Writer) int {
 		return code
 	case c.check:
 		return checkConfig(c.config, out, errs)
+	case c.testAlarm:
+		return testAlarm(c.config, out, errs)
 	}
 	log, closeLog := journal.Open("ftd")
 	defer closeLog(logPatience)
@@ -147,5 +151,36 @@ func checkConfig(path string, out, errs io.Writer) int {
 		return exitFailed
 	}
 	fmt.Fprintf(out, "%s is good: %d disks, %d NICs, %d machines\n", filepath.Clean(path), len(cfg.Disks), len(cfg.NICs), len(cfg.Machines))
+	return exitDone
+}
+
+// testAlarm has the hook run, and syslog told, of an event of no meaning.
+func testAlarm(path string, out, errs io.Writer) int {
+	cfg, err := config.Load(path)
+	if err != nil {
+		return failed(errs, err)
+	}
+	s := cfg.Alarms.Settings
+	if s.Hook == "" && !s.Syslog {
+		return failed(errs, fmt.Errorf("%s says of no one who is to hear of alarms: set hook or syslog in [alarms]", path))
+	}
+	if s.Hook != "" {
+		if err := config.LookAtHook(s.Hook); err != nil {
+			return failed(errs, err)
+		}
+	}
+	a := &alarm.Alarms{Box: cfg.System.Name}
+	a.Set(s)
+	if err := a.Test(context.Background()); err != nil {
+		return failed(errs, fmt.Errorf("the test of the alarms failed: %w", err))
+	}
+	for _, told := range []struct {
+		is  bool
+		who string
+	}{{s.Hook != "", s.Hook}, {s.Syslog, "syslog"}} {
+		if told.is {
+			fmt.Fprintf(out, "%s was told\n", told.who)
+		}
+	}
 	return exitDone
 }

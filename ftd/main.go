@@ -45,7 +45,7 @@ func runningVersion() api.Version {
 
 const usage = `ftd: duplex devices that never stop while one side is good
 
-  ftd [--config FILE] [--socket PATH] [--state DIR] [--check-config]
+  ftd [--config FILE] [--socket PATH] [--state DIR] [--check-config | --test-alarm]
                               the control daemon
   ftd --testbox DIR [--socket PATH] [--guest debian|bare|none]
                               a throw-away box on loop devices, until Ctrl-C
@@ -69,6 +69,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
   --netns NAME     the network namespace that a driver lives in, by name or path
   --no-keeper      start no keeper: somebody else does (ft-keeper.service)
   --check-config   look at the configuration and all that it names, start nothing
+  --test-alarm     run the hook of [alarms], tell syslog, and say what came of it
 
 ftctl is the admin's command.
 `

@@ -110,3 +110,37 @@ func TestCheckConfig(t *testing.T) {
 		})
 	}
 }
+
+func TestAlarmsCanBeTried(t *testing.T) {
+	for _, c := range []struct {
+		name, hook string // the script's body, "" for no hook
+		code       int
+		says       string
+	}{
+		{"heard", "cat", exitDone, "was told"},
+		{"not heard", "echo the line is dead; exit 3", exitFailed, "the line is dead"},
+		{"nobody to hear", "", exitFailed, "set hook or syslog"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path, hook := filepath.Join(dir, "ft.toml"), filepath.Join(dir, "hook")
+			text := "[alarms]\n"
+			if c.hook != "" {
+				text += "hook = \"" + hook + "\"\n"
+				if err := os.WriteFile(hook, []byte("#!/bin/sh\n"+c.hook+"\n"), 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var out, errs bytes.Buffer
+			if code := run([]string{"--config", path, "--test-alarm"}, &out, &errs); code != c.code {
+				t.Errorf("exit code %d, want %d; %s", code, c.code, errs.String())
+			}
+			if said := out.String() + errs.String(); !strings.Contains(said, c.says) {
+				t.Errorf("said %q, want %q in it", said, c.says)
+			}
+		})
+	}
+}

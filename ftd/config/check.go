@@ -55,10 +55,12 @@ type Host struct {
 	Link func(netns, name string) (tap bool, err error)
 	// Memory is how much the computer has, in bytes; 0 when that is not known.
 	Memory func() int64
+	// Hook says why a program may not be run when there is an alarm.
+	Hook func(path string) error
 }
 
 // ThisHost is the one that this process runs on.
-var ThisHost = Host{Leg: Probe, NIC: LookAtNIC, NetAdmin: netAdmin, Boot: LookAtBoot, Link: LookAtLink, Memory: hostMemory}
+var ThisHost = Host{Leg: Probe, NIC: LookAtNIC, NetAdmin: netAdmin, Boot: LookAtBoot, Link: LookAtLink, Memory: hostMemory, Hook: LookAtHook}
 
 // Check looks at the computer: are the legs there, of a fit kind and equal size, and is
 // each a device of its own; are the NICs there, free, and each one of its own; can the
@@ -79,6 +81,7 @@ func Check(c *Config, h Host) Problems {
 		k.nic(n, h.NIC)
 	}
 	k.machines(c, h)
+	k.hook(c.Alarms, h.Hook)
 	return k.problems.sorted()
 }
 

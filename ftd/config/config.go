@@ -20,6 +20,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"ft/ftd/alarm"
 	"ft/ftd/control"
 )
 
@@ -37,6 +38,7 @@ type Config struct {
 	NICs     []NIC
 	Machines []Machine
 	MTBF     MTBF
+	Alarms   Alarms
 }
 
 // System is the table [system].
@@ -72,6 +74,12 @@ type MTBF struct {
 	Threshold time.Duration
 	MinFaults int
 	Policy    control.MTBFPolicy
+}
+
+// Alarms is the table [alarms].
+type Alarms struct {
+	alarm.Settings
+	HookLine int
 }
 
 // Load reads and checks a file. What is wrong with its contents comes as Problems.
@@ -137,6 +145,7 @@ func (r *reader) config(tree map[string]any) *Config {
 		c.Machines = append(c.Machines, r.machine(t))
 	}
 	c.MTBF = r.mtbf(top.subtable("mtbf"))
+	c.Alarms = r.alarms(top.subtable("alarms"))
 	top.refuseRest()
 	r.crossCheck(c)
 	return c
@@ -188,4 +197,26 @@ func (r *reader) mtbf(t *table) MTBF {
 	}
 	t.refuseRest()
 	return m
+}
+
+func (r *reader) alarms(t *table) Alarms {
+	a := Alarms{
+		Settings: alarm.Settings{
+			Hook:     t.path("hook"),
+			Syslog:   t.boolean("syslog", false),
+			Severity: control.Severity(t.choice("severity", string(control.Error), severities()...)),
+		},
+	}
+	if t.has("hook") {
+		a.HookLine = t.line("hook")
+	}
+	t.refuseRest()
+	return a
+}
+
+func severities() (names []string) {
+	for _, s := range alarm.Severities {
+		names = append(names, string(s))
+	}
+	return names
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"ft/ftd/alarm"
 )
 
 const goodFile = `# a box with one disk
@@ -38,6 +40,11 @@ pci1 = "/srv/leg"
 threshold = "12h"
 min_faults = 5
 policy = "always"
+
+[alarms]
+hook = "/etc/ft/alarm"
+syslog = true
+severity = "warning"
 `
 
 func TestAFullFileIsRead(t *testing.T) {
@@ -54,7 +61,8 @@ func TestAFullFileIsRead(t *testing.T) {
 			{Name: "one-leg", Legs: [2]Leg{{}, {"/srv/leg", 20}}, Frontend: "auto", NoLeg: "error",
 				LegTimeout: 5 * time.Second, ResyncRateMin: 10_000_000, Integrity: "none", Line: 18},
 		},
-		MTBF: MTBF{Threshold: 12 * time.Hour, MinFaults: 5, Policy: "always"},
+		MTBF:   MTBF{Threshold: 12 * time.Hour, MinFaults: 5, Policy: "always"},
+		Alarms: Alarms{Settings: alarm.Settings{Hook: "/etc/ft/alarm", Syslog: true, Severity: "warning"}, HookLine: strings.Count(goodFile[:strings.Index(goodFile, "hook =")], "\n") + 1},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
@@ -70,6 +78,7 @@ func TestEverythingHasADefault(t *testing.T) {
 		File:   "ft.toml",
 		System: System{Name: "box", Bringup: "auto"},
 		MTBF:   MTBF{Threshold: 24 * time.Hour, MinFaults: 3, Policy: "threshold"},
+		Alarms: Alarms{Settings: alarm.Settings{Severity: "error"}},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("(-want +got)\n%s", d)
@@ -90,7 +99,7 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 		{"misspelt table", "[[disks]]\nname = \"x\"\n",
 			[]string{`ft.toml:1: unknown key "disks" at the top of the file; did you mean disk?`}},
 		{"unknown table", "\n[chipset]\n",
-			[]string{`ft.toml:2: unknown key "chipset" at the top of the file; the tables are [system], [[disk]], [[nic]], [[machine]] and [mtbf]`}},
+			[]string{`ft.toml:2: unknown key "chipset" at the top of the file; the tables are [system], [[disk]], [[nic]], [[machine]], [mtbf] and [alarms]`}},
 		{"one bracket", "[disk]\nname = \"x\"\n",
 			[]string{`ft.toml:1: disk is a table where a table for each is meant; write [[disk]] with two brackets`}},
 		{"two brackets", "[[mtbf]]\n",

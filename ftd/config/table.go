@@ -74,7 +74,7 @@ func (t *table) refuseRest() {
 		}
 		wayOut := "the keys are " + strings.Join(t.asked, ", ")
 		if t.prefix == "" {
-			wayOut = "the tables are [system], [[disk]], [[nic]], [[machine]] and [mtbf]"
+			wayOut = "the tables are [system], [[disk]], [[nic]], [[machine]], [mtbf] and [alarms]"
 		}
 		if n := nearest(k, t.asked); n != "" {
 			wayOut = fmt.Sprintf("did you mean %s?", n)

@@ -40,6 +40,9 @@ var kinds = [...]kind{
 // moduleIDs are the modules of a box, in the order in which they are shown.
 var moduleIDs = [...]string{"cpu0", "cpu1", "pci0", "pci1"}
 
+// ModuleIDs are the modules that a box may have.
+func ModuleIDs() []string { return moduleIDs[:] }
+
 func kindOf(name string) *kind {
 	for i := range kinds {
 		if kinds[i].name == name {

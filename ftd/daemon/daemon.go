@@ -36,6 +36,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/drivers/keeper"
+	"ft/ftd/alarm"
 	"ft/ftd/api"
 	"ft/ftd/config"
 	"ft/ftd/control"
@@ -66,6 +67,7 @@ type Daemon struct {
 	owner  *owner
 	rec    *recorder
 	events *eventlog.Log
+	alarms *alarm.Alarms
 	keeper *keeper.Client
 	notify *notifier
 	kept   kept
@@ -279,6 +281,9 @@ func (d *Daemon) start(state control.Persistent) {
 		d.addDevice(d.config, c)
 	}
 	d.goRun(func(ctx context.Context) { d.notify.watchdog(ctx, d.owner) })
+	d.alarms = &alarm.Alarms{Box: d.config.System.Name, StateDir: d.StateDir, Events: d.events, Log: d.Log}
+	d.alarms.Set(d.config.Alarms.Settings)
+	d.goRun(d.alarms.Run)
 }
 
 // goRun starts a goroutine that ends with Run.

@@ -25,6 +25,7 @@ func (d *Daemon) reload() {
 	for _, c := range added {
 		d.addDevice(cfg, c)
 	}
+	d.alarms.Set(cfg.Alarms.Settings)
 	d.Log.Info("the configuration is reloaded", "file", cfg.File, "new devices", len(added))
 }
 
