@@ -75,6 +75,18 @@ func (c *Client) Raw(ctx context.Context, path string) (json.RawMessage, error) 
 	return get[json.RawMessage](ctx, c, path)
 }
 
+// Text is an answer that is no JSON: the metrics.
+func (c *Client) Text(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	resp, err := c.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(io.LimitReader(resp.Body, answerBytesMax))
+}
+
 // Change asks for a change of a component. It returns once ftd has accepted it.
 func (c *Client) Change(ctx context.Context, ch Change) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
