@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -40,6 +40,7 @@ type driver struct {
 	opt     Options
 	began   time.Time
 	witness *metadata.WitnessStore
+	scrubs  scrubKeeper
 	faults  [2]*legio.Faults
 	memory  memory
 	loops   []*loop
@@ -88,6 +89,7 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 		d.out[i] = cfg.Sides[i].Out
 		d.last[i] = drivers.Removed.String()
 	}
+	d.scrubs.path = filepath.Join(cfg.StateDir, cfg.Name+scrubSuffix)
 	d.world.d = d
 	d.engine = NewEngine(cfg.Name, d.opt, &d.world)
 	return d, nil
@@ -122,6 +124,7 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	if mode == drivers.Adopt || d.env.Predecessor >= 0 {
 		hung, held = d.fence(ctx)
 	}
+	d.restoreScrub()
 	err := d.startLegs(mode, hung, held)
 	d.setStartWhy(err)
 	fresh := mode == drivers.Fresh
@@ -267,39 +270,6 @@ func (d *driver) Inject(_ context.Context, s drivers.Side, f drivers.Fault) erro
 	return nil
 }
 
-// Command runs what only a mirror has: resolve {"keep": SIDE} and gone {"side": SIDE}.
-func (d *driver) Command(_ context.Context, name string, args map[string]string) (any, error) {
-	switch name {
-	case "resolve":
-		s, err := sideArg(args["keep"])
-		if err != nil {
-			return nil, err
-		}
-		return nil, d.resolve(s)
-	case "gone":
-		s, err := sideArg(args["side"])
-		if err != nil {
-			return nil, err
-		}
-		d.mu.Lock()
-		open := d.legs[s]
-		d.mu.Unlock()
-		if open != nil && open.Gone() {
-			d.gone(int(s), open, "the device "+open.Device+" has vanished")
-		}
-		return nil, nil
-	}
-	return nil, drivers.Refuse(drivers.RuleState, "a mirror has no command %q (resolve, gone)", name)
-}
-
-func sideArg(a string) (drivers.Side, error) {
-	n, err := strconv.Atoi(a)
-	if s := drivers.Side(n); err == nil && s.Valid() {
-		return s, nil
-	}
-	return 0, drivers.Refuse(drivers.RuleState, "%q is no side: 0 or 1", a)
-}
-
 // resolve serves from the side that the admin says is the one to keep.
 func (d *driver) resolve(keep drivers.Side) error {
 	d.changeMu.Lock()
@@ -377,6 +347,12 @@ func (d *driver) Stop(ctx context.Context, mode drivers.StopMode) error {
 		d.env.Log.Warn("a leg does not answer: stopped without recording that the disk was left clean")
 	}
 	close(d.ending)
+	d.mu.Lock()
+	scrub := d.engine.ScrubState()
+	d.mu.Unlock()
+	if err := d.scrubs.save(scrub); err != nil {
+		d.env.Log.Warn("how far the scrub is cannot be kept", "err", err)
+	}
 	d.mu.Lock()
 	legs := d.legs
 	d.legs = [2]*legio.Leg{}

@@ -18,6 +18,9 @@
 //	resolve.go stop.go   a person picks a side; the clean end
 //	resync.go     copying regions: resync, repair after a crash, healing a bad range
 //	missed.go     the missed-writes bitmap on the surviving leg
+//	scrub.go      comparing everything in the background, and what came of it
+//	exam.go       a range of both legs compared, and repaired
+//	pace.go       how background work gives way to applications
 //	snapshot.go   what people are shown
 //
 // # Words
@@ -133,6 +136,8 @@ type Engine struct {
 	missed missedWriter
 	flush  flusher
 	resync resync
+	scrub  scrub
+	pace   pacer
 
 	preparing *preparation
 	parked    []*request // no leg, no_leg = wait
@@ -162,6 +167,7 @@ func NewEngine(name string, o Options, env Env) *Engine {
 		e.legs[i].since = env.Now()
 	}
 	e.faceSince = env.Now()
+	e.RestoreScrub(ScrubState{})
 	return e
 }
 
@@ -274,6 +280,7 @@ func (e *Engine) run() {
 		e.ready = e.ready[:0]
 		e.pumpRecord()
 		e.pumpResync()
+		e.pumpScrub()
 		if len(e.ready) == 0 {
 			break
 		}
@@ -286,6 +293,7 @@ func (e *Engine) Tick() {
 	e.checkTimeouts()
 	e.tickIntent()
 	e.tickResync()
+	e.tickScrub()
 	e.tickRecord()
 	e.run()
 }

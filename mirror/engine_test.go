@@ -31,6 +31,7 @@ type rig struct {
 	witness *metadata.Witness
 	pending *metadata.Witness
 	events  []drivers.Event
+	scrub   ScrubState // as last kept
 }
 
 const rigBytes = 16 << 20
@@ -49,6 +50,7 @@ func (r *rig) Submit(io *legio.IO)             { r.queue = append(r.queue, io) }
 func (r *rig) Reply(q *frontend.Request)       { r.replies = append(r.replies, q) }
 func (r *rig) Free(q *frontend.Request)        { r.freed[q] = true }
 func (r *rig) Alloc(n int) ([]byte, func())    { return make([]byte, n), func() {} }
+func (r *rig) SaveScrub(s ScrubState)          { r.scrub = s }
 func (r *rig) WriteWitness(w metadata.Witness) { r.pending = &w }
 func (r *rig) Event(ev drivers.Event)          { r.events = append(r.events, ev) }
 func (r *rig) UUID() metadata.UUID             { return metadata.NewUUID() }

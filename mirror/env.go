@@ -31,6 +31,9 @@ type Env interface {
 	// WriteWitness stores the witness durably; Engine.WitnessDone says how it ended.
 	// The engine has at most one under way.
 	WriteWitness(w metadata.Witness)
+	// SaveScrub stores the state of the scrub, within a while: the last one counts. What
+	// was not stored when the process ends is done again by its successor.
+	SaveScrub(s ScrubState)
 	// Event reports a change. Seq and Time are filled in by the receiver.
 	Event(ev drivers.Event)
 	// UUID draws a random identifier.
@@ -58,6 +61,7 @@ type Options struct {
 	ResyncRateMin int64         `json:"resync_rate_min"` // bytes a second, under application load
 	ResyncRateMax int64         `json:"resync_rate_max"` // bytes a second, 0 is unlimited
 	Integrity     string        `json:"integrity"`       // none
+	ScrubEvery    time.Duration `json:"scrub_every"`     // 0: only when asked for
 	NBD           string        `json:"nbd,omitempty"`
 	Measure       string        `json:"measure,omitempty"` // only for benchmarks: NoIntentMap
 }
@@ -77,5 +81,8 @@ type Options struct {
 //	Tick()                                                       every 20 to 100 ms
 //	Stop(done func(error))                                       clean stop: no request may come any more
 //	Drained(s drivers.Side) bool                                 no I/O under way on the leg
+//	RestoreScrub(s ScrubState)                                   before Start: what a predecessor kept
+//	Scrub(repair bool, from int) error                           and PauseScrub, ResumeScrub, CancelScrub
+//	SetPriority(p Priority) error                                of resync and scrub
 //	Geometry() (frontend.Geometry, bool)                         false until a leg serves or has served
 //	Snapshot() Snapshot                                          state, progress, counters

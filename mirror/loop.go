@@ -59,6 +59,21 @@ func (w *world) WriteWitness(x metadata.Witness) {
 	}()
 }
 
+// SaveScrub stores what is to be known of the scrub: file I/O too.
+func (w *world) SaveScrub(s ScrubState) {
+	d := w.d
+	if !d.scrubs.take(s) {
+		return // a save under way takes it along
+	}
+	d.background.Add(1)
+	go func() {
+		defer d.background.Done()
+		if err := d.scrubs.saveTaken(); err != nil {
+			d.env.Log.Warn("how far the scrub is cannot be kept", "err", err)
+		}
+	}()
+}
+
 // do runs f on the engine, and has a loop carry out what came of it.
 func (d *driver) do(f func(*Engine)) {
 	d.mu.Lock()

@@ -10,14 +10,9 @@ import (
 )
 
 const (
-	copyChunk    = 1 << 20 // bytes a copy moves at most
-	copiesIdle   = 8       // under way at once while applications are quiet
-	copiesBusy   = 1       // while they are not
-	healsMax     = 16      // bad ranges being rewritten at once
-	appQuiet     = 20 * time.Millisecond
-	saveEvery    = 5 * time.Second
-	rateWindow   = time.Second
-	busyDutyRest = 2 // under load a copy is followed by a rest of this many times its length
+	healsMax   = 16 // bad ranges being rewritten at once
+	saveEvery  = 5 * time.Second
+	rateWindow = time.Second
 )
 
 // resync copies the stale regions from the source to the other leg: a target that is
@@ -30,14 +25,9 @@ type resync struct {
 	heals       int   // ranges being rewritten after a read error
 	total, done int64 // bytes
 	begun       int64
-	restUntil   int64 // under load
-	tokens      float64
-	tokensAt    int64
 	nextSave    int64
 	saving      bool
-	rate        float64 // bytes a second, smoothed
-	rateAt      int64
-	rateDone    int64
+	meter       rateMeter
 	joinPhase   joinPhase
 }
 
@@ -75,8 +65,9 @@ func (e *Engine) dest() *leg {
 func (e *Engine) resyncBegin(what string, full bool) {
 	now := e.env.Now()
 	jobs, heals := e.resync.jobs, e.resync.heals
-	e.resync = resync{what: what, full: full, jobs: jobs, heals: heals, begun: now, rateAt: now, tokensAt: now,
+	e.resync = resync{what: what, full: full, jobs: jobs, heals: heals, begun: now, meter: rateMeter{at: now},
 		nextSave: now + int64(saveEvery), total: int64(e.stale.Count()) * int64(e.id.RegionSize)}
+	e.pace = pacer{priority: e.pace.priority, tokensAt: now}
 }
 
 // pumpResync starts as many copies as the pace allows, and ends the resync when
@@ -122,7 +113,7 @@ func (e *Engine) pumpResync() {
 			return
 		}
 		r.cursor = hi
-		r.tokens -= float64(len(j.buf))
+		e.pace.tokens -= float64(len(j.buf))
 		r.jobs++
 		e.copyStart(j)
 	}
@@ -133,33 +124,6 @@ func (e *Engine) newCopy(lo, hi int, src, dst *leg) *copyJob {
 	j := &copyJob{src: src, dst: dst, srcAt: src.attachment, dstAt: dst.attachment}
 	j.lock = rangeLock{lo: int64(lo) * rs, hi: min(int64(hi)*rs, int64(e.id.DataBytes)), write: true, owner: j}
 	return j
-}
-
-// copiesAllowed is the pace: everything while applications are quiet, a copy now and
-// then while they are not, and never less than the configured least rate.
-func (e *Engine) copiesAllowed(now int64) int {
-	r := &e.resync
-	busy := e.active > 0 || now-e.lastApp < int64(appQuiet)
-	dt := float64(now-r.tokensAt) / 1e9
-	r.tokensAt = now
-	limit := float64(e.opt.ResyncRateMax)
-	if busy && (limit == 0 || float64(e.opt.ResyncRateMin) < limit) {
-		limit = float64(e.opt.ResyncRateMin)
-	}
-	if limit > 0 {
-		r.tokens = min(r.tokens+dt*limit, copyChunk)
-	}
-	switch {
-	case busy && r.tokens > 0: // behind the least rate
-		return copiesBusy
-	case busy && now >= r.restUntil && (e.opt.ResyncRateMax == 0 || r.tokens > 0):
-		return copiesBusy
-	case busy:
-		return 0
-	case e.opt.ResyncRateMax > 0 && r.tokens <= 0:
-		return 0
-	}
-	return copiesIdle
 }
 
 func (e *Engine) copyStart(j *copyJob) {
@@ -241,10 +205,7 @@ func (e *Engine) copied(j *copyJob) {
 	e.stale.ClearRange(lo, hi)
 	e.resync.done += n
 	e.counters.ResyncedBytes += n
-	if e.active > 0 {
-		now := e.env.Now()
-		e.resync.restUntil = now + busyDutyRest*(now-j.begun)
-	}
+	e.rest(j.begun)
 }
 
 // copyUnreadable: the source cannot be read there. With both legs in service the other
@@ -364,15 +325,7 @@ func (e *Engine) tickResync() {
 	if r.what == "" {
 		return
 	}
-	if dt := now - r.rateAt; dt >= int64(rateWindow)/4 {
-		x := float64(r.done-r.rateDone) * 1e9 / float64(dt)
-		if r.rateDone == 0 {
-			r.rate = x
-		} else {
-			r.rate += (x - r.rate) * min(1, float64(dt)/float64(rateWindow)/2)
-		}
-		r.rateAt, r.rateDone = now, r.done
-	}
+	r.meter.measure(now, r.done)
 	dst := e.dest()
 	if dst == nil || dst.state != legTarget || r.saving || now < r.nextSave {
 		return

@@ -46,6 +46,8 @@ type Snapshot struct {
 	Unrecorded string // why who is in service could not be recorded
 	Active     int    // requests under way
 	Counters   Counters
+	Scrub      ScrubStatus
+	Priority   Priority
 }
 
 // Snapshot is a copy of what is; it refers to nothing of the engine's.
@@ -59,6 +61,7 @@ func (e *Engine) Snapshot() Snapshot {
 	if e.recorder.err != nil && e.durable.version != e.want.version {
 		s.Unrecorded = e.recorder.err.Error()
 	}
+	s.Scrub, s.Priority = e.ScrubStatus(), e.pace.priority
 	if e.made {
 		s.StaleBytes = int64(e.stale.Count()) * int64(e.id.RegionSize)
 		s.Marked = e.marked.Count()
@@ -71,6 +74,8 @@ func (e *Engine) Snapshot() Snapshot {
 		d.Draining = l.state <= legShot && l.inflight > 0
 		if d.State == drivers.Syncing {
 			d.Progress = e.progress()
+		} else if d.State == drivers.Duplex {
+			d.Progress = s.Scrub.Progress
 		}
 	}
 	return s
@@ -81,17 +86,7 @@ func (e *Engine) progress() *drivers.Progress {
 	r := &e.resync
 	left := int64(e.stale.Count()) * int64(e.id.RegionSize)
 	total := max(r.total, r.done+left)
-	p := &drivers.Progress{What: r.what, DoneBytes: total - left, TotalBytes: total, RateBytes: int64(r.rate), Percent: 100, ETASeconds: -1}
-	if total > 0 {
-		p.Percent = 100 * float64(total-left) / float64(total)
-	}
-	switch {
-	case left == 0:
-		p.ETASeconds = 0
-	case r.rate > 0:
-		p.ETASeconds = float64(left) / r.rate
-	}
-	return p
+	return progressOf(r.what, left, total, r.meter.rate)
 }
 
 // sideState is a leg's state in the product's words.

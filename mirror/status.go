@@ -63,13 +63,17 @@ func (d *driver) stats(s Snapshot) map[string]any {
 		"stale_bytes": s.StaleBytes, "marked_extents": s.Marked, "extent_bytes": s.Extent, "active": s.Active,
 		"generation": s.Generation.String(), "events_dropped": d.dropped,
 	}
+	m["scrub"] = s.Scrub
+	m["priority"] = s.Priority.String()
+	m["mismatch_bytes"], m["lost_bytes"] = s.Scrub.Outstanding.Differ, s.Scrub.Outstanding.Lost
 	if g, ok := d.engine.Geometry(); ok {
 		m["size_bytes"], m["logical_block"], m["physical_block"] = g.Size, g.LogicalBlock, g.PhysicalBlock
 		m["mirror"] = d.engine.id.Mirror.String()
 	}
 	for i := range s.Sides {
 		l := s.Sides[i].Counters
-		m[sideID(i, "")[:4]] = map[string]any{"reads": l.Reads, "writes": l.Writes, "read_errors": l.ReadErrors, "write_errors": l.WriteErrors}
+		m[sideID(i, "")[:4]] = map[string]any{"reads": l.Reads, "writes": l.Writes, "read_errors": l.ReadErrors, "write_errors": l.WriteErrors,
+			"wrong_bytes": s.Scrub.Outstanding.Wrong[i]}
 	}
 	if d.face != nil {
 		m["device"] = d.face.Device()

@@ -182,15 +182,23 @@ func (s *WitnessStore) save(w *Witness) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(s.temp(), b); err != nil {
-		os.Remove(s.temp())
+	return replaceFile(s.Path(), s.temp(), b)
+}
+
+// ReplaceFile makes a file hold b, durably and whole: after a crash it is as it was, or as
+// it is to be.
+func ReplaceFile(path string, b []byte) error { return replaceFile(path, path+".new", b) }
+
+func replaceFile(path, temp string, b []byte) error {
+	err := writeSynced(temp, b)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		os.Remove(temp)
 		return err
 	}
-	if err := os.Rename(s.temp(), s.Path()); err != nil {
-		os.Remove(s.temp())
-		return err
-	}
-	return syncDir(s.dir)
+	return syncDir(filepath.Dir(path))
 }
 
 func writeSynced(path string, b []byte) error {

@@ -169,6 +169,7 @@ func (w *world) newEngine() {
 	b.started, b.stopping = false, false
 	b.eng = w.cfg.New("disk0", mirror.Options{NoLeg: w.p.noLeg, LegTimeout: w.p.legTimeout,
 		ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax, Integrity: "none"}, &env{w, b.life})
+	b.eng.RestoreScrub(w.scrub.now)
 	w.in(w.tickEvery(), event{kind: evTick, life: b.life})
 }
 

@@ -16,7 +16,7 @@ type mishap struct {
 	do     func(*world) bool
 }
 
-const mishapCount = 15
+const mishapCount = 17
 
 var mishaps [mishapCount]mishap
 
@@ -37,6 +37,8 @@ func init() {
 		{"pause", 1, (*world).pause},
 		{"flush", 3, (*world).chaosFlush},
 		{"replace", 1, (*world).replace},
+		{"scrub", 3, (*world).chaosScrub},
+		{"priority", 1, (*world).chaosPriority},
 	}
 }
 

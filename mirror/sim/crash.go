@@ -180,6 +180,7 @@ func (w *world) powerCut() {
 func (w *world) engineGone() {
 	b := &w.box
 	w.wit.crash(w)
+	w.scrub.crash(w)
 	b.eng, b.started, b.stopping = nil, false, false
 	b.life++
 	b.inSince = [2]int64{-1, -1}

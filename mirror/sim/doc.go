@@ -15,6 +15,7 @@
 //	client.go   requests of the face and their answers, resent after a crash
 //	profile.go  what a seed is like
 //	chaos.go    what goes wrong
+//	scrub.go    scrubs, and what an admin says of them
 //	bound.go    what a resync may copy
 //	model.go    the oracle: what each sector may hold
 //	settle.go   the end of a run: everything healed, everything compared

@@ -195,6 +195,9 @@ func (e *env) Event(ev drivers.Event) {
 	if w.tracing() {
 		w.tracef("event  %s %d %s→%s %s", ev.Kind, ev.Side, ev.From, ev.To, ev.Reason)
 	}
+	if ev.Kind == drivers.EventNote {
+		w.scrubSaid(ev)
+	}
 	if ev.Kind == drivers.EventSide {
 		w.box.sideChanged(w, int(ev.Side), ev)
 	}

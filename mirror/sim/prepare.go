@@ -94,6 +94,7 @@ func (w *world) setUp() {
 	}
 	r.disks[w.geo.bytes] = disks
 	w.wit = witnessStore{illAt: -1, seen: map[metadata.Generation]bool{}}
+	w.scrub = scrubStore{}
 	w.box.aim, w.box.resolving = -1, -1
 	w.box.inSince = [2]int64{-1, -1}
 	w.client = client{left: w.p.requests, healthySince: -1}

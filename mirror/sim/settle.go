@@ -32,6 +32,7 @@ func (w *world) settle() {
 	for _, s := range w.written() {
 		w.probe(&call{op: opRead, off: s.off, n: s.n})
 	}
+	w.settleScrub()
 	last, since := w.ops, w.now
 	w.loop(func() bool {
 		if w.ops != last {

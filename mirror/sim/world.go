@@ -34,6 +34,12 @@ type Engine interface {
 	Drained(s drivers.Side) bool
 	Geometry() (frontend.Geometry, bool)
 	Snapshot() mirror.Snapshot
+	RestoreScrub(s mirror.ScrubState)
+	Scrub(repair bool, from int) error
+	PauseScrub() error
+	ResumeScrub() error
+	CancelScrub() error
+	SetPriority(p mirror.Priority) error
 }
 
 // Config says how seeds are run.
@@ -98,6 +104,7 @@ type Stats struct {
 	Resolves, AloneChecks, Resent, Rots int
 	Replaced, Zombies                   int // legs replaced by blank ones; I/O of dead drivers in legs that hang
 	CopiedBytes                         int64
+	Scrubs                              int // that ended
 }
 
 func (s *Stats) add(o Stats) {
@@ -118,6 +125,7 @@ func (s *Stats) add(o Stats) {
 	s.Replaced += o.Replaced
 	s.Zombies += o.Zombies
 	s.CopiedBytes += o.CopiedBytes
+	s.Scrubs += o.Scrubs
 }
 
 // Limits of a run, so that a livelock is a violation and not a hang.
@@ -221,6 +229,7 @@ type world struct {
 	dataBytes int64 // of the face; 0 until it is known
 	legs      [2]*simLeg
 	wit       witnessStore
+	scrub     scrubStore
 	box       box
 	client    client
 	model     *model

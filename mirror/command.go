@@ -1,0 +1,84 @@
+package mirror
+
+import (
+	"context"
+	"strconv"
+
+	"ft/drivers"
+)
+
+// Command runs what only a mirror has:
+//
+//	resolve   keep: the side to keep
+//	gone      side: whose device has vanished
+//	scrub     action: start, pause, resume, cancel or show; to start: repair "true", from: the side that is right
+//	priority  level: low, normal or high, of resync and scrub
+//
+// The answer of scrub is a ScrubStatus.
+func (d *driver) Command(_ context.Context, name string, args map[string]string) (any, error) {
+	switch name {
+	case "resolve":
+		s, err := sideArg(args["keep"])
+		if err != nil {
+			return nil, err
+		}
+		return nil, d.resolve(s)
+	case "gone":
+		s, err := sideArg(args["side"])
+		if err != nil {
+			return nil, err
+		}
+		d.mu.Lock()
+		open := d.legs[s]
+		d.mu.Unlock()
+		if open != nil && open.Gone() {
+			d.gone(int(s), open, "the device "+open.Device+" has vanished")
+		}
+		return nil, nil
+	case "scrub":
+		return d.scrub(args)
+	case "priority":
+		var err error
+		d.do(func(e *Engine) { err = e.SetPriority(Priority(args["level"])) })
+		return nil, err
+	}
+	return nil, drivers.Refuse(drivers.RuleState, "a mirror has no command %q (resolve, gone, scrub, priority)", name)
+}
+
+func (d *driver) scrub(args map[string]string) (any, error) {
+	from := unknownSide
+	if a := args["from"]; a != "" {
+		s, err := sideArg(a)
+		if err != nil {
+			return nil, err
+		}
+		from = int(s)
+	}
+	var err error
+	var st ScrubStatus
+	d.do(func(e *Engine) {
+		switch a := args["action"]; a {
+		case "start":
+			err = e.Scrub(args["repair"] == "true", from)
+		case "pause":
+			err = e.PauseScrub()
+		case "resume":
+			err = e.ResumeScrub()
+		case "cancel":
+			err = e.CancelScrub()
+		case "show":
+		default:
+			err = drivers.Refuse(drivers.RuleState, "a scrub has no action %q (start, pause, resume, cancel, show)", a)
+		}
+		st = e.ScrubStatus()
+	})
+	return st, err
+}
+
+func sideArg(a string) (drivers.Side, error) {
+	n, err := strconv.Atoi(a)
+	if s := drivers.Side(n); err == nil && s.Valid() {
+		return s, nil
+	}
+	return 0, drivers.Refuse(drivers.RuleState, "%q is no side: 0 or 1", a)
+}

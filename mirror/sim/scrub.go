@@ -1,0 +1,117 @@
+package sim
+
+// Scrubs: begun, paused and given up at random, kept over crashes, and held to what they
+// promise: that they end, and find nothing where nothing was spoiled.
+
+import (
+	"time"
+
+	"ft/drivers"
+	"ft/mirror"
+)
+
+// scrubStore is what the driver keeps of the scrub: durable, but perhaps not the last word.
+type scrubStore struct {
+	now, before mirror.ScrubState
+}
+
+// SaveScrub stores the state of the scrub.
+func (e *env) SaveScrub(s mirror.ScrubState) {
+	w := e.alive()
+	w.scrub.before, w.scrub.now = w.scrub.now, s
+	w.fold(uint64(s.Position))
+}
+
+// crash may lose the last word.
+func (s *scrubStore) crash(w *world) {
+	if w.chance(0.3) {
+		s.now = s.before
+	}
+}
+
+// chaosScrub is an admin's word about the scrub.
+func (w *world) chaosScrub() bool {
+	if !w.box.serving() {
+		return false
+	}
+	var err error
+	what := ""
+	switch st := w.box.eng.Snapshot().Scrub; {
+	case st.Phase == mirror.ScrubIdle:
+		what, err = "start", w.box.eng.Scrub(false, -1)
+	case st.Phase == mirror.ScrubPaused:
+		what, err = "resume", w.box.eng.ResumeScrub()
+	case w.chance(0.7):
+		what, err = "pause", w.box.eng.PauseScrub()
+	default:
+		what, err = "cancel", w.box.eng.CancelScrub()
+	}
+	w.tracef("scrub  %s: %v", what, err)
+	if err != nil {
+		w.expectRefusal("scrub", err)
+	}
+	return true
+}
+
+func (w *world) chaosPriority() bool {
+	if !w.box.serving() {
+		return false
+	}
+	p := [...]mirror.Priority{mirror.PriorityLow, mirror.PriorityNormal, mirror.PriorityHigh}[w.rng.IntN(3)]
+	w.tracef("priority %s", p)
+	if err := w.box.eng.SetPriority(p); err != nil {
+		w.fail("priority %s: %v", p, err)
+	}
+	return true
+}
+
+// scrubSaid hears what is said of a scrub.
+func (w *world) scrubSaid(ev drivers.Event) {
+	if _, ok := ev.Detail["found"].(mirror.Tally); ok {
+		w.stats.Scrubs++
+	}
+	if what, ok := ev.Detail["what"].(string); ok && what == "differ" {
+		w.fail("a scrub tells of a difference where nothing was spoiled: %s", ev.Reason)
+	}
+}
+
+// settleScrub compares everything once more, at rest: it must come to its end, find
+// nothing, and say so.
+func (w *world) settleScrub() {
+	if w.err != nil {
+		return
+	}
+	eng := w.box.eng
+	if eng.Snapshot().Scrub.Phase != mirror.ScrubIdle {
+		if err := eng.CancelScrub(); err != nil {
+			w.fail("a scrub cannot be cancelled: %v", err)
+			return
+		}
+	}
+	if w.p.rateMax > 0 && w.p.rateMax < 1<<17 {
+		return // it would take hours
+	}
+	if err := eng.Scrub(false, -1); err != nil {
+		w.fail("in duplex and at rest a scrub is refused: %v", err)
+		return
+	}
+	limit := w.now + settleTime
+	w.loop(func() bool {
+		if w.now > limit {
+			w.fail("a scrub of %d bytes has not ended in %v", w.dataBytes, time.Duration(settleTime))
+		}
+		return eng.Snapshot().Scrub.Phase == mirror.ScrubIdle
+	})
+	if w.err != nil {
+		return
+	}
+	st := eng.Snapshot().Scrub
+	switch {
+	case st.Last == nil || st.Last.Bytes != w.dataBytes:
+		w.fail("a scrub has ended, and is not remembered as whole: %+v", st.Last)
+	case st.Last.Found != mirror.Tally{}:
+		w.fail("in duplex and at rest a scrub finds %+v", st.Last.Found)
+	case st.Outstanding != mirror.Tally{}:
+		w.fail("after a scrub that found nothing there is %+v", st.Outstanding)
+	}
+}
