@@ -48,6 +48,8 @@ func (a *app) componentText(c api.Component) string {
 		switch c.Device.Kind {
 		case kindNIC:
 			stats = f.nic(stats)
+		case kindDisk:
+			stats = f.disk(c.ID, stats)
 		case kindMachine:
 			stats = f.machine(c.ID, stats)
 		}

@@ -57,6 +57,7 @@ func faceText(d api.DeviceStatus) string {
 
 // Kinds of devices, as in the status document.
 const (
+	kindDisk    = "disk"
 	kindNIC     = "nic" // has an active side
 	kindMachine = "machine"
 )
@@ -104,7 +105,7 @@ type deviceSide struct {
 func (a *app) writeModule(b *strings.Builder, m api.ModuleStatus, sides []deviceSide) {
 	var working []*api.SideStatus
 	for _, s := range sides {
-		if s.side.Progress != nil {
+		if s.side.Progress != nil && !s.side.State.InService() {
 			working = append(working, s.side)
 		}
 	}
@@ -115,7 +116,11 @@ func (a *app) writeModule(b *strings.Builder, m api.ModuleStatus, sides []device
 	a.writeRow(b, "", m.ID, m.State.String(), progress, m.SafeToPull)
 	for _, s := range sides {
 		detail := sideText(s)
-		if s.side.Progress != nil && len(working) > 1 {
+		switch {
+		case s.side.Progress == nil:
+		case s.side.State.InService(): // what goes on beside its service
+			detail = strings.TrimPrefix(detail+", "+progressText(*s.side.Progress), ", ")
+		case len(working) > 1:
 			detail = progressText(*s.side.Progress)
 		}
 		fmt.Fprintf(b, "%s%s%s\n", a.column(nameWidth, plain, "  "+s.device.ID),

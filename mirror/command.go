@@ -2,9 +2,11 @@ package mirror
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 
 	"ft/drivers"
+	"ft/mirror/scrub"
 )
 
 // Command runs what only a mirror has:
@@ -14,7 +16,7 @@ import (
 //	scrub     action: start, pause, resume, cancel or show; to start: repair "true", from: the side that is right
 //	priority  level: low, normal or high, of resync and scrub
 //
-// The answer of scrub is a ScrubStatus.
+// The answer of scrub is a scrub.Status.
 func (d *driver) Command(_ context.Context, name string, args map[string]string) (any, error) {
 	switch name {
 	case "resolve":
@@ -40,13 +42,16 @@ func (d *driver) Command(_ context.Context, name string, args map[string]string)
 	case "priority":
 		var err error
 		d.do(func(e *Engine) { err = e.SetPriority(Priority(args["level"])) })
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
+		return nil, d.keepScrub()
 	}
 	return nil, drivers.Refuse(drivers.RuleState, "a mirror has no command %q (resolve, gone, scrub, priority)", name)
 }
 
 func (d *driver) scrub(args map[string]string) (any, error) {
-	from := unknownSide
+	from := scrub.NoSide
 	if a := args["from"]; a != "" {
 		s, err := sideArg(a)
 		if err != nil {
@@ -55,7 +60,7 @@ func (d *driver) scrub(args map[string]string) (any, error) {
 		from = int(s)
 	}
 	var err error
-	var st ScrubStatus
+	var st scrub.Status
 	d.do(func(e *Engine) {
 		switch a := args["action"]; a {
 		case "start":
@@ -72,7 +77,18 @@ func (d *driver) scrub(args map[string]string) (any, error) {
 		}
 		st = e.ScrubStatus()
 	})
-	return st, err
+	if err != nil {
+		return nil, err
+	}
+	return st, d.keepScrub()
+}
+
+// keepScrub returns when an admin's word will outlive this process.
+func (d *driver) keepScrub() error {
+	if _, err := d.scrubs.flush(); err != nil {
+		return fmt.Errorf("it holds now, but not for the driver's successor: %w", err)
+	}
+	return nil
 }
 
 func sideArg(a string) (drivers.Side, error) {

@@ -348,9 +348,9 @@ func (d *driver) Stop(ctx context.Context, mode drivers.StopMode) error {
 	}
 	close(d.ending)
 	d.mu.Lock()
-	scrub := d.engine.ScrubState()
+	kept := d.engine.ScrubState()
 	d.mu.Unlock()
-	if err := d.scrubs.save(scrub); err != nil {
+	if err := d.scrubs.save(kept); err != nil {
 		d.env.Log.Warn("how far the scrub is cannot be kept", "err", err)
 	}
 	d.mu.Lock()

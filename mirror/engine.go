@@ -58,6 +58,7 @@ import (
 	"ft/mirror/frontend"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // legState is where a leg stands.
@@ -136,7 +137,7 @@ type Engine struct {
 	missed missedWriter
 	flush  flusher
 	resync resync
-	scrub  scrub
+	scrub  scrubbing
 	pace   pacer
 
 	preparing *preparation
@@ -167,7 +168,7 @@ func NewEngine(name string, o Options, env Env) *Engine {
 		e.legs[i].since = env.Now()
 	}
 	e.faceSince = env.Now()
-	e.RestoreScrub(ScrubState{})
+	e.RestoreScrub(scrub.State{})
 	return e
 }
 

@@ -13,6 +13,7 @@ import (
 	"ft/mirror/frontend"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // rig runs an engine over two legs in memory. I/O ends when step is called; a leg can
@@ -31,7 +32,8 @@ type rig struct {
 	witness *metadata.Witness
 	pending *metadata.Witness
 	events  []drivers.Event
-	scrub   ScrubState // as last kept
+	scrub   scrub.State          // as last kept
+	bad     func(*legio.IO) bool // reads that fail, until the leg is written
 }
 
 const rigBytes = 16 << 20
@@ -50,7 +52,7 @@ func (r *rig) Submit(io *legio.IO)             { r.queue = append(r.queue, io) }
 func (r *rig) Reply(q *frontend.Request)       { r.replies = append(r.replies, q) }
 func (r *rig) Free(q *frontend.Request)        { r.freed[q] = true }
 func (r *rig) Alloc(n int) ([]byte, func())    { return make([]byte, n), func() {} }
-func (r *rig) SaveScrub(s ScrubState)          { r.scrub = s }
+func (r *rig) SaveScrub(s scrub.State)         { r.scrub = s }
 func (r *rig) WriteWitness(w metadata.Witness) { r.pending = &w }
 func (r *rig) Event(ev drivers.Event)          { r.events = append(r.events, ev) }
 func (r *rig) UUID() metadata.UUID             { return metadata.NewUUID() }
@@ -87,9 +89,15 @@ func (r *rig) step() bool {
 		switch io.Op {
 		case legio.Read:
 			copy(io.Buf, leg[io.Off:])
+			if r.bad != nil && r.bad(io) {
+				io.Err = syscall.EIO
+			}
 		case legio.Write:
 			if io.Err = r.fail[io.Side]; io.Err == 0 {
 				copy(leg[io.Off:], io.Buf)
+				if r.bad != nil && r.bad(io) {
+					r.bad = nil
+				}
 			}
 		case legio.Zero:
 			clear(leg[io.Off : io.Off+io.Len])

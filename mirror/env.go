@@ -7,6 +7,7 @@ import (
 	"ft/mirror/frontend"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // Env is the world as the engine sees it. The engine is a state machine: it never
@@ -33,7 +34,7 @@ type Env interface {
 	WriteWitness(w metadata.Witness)
 	// SaveScrub stores the state of the scrub, within a while: the last one counts. What
 	// was not stored when the process ends is done again by its successor.
-	SaveScrub(s ScrubState)
+	SaveScrub(s scrub.State)
 	// Event reports a change. Seq and Time are filled in by the receiver.
 	Event(ev drivers.Event)
 	// UUID draws a random identifier.
@@ -81,7 +82,7 @@ type Options struct {
 //	Tick()                                                       every 20 to 100 ms
 //	Stop(done func(error))                                       clean stop: no request may come any more
 //	Drained(s drivers.Side) bool                                 no I/O under way on the leg
-//	RestoreScrub(s ScrubState)                                   before Start: what a predecessor kept
+//	RestoreScrub(s scrub.State)                                   before Start: what a predecessor kept
 //	Scrub(repair bool, from int) error                           and PauseScrub, ResumeScrub, CancelScrub
 //	SetPriority(p Priority) error                                of resync and scrub
 //	Geometry() (frontend.Geometry, bool)                         false until a leg serves or has served

@@ -3,11 +3,11 @@ package mirror
 import (
 	"bytes"
 	"syscall"
-	"time"
 
 	"ft/drivers"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // An exam compares a range of both legs, block by block, and repairs what it may.
@@ -19,9 +19,6 @@ import (
 // more with a lock of its own (firm), and what is wrong then is written.
 //
 // A leg that is cut off meanwhile ends the exam without a word.
-
-// unknownSide says that nobody knows which leg is the right one.
-const unknownSide = -1
 
 // examBlock is what is judged as one.
 const examBlock = metadata.BlockSize
@@ -36,29 +33,11 @@ const (
 	blockLost           // no leg has it
 )
 
-// Finding is a range of which something was wrong.
-type Finding struct {
-	What     string    `json:"what"` // differ, wrong, unreadable, lost
-	Side     int       `json:"side"` // the leg that is wrong, -1: not known, or both
-	Offset   int64     `json:"offset"`
-	Bytes    int64     `json:"bytes"`
-	Repaired bool      `json:"repaired"`
-	Time     time.Time `json:"time"`
-}
-
-// What a finding is.
-const (
-	findDiffer     = "differ"     // the legs differ, and nothing says which one is wrong
-	findWrong      = "wrong"      // the leg is not what was written, or cannot be read
-	findUnreadable = "unreadable" // neither leg can be read
-	findLost       = "lost"       // neither leg is what was written
-)
-
 type exam struct {
 	lock    rangeLock
 	firm    bool // it has the range for itself
 	scrub   bool // it is part of the scrub
-	from    int  // the side that is right where nothing else says so, unknownSide: none
+	from    int  // the side that is right where nothing else says so, scrub.NoSide: none
 	at      [2]uint32
 	buf     [2][]byte
 	release [2]func()
@@ -71,7 +50,7 @@ type exam struct {
 	complete bool
 	ended    bool
 	begun    int64
-	found    []Finding
+	found    []scrub.Finding
 }
 
 func (e *Engine) newExam(off, n int64, from int) *exam {
@@ -204,14 +183,14 @@ func (j *exam) findings(e *Engine) (repair bool) {
 		if v == blockGood {
 			continue
 		}
-		f := Finding{Side: side, Offset: j.lock.lo + off, Bytes: examBlock, Time: e.env.Wall()}
+		f := scrub.Finding{Side: side, Offset: j.lock.lo + off, Bytes: examBlock, Time: e.env.Wall()}
 		switch v {
 		case blockWrong:
-			f.What, f.Repaired = findWrong, true
+			f.What, f.Repaired = scrub.Wrong, true
 		case blockDiffer:
-			f.What, f.Repaired = findDiffer, j.from != unknownSide
+			f.What, f.Repaired = scrub.Differ, j.from != scrub.NoSide
 		case blockLost:
-			f.What = findUnreadable
+			f.What = scrub.Unreadable
 		}
 		repair = repair || f.Repaired
 		if k := len(j.found) - 1; k >= 0 {
@@ -229,15 +208,15 @@ func (j *exam) findings(e *Engine) (repair bool) {
 func (j *exam) block(e *Engine, off int64) (verdict, int) {
 	switch {
 	case j.errs[0] != 0 && j.errs[1] != 0:
-		return blockLost, unknownSide
+		return blockLost, scrub.NoSide
 	case j.errs[0] != 0:
 		return blockWrong, 0
 	case j.errs[1] != 0:
 		return blockWrong, 1
 	case bytes.Equal(j.buf[0][off:off+examBlock], j.buf[1][off:off+examBlock]):
-		return blockGood, unknownSide
+		return blockGood, scrub.NoSide
 	}
-	return blockDiffer, unknownSide
+	return blockDiffer, scrub.NoSide
 }
 
 // repair writes what is wrong on one leg from the other one.
@@ -249,7 +228,7 @@ func (j *exam) repair(e *Engine) {
 			continue
 		}
 		dst := f.Side
-		if f.What == findDiffer {
+		if f.What == scrub.Differ {
 			dst = 1 - j.from
 		}
 		off := f.Offset - j.lock.lo
@@ -314,14 +293,14 @@ func (e *Engine) examSplit(j *exam) {
 }
 
 // found counts and tells of what an exam found.
-func (e *Engine) found(f Finding, j *exam) {
+func (e *Engine) found(f scrub.Finding, j *exam) {
 	s := &e.scrub
 	if j.scrub {
-		s.Found.add(f)
+		s.Found.Add(f)
 	}
-	s.Outstanding.add(f)
+	s.Outstanding.Add(f)
 	s.Findings = append(s.Findings, f)
-	if k := len(s.Findings) - findingsMax; k > 0 {
+	if k := len(s.Findings) - scrub.FindingsMax; k > 0 {
 		s.Findings = append(s.Findings[:0], s.Findings[k:]...)
 	}
 	if j.scrub {
@@ -334,7 +313,7 @@ func (e *Engine) found(f Finding, j *exam) {
 		side = drivers.Side(f.Side)
 	}
 	what := "mismatch"
-	if f.What == findUnreadable {
+	if f.What == scrub.Unreadable {
 		what = "read error"
 	}
 	e.event(drivers.Event{Kind: drivers.EventNote, Side: side, Fault: what, Reason: e.describe(f, j.from),

@@ -15,6 +15,7 @@ import (
 	"ft/mirror/frontend"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 const (
@@ -60,7 +61,7 @@ func (w *world) WriteWitness(x metadata.Witness) {
 }
 
 // SaveScrub stores what is to be known of the scrub: file I/O too.
-func (w *world) SaveScrub(s ScrubState) {
+func (w *world) SaveScrub(s scrub.State) {
 	d := w.d
 	if !d.scrubs.take(s) {
 		return // a save under way takes it along

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"ft/drivers"
-	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // A scrub compares everything that both legs have, in the background, from one end to
@@ -13,84 +13,22 @@ import (
 // resynced, it waits, and goes on where it was.
 //
 // It survives its process. How far it is, what it has found, when the last one ended,
-// and what people said (pause, priority) is ScrubState, which the shell keeps on stable
+// and what people said (pause, priority) is a scrub.State, which the shell keeps on stable
 // storage: at each change, and every few seconds of work. What was compared since the
 // last of these is compared again.
 
 const (
-	findingsMax  = 64 // findings that are remembered, the latest
 	findingsTold = 16 // findings of one scrub that are events of their own
 	// scrubChunkBusy is what is compared at once under load, so that a write does not wait long.
 	scrubChunkBusy = 256 << 10
 )
 
-// ScrubPhase is where a scrub stands.
-type ScrubPhase string
-
-// The phases. A scrub that runs may be waiting for both legs.
-const (
-	ScrubIdle    ScrubPhase = "idle"
-	ScrubRunning ScrubPhase = "running"
-	ScrubPaused  ScrubPhase = "paused"
-)
-
-// Tally counts bytes in which something was wrong.
-type Tally struct {
-	Differ   int64    `json:"differ_bytes"`    // not known which leg is wrong
-	Wrong    [2]int64 `json:"wrong_bytes"`     // of each leg
-	Lost     int64    `json:"lost_bytes"`      // on both legs
-	Repaired int64    `json:"repaired_bytes"`  // of these
-	Table    [2]int64 `json:"table_bad_bytes"` // each leg's checksums that were wrong
-}
-
-func (t *Tally) add(f Finding) {
-	switch f.What {
-	case findDiffer:
-		t.Differ += f.Bytes
-	case findWrong:
-		t.Wrong[f.Side] += f.Bytes
-	default:
-		t.Lost += f.Bytes
-	}
-	if f.Repaired {
-		t.Repaired += f.Bytes
-	}
-}
-
-func (t *Tally) clean() bool { return *t == Tally{} }
-
-// ScrubRun is a scrub that has ended.
-type ScrubRun struct {
-	Began time.Time `json:"began"`
-	Ended time.Time `json:"ended"`
-	Whole bool      `json:"whole"` // it was not cancelled
-	Bytes int64     `json:"bytes"`
-	Found Tally     `json:"found"`
-}
-
-// ScrubState is what outlives the process.
-type ScrubState struct {
-	Mirror      metadata.UUID `json:"mirror"`
-	Phase       ScrubPhase    `json:"phase"`
-	Repair      bool          `json:"repair"`    // where it is not known which leg is wrong, from From
-	From        int           `json:"from"`      // -1: no side
-	Scheduled   bool          `json:"scheduled"` // nobody asked for it
-	Position    int64         `json:"position"`  // everything below was compared, bytes
-	Began       time.Time     `json:"began,omitzero"`
-	Found       Tally         `json:"found"`             // by the one under way
-	Outstanding Tally         `json:"outstanding"`       // since the last scrub that found nothing
-	Findings    []Finding     `json:"findings"`          // the latest, oldest first
-	Last        *ScrubRun     `json:"last,omitempty"`    // the latest whole one
-	Since       time.Time     `json:"since,omitzero"`    // what the schedule counts from when there is none
-	Priority    Priority      `json:"priority,omitzero"` // as an admin said
-}
-
 // span is a range of bytes.
 type span struct{ lo, hi int64 }
 
-// scrub is ScrubState and what is under way.
-type scrub struct {
-	ScrubState
+// scrubbing is the state and what is under way.
+type scrubbing struct {
+	scrub.State
 	cursor   int64
 	running  []*exam // of the scrub
 	again    []span  // to be read in smaller pieces
@@ -100,20 +38,20 @@ type scrub struct {
 }
 
 // RestoreScrub takes back what a predecessor kept. Call it before Start.
-func (e *Engine) RestoreScrub(s ScrubState) {
+func (e *Engine) RestoreScrub(s scrub.State) {
 	if s.Phase == "" {
-		s.Phase, s.From = ScrubIdle, unknownSide
+		s.Phase, s.From = scrub.Idle, scrub.NoSide
 	}
-	e.scrub.ScrubState = s
-	e.pace.priority = s.Priority
+	e.scrub.State = s
+	e.pace.priority = Priority(s.Priority)
 	e.scrubRewind()
 }
 
 // ScrubState is what there is to keep.
-func (e *Engine) ScrubState() ScrubState {
-	s := e.scrub.ScrubState
-	s.Priority = e.pace.priority
-	s.Findings = append([]Finding{}, s.Findings...)
+func (e *Engine) ScrubState() scrub.State {
+	s := e.scrub.State
+	s.Priority = string(e.pace.priority)
+	s.Findings = append([]scrub.Finding{}, s.Findings...)
 	return s
 }
 
@@ -140,7 +78,7 @@ func (e *Engine) scrubKnown() {
 	if s.Mirror == e.id.Mirror {
 		return
 	}
-	s.ScrubState = ScrubState{Mirror: e.id.Mirror, Phase: ScrubIdle, From: unknownSide, Since: e.env.Wall(), Priority: e.pace.priority}
+	s.State = scrub.State{Mirror: e.id.Mirror, Phase: scrub.Idle, From: scrub.NoSide, Since: e.env.Wall(), Priority: string(e.pace.priority)}
 	e.scrubRewind()
 	e.scrubSave()
 }
@@ -153,10 +91,10 @@ func (e *Engine) Scrub(repair bool, from int) error {
 	switch {
 	case e.in() != 3 || !e.made:
 		return drivers.Refuse(drivers.RuleState, "%s is %v: a scrub compares its two sides, and needs both", e.name, e.faceState())
-	case repair && from == unknownSide && !e.summed():
+	case repair && from == scrub.NoSide && !e.summed():
 		return drivers.Refuse(RuleWhichSide, "%s has no checksums, so that nothing says which side is right where they differ. "+
 			"Look first (ftctl scrub %s), then name the side whose data stay: ftctl scrub %s --repair --from pci0", e.name, e.name, e.name)
-	case s.Phase != ScrubIdle:
+	case s.Phase != scrub.Idle:
 		return drivers.Refuse(drivers.RuleState, "%s is being scrubbed already (%s, %.0f %%): ftctl scrub %s --cancel ends that", e.name, s.Phase, e.scrubProgress().Percent, e.name)
 	}
 	e.scrubKnown()
@@ -169,8 +107,8 @@ const RuleWhichSide = "which-side"
 
 func (e *Engine) scrubBegin(repair bool, from int, scheduled bool) {
 	s := &e.scrub
-	s.Phase, s.Repair, s.From, s.Scheduled = ScrubRunning, repair, from, scheduled
-	s.Position, s.Began, s.Found, s.told = 0, e.env.Wall(), Tally{}, 0
+	s.Phase, s.Repair, s.From, s.Scheduled = scrub.Running, repair, from, scheduled
+	s.Position, s.Began, s.Found, s.told = 0, e.env.Wall(), scrub.Tally{}, 0
 	e.scrubRewind()
 	e.scrubSave()
 	why := ""
@@ -181,17 +119,17 @@ func (e *Engine) scrubBegin(repair bool, from int, scheduled bool) {
 }
 
 // PauseScrub and its like are an admin's word about the scrub under way.
-func (e *Engine) PauseScrub() error  { return e.scrubTurn(ScrubRunning, ScrubPaused, "pause") }
-func (e *Engine) ResumeScrub() error { return e.scrubTurn(ScrubPaused, ScrubRunning, "resume") }
+func (e *Engine) PauseScrub() error  { return e.scrubTurn(scrub.Running, scrub.Paused, "pause") }
+func (e *Engine) ResumeScrub() error { return e.scrubTurn(scrub.Paused, scrub.Running, "resume") }
 
-func (e *Engine) scrubTurn(from, to ScrubPhase, what string) error {
+func (e *Engine) scrubTurn(from, to scrub.Phase, what string) error {
 	defer e.run()
 	s := &e.scrub
 	if s.Phase != from {
 		return drivers.Refuse(drivers.RuleState, "there is no scrub of %s to %s: it is %s", e.name, what, s.Phase)
 	}
 	s.Phase = to
-	if to == ScrubRunning {
+	if to == scrub.Running {
 		e.scrubRewind()
 	}
 	e.scrubSave()
@@ -202,11 +140,11 @@ func (e *Engine) scrubTurn(from, to ScrubPhase, what string) error {
 func (e *Engine) CancelScrub() error {
 	defer e.run()
 	s := &e.scrub
-	if s.Phase == ScrubIdle {
+	if s.Phase == scrub.Idle {
 		return drivers.Refuse(drivers.RuleState, "there is no scrub of %s to cancel", e.name)
 	}
-	s.Phase = ScrubIdle
-	e.note(drivers.Whole, "scrub cancelled after %d bytes: %s", s.Position, s.Found.words(e))
+	s.Phase = scrub.Idle
+	e.note(drivers.Whole, "scrub cancelled after %d bytes: %s", s.Position, s.Found.Words(e.sideIDs()))
 	e.scrubSave()
 	return nil
 }
@@ -225,7 +163,7 @@ func (e *Engine) scrubWaits() string {
 // pumpScrub starts as many exams as the pace allows, and ends the scrub after the last.
 func (e *Engine) pumpScrub() {
 	s := &e.scrub
-	if !e.made || e.stopping || s.Phase != ScrubRunning || s.Mirror != e.id.Mirror || e.scrubWaits() != "" {
+	if !e.made || e.stopping || s.Phase != scrub.Running || s.Mirror != e.id.Mirror || e.scrubWaits() != "" {
 		return
 	}
 	size := int64(e.id.DataBytes)
@@ -243,7 +181,7 @@ func (e *Engine) pumpScrub() {
 		if small {
 			next = s.again[len(s.again)-1]
 		}
-		from := unknownSide
+		from := scrub.NoSide
 		if s.Repair {
 			from = s.From
 		}
@@ -275,7 +213,7 @@ func (e *Engine) scrubbed(j *exam) {
 	if !j.complete {
 		s.again = append(s.again, span{j.lock.lo, j.lock.hi})
 	}
-	if s.Phase == ScrubIdle {
+	if s.Phase == scrub.Idle {
 		s.again = nil
 		return
 	}
@@ -292,15 +230,15 @@ func (e *Engine) scrubbed(j *exam) {
 
 func (e *Engine) scrubDone() {
 	s := &e.scrub
-	s.Phase = ScrubIdle
-	run := ScrubRun{Began: s.Began, Ended: e.env.Wall(), Whole: true, Bytes: int64(e.id.DataBytes), Found: s.Found}
+	s.Phase = scrub.Idle
+	run := scrub.Run{Began: s.Began, Ended: e.env.Wall(), Whole: true, Bytes: int64(e.id.DataBytes), Found: s.Found}
 	s.Last = &run
-	if s.Found.clean() {
-		s.Outstanding = Tally{}
+	if s.Found.Clean() {
+		s.Outstanding = scrub.Tally{}
 	}
-	ev := drivers.Event{Kind: drivers.EventNote, Side: drivers.Whole, Reason: "scrub done: " + s.Found.words(e),
+	ev := drivers.Event{Kind: drivers.EventNote, Side: drivers.Whole, Reason: "scrub done: " + s.Found.Words(e.sideIDs()),
 		Detail: map[string]any{"bytes": run.Bytes, "seconds": run.Ended.Sub(run.Began).Seconds(), "found": s.Found}}
-	if !s.Found.clean() {
+	if !s.Found.Clean() {
 		ev.Fault = "mismatch"
 	}
 	e.event(ev)
@@ -315,15 +253,15 @@ func (e *Engine) tickScrub() {
 	e.scrubKnown()
 	s := &e.scrub
 	now := e.env.Now()
-	if s.Phase == ScrubRunning {
+	if s.Phase == scrub.Running {
 		s.meter.measure(now, s.Position)
 		if now >= s.nextSave {
 			e.scrubSave()
 		}
 		return
 	}
-	if s.Phase == ScrubIdle && e.opt.ScrubEvery > 0 && e.scrubWaits() == "" && !e.env.Wall().Before(e.scrubDue()) {
-		e.scrubBegin(false, unknownSide, true)
+	if s.Phase == scrub.Idle && e.opt.ScrubEvery > 0 && e.scrubWaits() == "" && !e.env.Wall().Before(e.scrubDue()) {
+		e.scrubBegin(false, scrub.NoSide, true)
 	}
 }
 
@@ -348,77 +286,44 @@ func (e *Engine) scrubProgress() *drivers.Progress {
 	s := &e.scrub
 	total := int64(e.id.DataBytes)
 	rate := s.meter.rate
-	if s.Phase == ScrubPaused || e.scrubWaits() != "" {
+	if s.Phase == scrub.Paused || e.scrubWaits() != "" {
 		rate = 0
 	}
 	return progressOf("scrub", total-s.Position, total, rate)
 }
 
-// words says what was found.
-func (t *Tally) words(e *Engine) string {
-	if t.clean() {
-		return "no difference"
-	}
-	out := ""
-	add := func(n int64, format string, args ...any) {
-		if n == 0 {
-			return
-		}
-		if out != "" {
-			out += ", "
-		}
-		out += fmt.Sprintf("%d bytes ", n) + fmt.Sprintf(format, args...)
-	}
-	add(t.Differ, "differ")
-	for i, n := range t.Wrong {
-		add(n, "wrong on %s", e.sideID(i))
-	}
-	add(t.Lost, "lost on both sides")
-	for i, n := range t.Table {
-		add(n, "of checksums wrong on %s", e.sideID(i))
-	}
-	add(t.Repaired, "repaired")
-	return out
-}
+func (e *Engine) sideIDs() [2]string { return [2]string{e.sideID(0), e.sideID(1)} }
 
 // describe is a finding in words.
-func (e *Engine) describe(f Finding, from int) string {
+func (e *Engine) describe(f scrub.Finding, from int) string {
 	where := fmt.Sprintf("%d bytes at %d", f.Bytes, f.Offset)
 	switch f.What {
-	case findWrong:
+	case scrub.Wrong:
 		if f.Repaired {
 			return fmt.Sprintf("%s were wrong or unreadable, and were written anew from %s", where, e.sideID(1-f.Side))
 		}
 		return fmt.Sprintf("%s are wrong or unreadable, and could not be written anew", where)
-	case findDiffer:
+	case scrub.Differ:
 		if f.Repaired {
 			return fmt.Sprintf("%s differed between the sides, and are as on %s now", where, e.sideID(from))
 		}
 		return fmt.Sprintf("%s differ between the sides; nothing says which one is right", where)
-	case findLost:
+	case scrub.Lost:
 		return where + " are not what was written on either side: reading them gives an error"
 	}
 	return where + " can be read on neither side"
 }
 
-// ScrubStatus is the scrub as people and programs see it.
-type ScrubStatus struct {
-	ScrubState
-	Waits    string            `json:"waits,omitempty"` // why it does not go on
-	Progress *drivers.Progress `json:"progress,omitempty"`
-	Due      time.Time         `json:"due,omitzero"` // when the next one begins by itself
-}
-
 // ScrubStatus is a copy of what is.
-func (e *Engine) ScrubStatus() ScrubStatus {
-	st := ScrubStatus{ScrubState: e.ScrubState()}
+func (e *Engine) ScrubStatus() scrub.Status {
+	st := scrub.Status{State: e.ScrubState()}
 	if !e.made {
 		return st
 	}
 	st.Due = e.scrubDue()
-	if st.Phase != ScrubIdle {
+	if st.Phase != scrub.Idle {
 		st.Progress = e.scrubProgress()
-		if st.Phase == ScrubPaused {
+		if st.Phase == scrub.Paused {
 			st.Waits = "is paused"
 		} else {
 			st.Waits = e.scrubWaits()

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // The state of the scrub is kept in the state directory, as NAME.scrub. It is no witness:
@@ -24,7 +25,7 @@ type scrubKeeper struct {
 	path string
 
 	mu      sync.Mutex // guards the fields below
-	next    *ScrubState
+	next    *scrub.State
 	writing bool
 	// ended: the last word was written, by save.
 	ended bool
@@ -33,7 +34,7 @@ type scrubKeeper struct {
 }
 
 // take notes a state, and says whether the caller is to call saveTaken.
-func (k *scrubKeeper) take(s ScrubState) bool {
+func (k *scrubKeeper) take(s scrub.State) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.next = &s
@@ -48,34 +49,42 @@ func (k *scrubKeeper) take(s ScrubState) bool {
 func (k *scrubKeeper) saveTaken() error {
 	var errs []error
 	for {
-		k.mu.Lock()
-		s := k.next
-		k.next = nil
-		if s == nil || k.ended {
-			k.writing = false
-			k.mu.Unlock()
+		more, err := k.flush()
+		errs = append(errs, err)
+		if !more {
 			return errors.Join(errs...)
 		}
-		k.mu.Unlock()
-		k.fileMu.Lock()
-		if err := k.write(*s); err != nil {
-			errs = append(errs, err)
-		}
-		k.fileMu.Unlock()
 	}
 }
 
+// flush writes what was taken and is not yet written, and says whether there was any.
+// When it returns, all that was taken before it was called is on stable storage.
+func (k *scrubKeeper) flush() (more bool, err error) {
+	k.fileMu.Lock()
+	defer k.fileMu.Unlock()
+	k.mu.Lock()
+	s := k.next
+	k.next = nil
+	if s == nil || k.ended {
+		k.writing = false
+		k.mu.Unlock()
+		return false, nil
+	}
+	k.mu.Unlock()
+	return true, k.write(*s)
+}
+
 // save writes the last word; nothing is written after it.
-func (k *scrubKeeper) save(s ScrubState) error {
+func (k *scrubKeeper) save(s scrub.State) error {
+	k.fileMu.Lock()
+	defer k.fileMu.Unlock()
 	k.mu.Lock()
 	k.ended, k.next = true, nil
 	k.mu.Unlock()
-	k.fileMu.Lock()
-	defer k.fileMu.Unlock()
 	return k.write(s)
 }
 
-func (k *scrubKeeper) write(s ScrubState) error {
+func (k *scrubKeeper) write(s scrub.State) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.path, err)
@@ -87,13 +96,13 @@ func (k *scrubKeeper) write(s ScrubState) error {
 }
 
 // load reads what a predecessor wrote; the zero state when there is none.
-func (k *scrubKeeper) load() (s ScrubState, err error) {
+func (k *scrubKeeper) load() (s scrub.State, err error) {
 	info, err := os.Stat(k.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return ScrubState{}, nil
+		return scrub.State{}, nil
 	case err == nil && info.Size() > scrubBytesMax:
-		return ScrubState{}, fmt.Errorf("%s is larger than %d bytes", k.path, scrubBytesMax)
+		return scrub.State{}, fmt.Errorf("%s is larger than %d bytes", k.path, scrubBytesMax)
 	case err == nil:
 		var b []byte
 		if b, err = os.ReadFile(k.path); err == nil {
@@ -101,27 +110,12 @@ func (k *scrubKeeper) load() (s ScrubState, err error) {
 		}
 	}
 	if err == nil {
-		err = s.implausible()
+		err = s.Check()
 	}
 	if err != nil {
-		return ScrubState{}, fmt.Errorf("%s: %w", k.path, err)
+		return scrub.State{}, fmt.Errorf("%s: %w", k.path, err)
 	}
 	return s, nil
-}
-
-// implausible says what no program of ours would have written.
-func (s *ScrubState) implausible() error {
-	switch {
-	case s.Phase != ScrubIdle && s.Phase != ScrubRunning && s.Phase != ScrubPaused:
-		return fmt.Errorf("a scrub that is %q", s.Phase)
-	case s.From < unknownSide || s.From > 1:
-		return fmt.Errorf("side %d", s.From)
-	case s.Position < 0 || s.Position%metadata.BlockSize != 0:
-		return fmt.Errorf("position %d", s.Position)
-	case len(s.Findings) > findingsMax:
-		return fmt.Errorf("%d findings", len(s.Findings))
-	}
-	return nil
 }
 
 // restoreScrub gives the engine what a predecessor, or an earlier run, has kept.

@@ -6,6 +6,7 @@ import (
 
 	"ft/drivers"
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // LegCounters count what a leg did since the engine began.
@@ -46,7 +47,7 @@ type Snapshot struct {
 	Unrecorded string // why who is in service could not be recorded
 	Active     int    // requests under way
 	Counters   Counters
-	Scrub      ScrubStatus
+	Scrub      scrub.Status
 	Priority   Priority
 }
 

@@ -36,6 +36,9 @@ var statsOf = map[string][]stat{
 		{path: "written_bytes", name: "ft_disk_written_bytes_total", kind: counter, help: "What applications wrote."},
 		{path: "resynced_bytes", name: "ft_disk_resynced_bytes_total", kind: counter, help: "What was copied from leg to leg."},
 		{path: "healed", name: "ft_disk_healed_total", kind: counter, help: "Bad ranges of a leg that were written anew from the other one."},
+		{path: "mismatch_bytes", name: "ft_disk_mismatch_bytes", kind: gauge, help: "What differed between the legs, not known which is wrong, since the last scrub that found nothing."},
+		{path: "lost_bytes", name: "ft_disk_lost_bytes", kind: gauge, help: "What was wrong or unreadable on both legs, since the last scrub that found nothing."},
+		{path: "scrub.position", name: "ft_disk_scrub_position_bytes", kind: gauge, help: "How far the scrub under way is, or the last one came."},
 		{path: "stale_bytes", name: "ft_disk_stale_bytes", kind: gauge, help: "What the leg that is out lacks."},
 		{path: "marked_extents", name: "ft_disk_marked_extents", kind: gauge, help: "Extents in the write-intent map."},
 		{path: "extent_bytes", name: "ft_disk_extent_bytes", kind: gauge, help: "Size of an extent of the write-intent map."},
@@ -44,6 +47,7 @@ var statsOf = map[string][]stat{
 		{path: "side.reads", name: "ft_disk_leg_reads_total", kind: counter, help: "Reads of a leg."},
 		{path: "side.writes", name: "ft_disk_leg_writes_total", kind: counter, help: "Writes of a leg."},
 		{path: "side.read_errors", name: "ft_disk_leg_read_errors_total", kind: counter, help: "Reads of a leg that failed."},
+		{path: "side.wrong_bytes", name: "ft_disk_leg_wrong_bytes", kind: gauge, help: "What was wrong or unreadable on a leg, since the last scrub that found nothing."},
 		{path: "side.write_errors", name: "ft_disk_leg_write_errors_total", kind: counter, help: "Writes of a leg that failed."},
 	},
 	"nic": {

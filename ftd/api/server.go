@@ -168,7 +168,7 @@ func (s *Server) postChange(w http.ResponseWriter, r *http.Request) {
 	}
 	c.ID, c.Verb = path[:cut], Verb(path[cut+1:])
 	c.By = r.Context().Value(peerKey{}).(peer).name()
-	c.Keep, c.Side = ModuleOf(c.Keep), ModuleOf(c.Side) // pci0/disk0 means the same
+	c.Keep, c.Side, c.From = ModuleOf(c.Keep), ModuleOf(c.Side), ModuleOf(c.From) // pci0/disk0 means the same
 	if err := c.check(); err != nil {
 		s.fail(w, err)
 		return
@@ -248,6 +248,8 @@ func (c Change) check() error {
 		return c.checkMTBF()
 	case Policy:
 		return c.checkPolicy()
+	case Scrub:
+		return c.checkScrub()
 	case Resolve:
 		if c.Keep == "" {
 			return badRequest("resolve needs the side whose data stays: {\"keep\": \"pci0\"}")
@@ -259,7 +261,7 @@ func (c Change) check() error {
 		}
 		return nil
 	}
-	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, dump, priority, mtbf, policy, resolve and inject", c.Verb)
+	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, dump, priority, scrub, mtbf, policy, resolve and inject", c.Verb)
 }
 
 func badRequest(format string, args ...any) *Error {

@@ -87,6 +87,7 @@ const (
 	Priority  Verb = "priority"
 	MTBFVerb  Verb = "mtbf"
 	Policy    Verb = "policy"
+	Scrub     Verb = "scrub"
 )
 
 // Actions of Machine.
@@ -94,6 +95,14 @@ const (
 	MachineStart = "start"
 	MachineStop  = "stop"  // at once, as a power switch does
 	MachineReset = "reset" // at once, and from the beginning
+)
+
+// Actions of Scrub.
+const (
+	ScrubStart  = "start"
+	ScrubPause  = "pause"
+	ScrubResume = "resume"
+	ScrubCancel = "cancel"
 )
 
 // Levels of Priority.
@@ -111,7 +120,7 @@ type Change struct {
 
 	AcceptRisk string   `json:"accept_risk,omitempty"` // Bringup: overwrite; Bringdown: last-side
 	Keep       string   `json:"keep,omitempty"`        // Resolve: the module whose side's data stays, e.g. pci0
-	Action     string   `json:"action,omitempty"`      // Machine, MTBFVerb
+	Action     string   `json:"action,omitempty"`      // Machine, MTBFVerb, Scrub
 	Threshold  string   `json:"threshold,omitempty"`   // MTBFVerb, to set: a time, e.g. 24h
 	MinFaults  int      `json:"min_faults,omitempty"`  // MTBFVerb, to set
 	Policy     string   `json:"policy,omitempty"`      // MTBFVerb, to set: threshold, never or always
@@ -120,6 +129,8 @@ type Change struct {
 	Side       string   `json:"side,omitempty"`        // Dump: the CPU module whose memory is written out, "" for either
 	Out        string   `json:"out,omitempty"`         // Dump: the file, by its absolute path on the box, "" for one that is chosen
 	Level      string   `json:"level,omitempty"`       // Priority: low, normal or high
+	Repair     bool     `json:"repair,omitempty"`      // Scrub, to start: what differs is written anew
+	From       string   `json:"from,omitempty"`        // Scrub, to repair: the module whose side is right where nothing else says so
 	Fault      string   `json:"fault,omitempty"`       // Inject
 	Args       []string `json:"args,omitempty"`        // Inject
 }

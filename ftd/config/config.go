@@ -56,10 +56,11 @@ type Disk struct {
 	Frontend      string // auto, fuseloop
 	NoLeg         string // error, wait
 	LegTimeout    time.Duration
-	ResyncRateMin int64  // bytes a second, also under application load
-	ResyncRateMax int64  // bytes a second, 0 is unlimited
-	Integrity     string // none
-	NBD           string // unix socket, "" for none
+	ResyncRateMin int64         // bytes a second, also under application load
+	ResyncRateMax int64         // bytes a second, 0 is unlimited
+	Integrity     string        // none
+	ScrubEvery    time.Duration // 0: only when asked for
+	NBD           string        // unix socket, "" for none
 	Line          int
 }
 
@@ -177,6 +178,7 @@ func (r *reader) disk(t *table) Disk {
 		ResyncRateMax: t.size("resync_rate_max", 0, 0),
 		Integrity:     t.choice("integrity", "none", "none", "crc32c"),
 		NBD:           t.path("nbd"),
+		ScrubEvery:    t.scrub(),
 		Line:          t.line(""),
 	}
 	if d.Legs == [2]Leg{} && !t.has("pci0") && !t.has("pci1") {

@@ -233,6 +233,25 @@ func (t *table) duration(key string, def, low, high time.Duration) time.Duration
 	return d
 }
 
+// scrubEvery are the intervals of scrubs that have a name.
+var scrubEvery = map[string]time.Duration{"never": 0, "weekly": 7 * 24 * time.Hour, "monthly": 30 * 24 * time.Hour}
+
+// scrub is how often both sides of a disk are compared: a name, or a time.
+func (t *table) scrub() time.Duration {
+	if name, ok := t.raw["scrub"].(string); ok {
+		if d, ok := scrubEvery[name]; ok {
+			t.asked = append(t.asked, "scrub")
+			return d
+		}
+		if _, err := time.ParseDuration(name); err != nil {
+			t.asked = append(t.asked, "scrub")
+			t.complain("scrub", fmt.Sprintf("scrub = %q is no interval", name), `write "weekly", "monthly", "never", or a time like "720h"`)
+			return 0
+		}
+	}
+	return t.duration("scrub", 0, time.Hour, 10*365*24*time.Hour)
+}
+
 // shortDuration writes 24h0m0s as 24h.
 func shortDuration(d time.Duration) string {
 	s := d.String()

@@ -89,6 +89,8 @@ func (d *Daemon) Change(ctx context.Context, c api.Change) (api.Outcome, error) 
 		return d.dump(ctx, c)
 	case api.Priority:
 		return d.priority(ctx, c)
+	case api.Scrub:
+		return d.scrub(ctx, c)
 	case api.MTBFVerb:
 		return d.mtbf(ctx, c)
 	case api.Policy:

@@ -11,12 +11,14 @@ import (
 	"ft/mirror"
 )
 
+const kindDisk = "disk"
+
 // goneDeadline bounds telling a driver that a leg's device has vanished.
 const goneDeadline = 5 * time.Second
 
 // configuredDisk is a [[disk]] of the configuration. Its legs are watched from here.
 func configuredDisk(disk config.Disk) configured {
-	c := configured{kind: "disk", name: disk.Name, line: disk.Line, driver: mirror.Kind, modules: pciModules, watched: true,
+	c := configured{kind: kindDisk, name: disk.Name, line: disk.Line, driver: mirror.Kind, modules: pciModules, watched: true,
 		faults: map[string]string{"power-off": "vanish", "power-on": "return"}}
 	for i := range disk.Legs {
 		c.paths[i] = disk.Legs[i].Path
@@ -37,6 +39,7 @@ func mirrorOptions(disk config.Disk) mirror.Options {
 		ResyncRateMax: disk.ResyncRateMax,
 		Integrity:     disk.Integrity,
 		NBD:           disk.NBD,
+		ScrubEvery:    disk.ScrubEvery,
 	}
 }
 

@@ -161,6 +161,10 @@ func (d *Daemon) dump(ctx context.Context, c api.Change) (api.Outcome, error) {
 
 // priority says how much background work on a device may take from what is in service.
 func (d *Daemon) priority(ctx context.Context, c api.Change) (api.Outcome, error) {
+	dev := d.device(c.ID)
+	if dev == nil || dev.as.kind == kindDisk {
+		return d.diskPriority(ctx, c)
+	}
 	dev, err := d.machineDevice(c.ID)
 	if err != nil {
 		return api.Outcome{}, err
@@ -171,7 +175,7 @@ func (d *Daemon) priority(ctx context.Context, c api.Change) (api.Outcome, error
 	return api.Outcome{Text: fmt.Sprintf("CPU modules come into %s with priority %s, until its driver process ends", c.ID, c.Level), Seq: d.events.LastSeq()}, nil
 }
 
-// command asks a machine's driver for something of its own.
+// command asks a driver for something of its own.
 func (d *Daemon) command(ctx context.Context, dev *device, name string, args map[string]string, answer any) error {
 	err := dev.client.Command(ctx, name, args, answer)
 	if errors.Is(err, host.ErrUnreachable) {

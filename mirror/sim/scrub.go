@@ -8,15 +8,16 @@ import (
 
 	"ft/drivers"
 	"ft/mirror"
+	"ft/mirror/scrub"
 )
 
 // scrubStore is what the driver keeps of the scrub: durable, but perhaps not the last word.
 type scrubStore struct {
-	now, before mirror.ScrubState
+	now, before scrub.State
 }
 
 // SaveScrub stores the state of the scrub.
-func (e *env) SaveScrub(s mirror.ScrubState) {
+func (e *env) SaveScrub(s scrub.State) {
 	w := e.alive()
 	w.scrub.before, w.scrub.now = w.scrub.now, s
 	w.fold(uint64(s.Position))
@@ -37,9 +38,9 @@ func (w *world) chaosScrub() bool {
 	var err error
 	what := ""
 	switch st := w.box.eng.Snapshot().Scrub; {
-	case st.Phase == mirror.ScrubIdle:
+	case st.Phase == scrub.Idle:
 		what, err = "start", w.box.eng.Scrub(false, -1)
-	case st.Phase == mirror.ScrubPaused:
+	case st.Phase == scrub.Paused:
 		what, err = "resume", w.box.eng.ResumeScrub()
 	case w.chance(0.7):
 		what, err = "pause", w.box.eng.PauseScrub()
@@ -67,7 +68,7 @@ func (w *world) chaosPriority() bool {
 
 // scrubSaid hears what is said of a scrub.
 func (w *world) scrubSaid(ev drivers.Event) {
-	if _, ok := ev.Detail["found"].(mirror.Tally); ok {
+	if _, ok := ev.Detail["found"].(scrub.Tally); ok {
 		w.stats.Scrubs++
 	}
 	if what, ok := ev.Detail["what"].(string); ok && what == "differ" {
@@ -82,7 +83,7 @@ func (w *world) settleScrub() {
 		return
 	}
 	eng := w.box.eng
-	if eng.Snapshot().Scrub.Phase != mirror.ScrubIdle {
+	if eng.Snapshot().Scrub.Phase != scrub.Idle {
 		if err := eng.CancelScrub(); err != nil {
 			w.fail("a scrub cannot be cancelled: %v", err)
 			return
@@ -100,7 +101,7 @@ func (w *world) settleScrub() {
 		if w.now > limit {
 			w.fail("a scrub of %d bytes has not ended in %v", w.dataBytes, time.Duration(settleTime))
 		}
-		return eng.Snapshot().Scrub.Phase == mirror.ScrubIdle
+		return eng.Snapshot().Scrub.Phase == scrub.Idle
 	})
 	if w.err != nil {
 		return
@@ -109,9 +110,9 @@ func (w *world) settleScrub() {
 	switch {
 	case st.Last == nil || st.Last.Bytes != w.dataBytes:
 		w.fail("a scrub has ended, and is not remembered as whole: %+v", st.Last)
-	case st.Last.Found != mirror.Tally{}:
+	case st.Last.Found != scrub.Tally{}:
 		w.fail("in duplex and at rest a scrub finds %+v", st.Last.Found)
-	case st.Outstanding != mirror.Tally{}:
+	case st.Outstanding != scrub.Tally{}:
 		w.fail("after a scrub that found nothing there is %+v", st.Outstanding)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"ft/mirror/frontend"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // Engine is what the simulator drives: *mirror.Engine.
@@ -34,7 +35,7 @@ type Engine interface {
 	Drained(s drivers.Side) bool
 	Geometry() (frontend.Geometry, bool)
 	Snapshot() mirror.Snapshot
-	RestoreScrub(s mirror.ScrubState)
+	RestoreScrub(s scrub.State)
 	Scrub(repair bool, from int) error
 	PauseScrub() error
 	ResumeScrub() error
