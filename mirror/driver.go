@@ -54,6 +54,7 @@ type driver struct {
 	// faceMu guards face.
 	faceMu sync.Mutex
 	face   *fuseloop.Face
+	export export
 
 	mu          sync.Mutex // guards the fields below, and every call into the engine
 	engine      *Engine
@@ -106,6 +107,13 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 			return err
 		}
 		loops = append(loops, l)
+	}
+	if d.opt.NBD != "" {
+		l, err := newLoop(d, n)
+		if err != nil {
+			return err
+		}
+		loops, d.export.loop = append(loops, l), l
 	}
 	// Each loop may hold a processor of the runtime's for a while: the rest needs some too.
 	if need := len(loops) + 2; runtime.GOMAXPROCS(0) < need {
@@ -376,10 +384,11 @@ func (d *driver) abandonFace(ctx context.Context) {
 	if d.face == nil {
 		return
 	}
-	for _, l := range d.loops {
+	for _, l := range d.loops[:d.faceLoops()] {
 		l.hold.Store(true)
 		l.kick()
 	}
+	d.stopExport(true)
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	t := time.NewTicker(time.Millisecond)

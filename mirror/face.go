@@ -25,7 +25,7 @@ func (d *driver) geometryPath() string {
 }
 
 func (d *driver) faceOptions() fuseloop.Options {
-	return fuseloop.Options{Queues: len(d.loops), NodeDir: filepath.Join(d.cfg.RunDir, "drivers"), Log: d.env.Log,
+	return fuseloop.Options{Queues: d.faceLoops(), NodeDir: filepath.Join(d.cfg.RunDir, "drivers"), Log: d.env.Log,
 		ExcludePids: d.keepers}
 }
 
@@ -53,7 +53,9 @@ func (d *driver) createFace() error {
 		return err
 	}
 	d.serveFace(face)
-	return d.link(face)
+	err = d.link(face)
+	d.startExport(g)
+	return err
 }
 
 // keep gives copies of the face's descriptors to the keeper.
@@ -97,7 +99,9 @@ func (d *driver) adoptFace() error {
 		return err
 	}
 	d.serveFace(face)
-	return d.link(face)
+	err = d.link(face)
+	d.startExport(g)
+	return err
 }
 
 // discardFace ends what cannot be adopted: the predecessor died while it made the face,
@@ -159,13 +163,24 @@ func (d *driver) removeFace(force bool) error {
 	if d.face == nil {
 		return nil
 	}
-	if n, who := d.face.Users(); n > 0 && !force {
+	if n, who := d.users(); n > 0 && !force {
 		return drivers.Refuse(drivers.RuleBusy, "%s is in use: %s", d.facePath(), strings.Join(who, ", "))
 	}
 	if target, err := os.Readlink(d.facePath()); err == nil && target == d.face.Device() {
 		os.Remove(d.facePath())
 	}
+	d.stopExport(false)
 	return d.dropFace(d.face)
+}
+
+// users are those who have the face open, and the clients over NBD. Under faceMu.
+func (d *driver) users() (int, []string) {
+	n, who := d.face.Users()
+	if server := d.export.server.Load(); server != nil {
+		m, clients := server.Users()
+		n, who = n+m, append(who, clients...)
+	}
+	return n, who
 }
 
 func (d *driver) dropFace(face *fuseloop.Face) error {

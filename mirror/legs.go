@@ -175,6 +175,7 @@ func (d *driver) guard() {
 				d.gone(i, open, "the device "+open.Device+" has vanished")
 			}
 		}
+		d.retryExport()
 		s := d.Status()
 		d.env.Text(fmt.Sprintf("%s %s: %s, %s", d.cfg.Name, s.State, s.Sides[0].State, s.Sides[1].State))
 	}

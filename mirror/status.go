@@ -80,6 +80,9 @@ func (d *driver) stats(s Snapshot) map[string]any {
 		m["survives_crash"] = d.face.CanBeAdopted()
 		m["frontend"] = "fuseloop"
 	}
+	if x := d.exportStats(); x != nil {
+		m["nbd"] = x
+	}
 	m["run_dir"] = filepath.Clean(d.cfg.RunDir)
 	return m
 }

@@ -140,10 +140,13 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 			[]string{`ft.toml:3: pci0 = "sda" is no absolute path; begin it with /`}},
 		{"own face as leg", "[[disk]]\nname = \"d\"\npci0 = \"/dev/ft/e\"\n",
 			[]string{`ft.toml:3: /dev/ft/e is a face of this box and cannot be a leg as well; give the block device or file that holds the data`}},
-		{"not in this version", disk + "frontend = \"ublk\"\nintegrity = \"crc32c\"\nnbd = \"/run/x\"\n", []string{
+		{"not in this version", disk + "frontend = \"ublk\"\nintegrity = \"crc32c\"\n", []string{
 			`ft.toml:5: the frontend "ublk" is not available in this version; use "auto" or "fuseloop", which works on every Linux with FUSE`,
-			`ft.toml:6: integrity = "crc32c" is not available in this version: the space for checksums is reserved on each leg, but they are not written yet; use "none"; it can be turned on later without a new mirror`,
-			`ft.toml:7: serving a disk on an NBD socket is not available in this version; remove nbd`}},
+			`ft.toml:6: integrity = "crc32c" is not available in this version: the space for checksums is reserved on each leg, but they are not written yet; use "none"; it can be turned on later without a new mirror`}},
+		{"sockets", disk + "nbd = \"/run/x\"\n[[disk]]\nname = \"d\"\npci0 = \"/c\"\nnbd = \"/run/../run/x\"\n", []string{
+			`ft.toml:9: /run/../run/x is the NBD socket of disk0 already, in line 5; give each disk a socket of its own`}},
+		{"long socket", disk + "nbd = \"/run/" + strings.Repeat("x", 120) + "\"\n", []string{
+			`ft.toml:5: nbd has 125 bytes, which is too long for a socket; the longest path has 103`}},
 		{"page open to all", "[system]\nstatus_page = \"0.0.0.0:80\"\n", []string{
 			`ft.toml:2: status_page = "0.0.0.0:80" can be reached from elsewhere; the page has no password: use a loopback address, like "127.0.0.1:80", and look at it from elsewhere through ssh -L 80:127.0.0.1:80 THIS-HOST`}},
 		{"page on a host's name", "[system]\nstatus_page = \"rack7:8080\"\n", []string{

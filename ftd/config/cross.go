@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"path/filepath"
+
+	"ft/mirror/frontend/nbdserver"
 )
 
 // moduleKeys are the keys of the two sides, by side.
@@ -12,6 +14,7 @@ var moduleKeys = [2]string{"pci0", "pci1"}
 func (r *reader) crossCheck(c *Config) {
 	r.checkNames(c)
 	r.checkLegs(c)
+	r.checkSockets(c)
 	r.checkPorts(c)
 	r.checkAddresses(c)
 	r.checkMachines(c)
@@ -73,6 +76,32 @@ func (r *reader) checkLegs(c *Config) {
 			}
 			first[clean] = use{d.Name, moduleKeys[side], leg.Line}
 		}
+	}
+}
+
+// checkSockets finds an NBD socket that is written twice, or cannot be one.
+func (r *reader) checkSockets(c *Config) {
+	type use struct {
+		disk string
+		line int
+	}
+	first := map[string]use{}
+	for i, d := range c.Disks {
+		if d.NBD == "" {
+			continue
+		}
+		line := r.lines.of(fmt.Sprintf("disk[%d].nbd", i))
+		if len(d.NBD) > nbdserver.PathBytesMax {
+			r.complainAt(line, fmt.Sprintf("nbd has %d bytes, which is too long for a socket", len(d.NBD)),
+				fmt.Sprintf("the longest path has %d", nbdserver.PathBytesMax))
+			continue
+		}
+		clean := filepath.Clean(d.NBD)
+		if u, taken := first[clean]; taken {
+			r.complainAt(line, fmt.Sprintf("%s is the NBD socket of %s already, in line %d", d.NBD, u.disk, u.line), "give each disk a socket of its own")
+			continue
+		}
+		first[clean] = use{d.Name, line}
 	}
 }
 

@@ -16,8 +16,5 @@ func (c *Config) refuseUnsupported(r *reader) {
 			refuse(fmt.Sprintf("disk[%d].integrity", i), `integrity = "crc32c" is not available in this version: the space for checksums is reserved on each leg, but they are not written yet`,
 				`use "none"; it can be turned on later without a new mirror`)
 		}
-		if d.NBD != "" {
-			refuse(fmt.Sprintf("disk[%d].nbd", i), "serving a disk on an NBD socket is not available in this version", "remove nbd")
-		}
 	}
 }
