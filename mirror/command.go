@@ -34,7 +34,7 @@ func (d *driver) Command(_ context.Context, name string, args map[string]string)
 		open := d.legs[s]
 		d.mu.Unlock()
 		if open != nil && open.Gone() {
-			d.gone(int(s), open, "the device "+open.Device+" has vanished")
+			d.gone(int(s), open, open.GoneWhy())
 		}
 		return nil, nil
 	case "scrub":

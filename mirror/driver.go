@@ -42,6 +42,7 @@ type driver struct {
 	witness *metadata.WitnessStore
 	scrubs  scrubKeeper
 	faults  [2]*legio.Faults
+	fences  [2]*legio.Fence // of legs that are NBD servers'
 	memory  memory
 	loops   []*loop
 
@@ -87,6 +88,7 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 	d.witness = metadata.NewWitnessStore(cfg.StateDir, cfg.Name)
 	for i := range d.faults {
 		d.faults[i] = legio.NewFaults()
+		d.fences[i] = legio.NewFence(d.opt.remoteQuiet())
 		d.out[i] = cfg.Sides[i].Out
 		d.last[i] = drivers.Removed.String()
 	}
@@ -134,6 +136,9 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	}
 	d.restoreScrub()
 	err := d.startLegs(mode, hung, held)
+	if err != nil && d.awaitRemote(ctx, &hung) {
+		err = d.startLegs(mode, hung, held)
+	}
 	d.setStartWhy(err)
 	fresh := mode == drivers.Fresh
 	if !fresh {

@@ -51,7 +51,7 @@ func (d *driver) inspect(side int, path string, shared bool) found {
 }
 
 func (d *driver) inspectSlowly(side int, path string, shared bool) found {
-	options := legio.OpenOptions{Deadline: inspectWithin, Faults: d.faults[side], MinBytes: metadata.DeviceBytesMin, Shared: shared}
+	options := legio.OpenOptions{Deadline: inspectWithin, Faults: d.faults[side], Fence: d.fences[side], MinBytes: metadata.DeviceBytesMin, Shared: shared}
 	open, err := legio.Open(path, options)
 	for until := time.Now().Add(busyWithin); err != nil && legio.Busy(err) && time.Now().Before(until); open, err = legio.Open(path, options) {
 		time.Sleep(busyPoll)
@@ -77,7 +77,7 @@ func (d *driver) look(open *legio.Leg) (*Leg, error) {
 			d.env.Log.Warn("damaged metadata", "leg", open.Path, "what", damage)
 		}
 	case errors.Is(err, metadata.ErrNoMetadata):
-		if g.Foreign, err = legio.Probe(open.Path, inspectWithin); err != nil {
+		if g.Foreign, err = open.Foreign(inspectWithin); err != nil {
 			return nil, fmt.Errorf("find out what is on %s: %w", open.Path, err)
 		}
 	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrVersion), errors.Is(err, metadata.ErrGeometry):
@@ -130,6 +130,8 @@ func openRefusal(id string, err error) error {
 	switch {
 	case errors.As(err, &ref):
 		return ref
+	case legio.Waits(err):
+		return drivers.Refuse(drivers.RuleWaits, "%s: %v", id, err)
 	case legio.Busy(err), legio.Hung(err):
 		return drivers.Refuse(drivers.RuleBusy, "%s: %v", id, err)
 	case legio.Absent(err):

@@ -172,7 +172,7 @@ func (d *driver) guard() {
 		d.mu.Unlock()
 		for i, open := range legs {
 			if open != nil && open.Gone() {
-				d.gone(i, open, "the device "+open.Device+" has vanished")
+				d.gone(i, open, open.GoneWhy())
 			}
 		}
 		d.retryExport()

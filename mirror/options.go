@@ -26,6 +26,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// remoteQuiet is how long an NBD server must have answered before it is taken to have
+// carried out what was under way on a connection that broke: see legio.Fence.
+func (o Options) remoteQuiet() time.Duration { return 2 * o.withDefaults().LegTimeout }
+
 // alignedBytes is memory aligned to 4096 bytes.
 func alignedBytes(n int) []byte {
 	b := make([]byte, n+metadata.BlockSize)

@@ -8,6 +8,7 @@ import (
 
 	"ft/drivers"
 	"ft/mirror/legio"
+	"ft/mirror/nbd"
 )
 
 // Taking over from a process that was killed needs a fence: a write of the dead process
@@ -27,19 +28,23 @@ const (
 	// fenceIdle is for how long both must be quiet when the process does not go: what
 	// keeps it is then not its I/O, and being killed it cannot begin any.
 	fenceIdle = 2 * time.Second
+	// remoteWithin bounds how long a take-over waits for an NBD server without which
+	// nothing could be served.
+	remoteWithin = time.Minute
 )
 
 // fence waits until the predecessor is gone and the legs are quiet, or until one leg is
 // quiet while the other hangs. It says which one hangs, and whether the old process may
 // still hold the legs open.
 func (d *driver) fence(ctx context.Context) (hung [2]bool, held bool) {
+	d.fenceRemote()
 	var quietSince [2]time.Time
 	busy := [2]bool{}
 	for {
 		gone := d.predecessorGone(fenceStep)
 		now := time.Now()
 		for i := range busy {
-			if busy[i] = !d.legQuiet(i); busy[i] {
+			if busy[i] = !d.legQuiet(i, d.onlyRemote()); busy[i] {
 				quietSince[i] = time.Time{}
 			} else if quietSince[i].IsZero() {
 				quietSince[i] = now
@@ -80,8 +85,12 @@ func (d *driver) predecessorGone(limit time.Duration) bool {
 }
 
 // legQuiet says whether nothing is under way on a leg's device. One that is not there
-// has nothing under way.
-func (d *driver) legQuiet(side int) bool {
+// has nothing under way. Of an NBD server's it is what its fence says; ask lets that one
+// talk to the server, which takes a moment.
+func (d *driver) legQuiet(side int, ask bool) bool {
+	if path := d.cfg.Sides[side].Resource.Path; nbd.IsAddress(path) {
+		return d.fences[side].Open() || ask && d.fences[side].Passed(path)
+	}
 	rdev, ok := legio.DeviceAt(d.cfg.Sides[side].Resource.Path)
 	if !ok {
 		return true
@@ -90,13 +99,66 @@ func (d *driver) legQuiet(side int) bool {
 	return err != nil || n == 0
 }
 
+// fenceRemote: what a process before this one has sent to NBD servers, and not heard of,
+// may still land. Nobody can tell what that was.
+func (d *driver) fenceRemote() {
+	for i := range d.fences {
+		if nbd.IsAddress(d.cfg.Sides[i].Resource.Path) {
+			d.fences[i].Raise()
+		}
+	}
+}
+
+// onlyRemote says whether all legs are NBD servers': then nothing can be served before one
+// of them has passed its fence, and it may as well be waited for.
+func (d *driver) onlyRemote() bool {
+	for _, s := range d.cfg.Sides {
+		if path := s.Resource.Path; path != "" && !nbd.IsAddress(path) {
+			return false
+		}
+	}
+	return true
+}
+
+// awaitRemote waits for a fenced NBD server that is needed, as nothing could be served
+// without it: the face's requests wait meanwhile instead of failing. It says whether one
+// has passed its fence.
+func (d *driver) awaitRemote(ctx context.Context, hung *[2]bool) bool {
+	t := time.NewTicker(guardEvery)
+	defer t.Stop()
+	for until := time.Now().Add(remoteWithin); time.Now().Before(until); {
+		waits := false
+		for i := range hung {
+			if !hung[i] || !nbd.IsAddress(d.cfg.Sides[i].Resource.Path) {
+				continue
+			}
+			if waits = true; d.legQuiet(i, true) {
+				hung[i] = false
+				d.mu.Lock()
+				d.barred[i], d.refusals[i] = false, ""
+				d.mu.Unlock()
+				return true
+			}
+		}
+		if !waits {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-t.C:
+		}
+	}
+	return false
+}
+
 // unbar lets a barred leg come back when the predecessor is gone and the leg is quiet.
 func (d *driver) unbar(hung [2]bool) {
 	defer d.background.Done()
 	t := time.NewTicker(guardEvery)
 	defer t.Stop()
 	for i := range hung {
-		for hung[i] && !(d.predecessorGone(0) && d.legQuiet(i)) {
+		for hung[i] && !(d.predecessorGone(0) && d.legQuiet(i, true)) {
 			select {
 			case <-d.ending:
 				return

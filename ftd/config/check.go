@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+
+	"ft/mirror/nbd"
 )
 
 // DeviceKind is what a leg's path leads to.
@@ -16,6 +18,7 @@ const (
 	RegularFile
 	Directory
 	CharDevice
+	Export // of an NBD server
 )
 
 // Extent is a piece of storage, as far down as it can be traced: a block device or
@@ -138,6 +141,10 @@ func (k *checker) disk(d Disk, probe func(string) (Device, error)) {
 // fit says whether there is something at the path that can be a leg.
 func (k *checker) fit(leg Leg, dev Device, err error) bool {
 	switch {
+	case nbd.IsAddress(leg.Path) && err != nil:
+		k.add(leg.Line, Problem{Absent: true,
+			What:   fmt.Sprintf("%s cannot be used: %v", leg.Path, err),
+			WayOut: "mend the address, or start the server"})
 	case errors.Is(err, fs.ErrNotExist):
 		k.add(leg.Line, Problem{Absent: true,
 			What:   leg.Path + " does not exist",
@@ -150,7 +157,7 @@ func (k *checker) fit(leg Leg, dev Device, err error) bool {
 		k.add(leg.Line, Problem{
 			What:   leg.Path + " is a directory",
 			WayOut: "give a block device, or a file of the size that the disk shall have (truncate -s 1G FILE)"})
-	case dev.Kind != BlockDevice && dev.Kind != RegularFile:
+	case dev.Kind != BlockDevice && dev.Kind != RegularFile && dev.Kind != Export:
 		k.add(leg.Line, Problem{
 			What:   leg.Path + " is neither a block device nor a file",
 			WayOut: "give a block device, or a file of the size that the disk shall have (truncate -s 1G FILE)"})

@@ -145,6 +145,11 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 			`ft.toml:6: integrity = "crc32c" is not available in this version: the space for checksums is reserved on each leg, but they are not written yet; use "none"; it can be turned on later without a new mirror`}},
 		{"sockets", disk + "nbd = \"/run/x\"\n[[disk]]\nname = \"d\"\npci0 = \"/c\"\nnbd = \"/run/../run/x\"\n", []string{
 			`ft.toml:9: /run/../run/x is the NBD socket of disk0 already, in line 5; give each disk a socket of its own`}},
+		{"NBD legs", "[[disk]]\nname = \"d\"\npci0 = \"nbd:x\"\npci1 = \"nbds://h/x\"\n[[disk]]\nname = \"e\"\nnbd = \"/run/e\"\npci0 = \"nbd+unix:///?socket=/run/e\"\npci1 = \"nbd://h/x\"\n[[disk]]\nname = \"f\"\npci0 = \"nbd://h:10809/x\"\n", []string{
+			`ft.toml:3: pci0 = "nbd:x" is no address of an NBD export: it has parts that do not belong there; write it like "nbd://host:10809/export" or "nbd+unix:///export?socket=/path"`,
+			`ft.toml:4: pci1 = "nbds://h/x" is no address of an NBD export: nbds: TLS is not available in this version; write it like "nbd://host:10809/export" or "nbd+unix:///export?socket=/path"`,
+			`ft.toml:8: /run/e is the NBD socket of e of this box and cannot be a leg as well; give the address of another server`,
+			`ft.toml:12: nbd://h:10809/x is used twice: as pci1 of e in line 9 already; each leg needs a device of its own`}},
 		{"long socket", disk + "nbd = \"/run/" + strings.Repeat("x", 120) + "\"\n", []string{
 			`ft.toml:5: nbd has 125 bytes, which is too long for a socket; the longest path has 103`}},
 		{"page open to all", "[system]\nstatus_page = \"0.0.0.0:80\"\n", []string{

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"ft/mirror/frontend/nbdserver"
+	"ft/mirror/nbd"
 )
 
 // moduleKeys are the keys of the two sides, by side.
@@ -102,6 +103,15 @@ func (r *reader) checkSockets(c *Config) {
 			continue
 		}
 		first[clean] = use{d.Name, line}
+	}
+	for _, d := range c.Disks {
+		for _, leg := range d.Legs {
+			a, err := nbd.ParseAddress(leg.Path)
+			if u, own := first[filepath.Clean(a.Host)]; err == nil && a.Network == "unix" && own {
+				r.complainAt(leg.Line, fmt.Sprintf("%s is the NBD socket of %s of this box and cannot be a leg as well", a.Host, u.disk),
+					"give the address of another server")
+			}
+		}
 	}
 }
 

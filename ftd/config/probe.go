@@ -9,14 +9,34 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ft/mirror/legio"
+	"ft/mirror/nbd"
 )
 
 // Probe is the probe of a real machine, for Check. It opens nothing: all it needs
-// stands in stat(2) and sysfs, so that a device that hangs cannot hold it up.
+// stands in stat(2) and sysfs, so that a device that hangs cannot hold it up. Only the
+// server of an NBD leg is spoken to, with a time limit.
 func Probe(path string) (Device, error) {
+	if nbd.IsAddress(path) {
+		return probeExport(path)
+	}
 	return probeIn("/sys", path)
+}
+
+// askWithin is how long an NBD server may take to say what it exports.
+const askWithin = 2 * time.Second
+
+// probeExport asks an NBD server: it is another machine that may hang.
+func probeExport(address string) (Device, error) {
+	e, err := legio.AskRemote(address, askWithin)
+	if err != nil {
+		return Device{}, err
+	}
+	return Device{Kind: Export, Bytes: e.Size, Extents: []Extent{{Store: address, Len: e.Size}}}, nil
 }
 
 func probeIn(sys, path string) (Device, error) {

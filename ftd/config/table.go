@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"ft/mirror/nbd"
 )
 
 // reader gathers the problems of one file.
@@ -341,6 +343,16 @@ func (t *table) path(key string) string {
 }
 
 func (t *table) leg(key string) Leg {
+	if s, isString := t.raw[key].(string); isString && nbd.IsAddress(s) {
+		t.str(key, "") // it has been read
+		a, err := nbd.ParseAddress(s)
+		if err != nil {
+			t.complain(key, fmt.Sprintf("%s = %q is no address of an NBD export: %v", key, s, err),
+				`write it like "nbd://host:10809/export" or "nbd+unix:///export?socket=/path"`)
+			return Leg{}
+		}
+		return Leg{Path: a.String(), Line: t.line(key)}
+	}
 	p := t.path(key)
 	if p == "" {
 		return Leg{}

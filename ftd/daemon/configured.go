@@ -12,6 +12,7 @@ import (
 	"ft/drivers/host"
 	"ft/ftd/config"
 	"ft/ftd/control"
+	"ft/mirror/nbd"
 )
 
 // configured is a device of the configuration, whatever its kind: what the daemon needs to
@@ -111,8 +112,24 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 	d.goRun(dev.runActions)
 	d.goRun(dev.runLink)
 	for _, w := range watches {
+		if nbd.IsAddress(w.path) {
+			d.goRun(func(ctx context.Context) {
+				w.runRemote(ctx, func() bool { return d.inUse(c.name, w.path) })
+			})
+			continue
+		}
 		d.goRun(w.run)
 	}
+}
+
+// inUse says whether the driver of a device has what is at a path.
+func (d *Daemon) inUse(name, path string) bool {
+	for _, s := range sidesOf(d.Status(), name) {
+		if s.side.Resource == path {
+			return s.side.State.InService() || s.side.State == drivers.Syncing || s.side.State == drivers.Diagnostics
+		}
+	}
+	return false
 }
 
 // place is where a device stands in the file.

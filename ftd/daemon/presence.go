@@ -15,6 +15,7 @@ import (
 
 	"ft/ftd/uevent"
 	"ft/mirror/legio"
+	"ft/mirror/nbd"
 )
 
 const (
@@ -23,6 +24,10 @@ const (
 	presencePoll = 2 * time.Second
 	// sysDevBlock has a directory for each block device by number.
 	sysDevBlock = "/sys/dev/block"
+	// remotePollMax is how seldom an NBD server that does not answer is asked, and remoteAsk
+	// how long it may take to answer.
+	remotePollMax = 15 * time.Second
+	remoteAsk     = time.Second
 )
 
 // presence is what lies at a leg's path at one moment. Two that differ in their medium
@@ -67,6 +72,42 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
+// runRemote is run for the export of an NBD server, of which no kernel tells anything. A
+// server that is in use is left alone: it may serve one client at a time, and the driver
+// notices its end first. One that is not is asked, less and less often, and when it answers
+// it has appeared. inUse says whether the driver has it.
+func (w *watch) runRemote(ctx context.Context, inUse func() bool) {
+	pause := presencePoll
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		if inUse() {
+			// Should the driver lose it, it is as if it had been absent until it answers.
+			w.now, pause = presence{}, presencePoll
+			continue
+		}
+		was, is := w.now, lookRemote(w.path)
+		w.now = is
+		if pause = min(2*pause, remotePollMax); is.present {
+			pause = presencePoll
+		}
+		if was.present != is.present && (is.present || was.medium != "") {
+			w.changed(ctx, was, is)
+		}
+	}
+}
+
+// lookRemote asks an NBD server.
+func lookRemote(address string) presence {
+	if _, err := legio.AskRemote(address, remoteAsk); err != nil {
+		return presence{why: fmt.Sprintf("%s does not answer: %v", address, err)}
+	}
+	return presence{present: true, medium: address, identity: legio.IdentityAt(address)}
+}
+
 // lookNow makes the watch look without waiting for its turn.
 func (w *watch) lookNow() {
 	select {
@@ -78,6 +119,9 @@ func (w *watch) lookNow() {
 // look says what lies at a path. It opens nothing: opening a device that hangs would
 // hang, and reading one could wake it.
 func look(path string) presence {
+	if nbd.IsAddress(path) {
+		return lookRemote(path)
+	}
 	var st unix.Stat_t
 	err := unix.Stat(path, &st) // follows by-id links
 	for errors.Is(err, unix.EINTR) {

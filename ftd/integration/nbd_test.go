@@ -3,12 +3,17 @@ package integration_test
 import (
 	"bytes"
 	"fmt"
+	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"ft/mirror/legio"
 )
 
 // nbdBox is a box in duplex whose disk is served on a socket as well.
@@ -77,4 +82,118 @@ func (b *box) nbdCommands() int {
 	clients, _ := x["clients"].(map[string]any)
 	n, _ := clients["commands"].(float64)
 	return int(n)
+}
+
+// exportServer is an NBD server of a file of the size of a leg, as on another machine.
+type exportServer struct {
+	t    *testing.T
+	uri  string
+	file string
+	argv []string
+	cmd  *exec.Cmd
+}
+
+func newExportServer(t *testing.T, uri string, argv ...string) *exportServer {
+	t.Helper()
+	s := &exportServer{t: t, uri: uri, file: filepath.Join(t.TempDir(), "leg"), argv: argv}
+	if err := os.WriteFile(s.file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(s.file, legBytes); err != nil {
+		t.Fatal(err)
+	}
+	s.start()
+	t.Cleanup(s.kill)
+	return s
+}
+
+func (s *exportServer) start() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.argv[0], append(s.argv[1:], s.file)...)
+	s.cmd.Stdout, s.cmd.Stderr = os.Stderr, os.Stderr
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	await(s.t, 20*time.Second, "the NBD server to answer", func() bool {
+		_, err := legio.AskRemote(s.uri, time.Second)
+		return err == nil
+	})
+}
+
+func (s *exportServer) kill() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Signal(syscall.SIGCONT)
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+		s.cmd = nil
+	}
+}
+
+// freePort is a TCP port on loopback that nobody has.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// A mirror with one leg here and one under an NBD server goes on when that server dies,
+// hangs, or is cut off, and takes it back in when it answers again; when the mirror's own
+// process dies, too.
+func TestNBDLegUnderLoad(t *testing.T) {
+	t.Parallel()
+	port := freePort(t)
+	socket := filepath.Join(t.TempDir(), "nbd.sock")
+	for name, c := range map[string]struct {
+		uri  string
+		argv []string
+	}{
+		"nbdkit on a unix socket": {"nbd+unix:///?socket=" + socket, []string{"nbdkit", "-f", "-U", socket, "file"}},
+		"qemu-nbd over TCP":       {"nbd://127.0.0.1:" + port + "/leg", []string{"qemu-nbd", "-t", "-f", "raw", "-b", "127.0.0.1", "-p", port, "-x", "leg", "--cache=none", "--aio=native"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newExportServer(t, c.uri, c.argv...)
+			dev0, file0 := legLoop(t, legBytes)
+			b := newBox(t, dev0, c.uri)
+			b.configure("leg_timeout = \"2s\"\n")
+			b.start()
+			b.wait("disk0", "duplex")
+			b.mkfs()
+			dir := b.mount()
+			l := b.fio(dir)
+			b.progress(20)
+
+			s.kill()
+			os.Remove(socket)
+			b.wait("disk0", "simplex")
+			b.progress(20)
+			l.running()
+			s.start()
+			b.wait("disk0", "duplex")
+			b.progress(20)
+
+			_ = s.cmd.Process.Signal(syscall.SIGSTOP) // it hangs, and the face goes on
+			b.wait("disk0", "simplex")
+			b.progress(20)
+			_ = s.cmd.Process.Signal(syscall.SIGCONT)
+			b.wait("disk0", "duplex")
+
+			pid := b.driverPid()
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			await(t, 30*time.Second, "a successor of the driver", func() bool {
+				p := b.processOf("disk0")
+				return p.Pid != 0 && p.Pid != pid && p.State == "running"
+			})
+			b.progress(20)
+			l.running()
+			backAgain(b, l, dir, file0, s.file)
+		})
+	}
 }

@@ -22,6 +22,9 @@ var errNotKnown = errors.New("what is allocated on it cannot be known")
 // most most ranges from off on, which may end before n bytes. It asks the file's file
 // system, and may wait for that.
 func (l *Leg) Allocated(off, n int64, most int) ([]Range, error) {
+	if l.remote != nil {
+		return nil, errNotKnown
+	}
 	if !l.acquire() {
 		return nil, syscall.ENODEV
 	}

@@ -6,11 +6,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/mirror/legio/loop"
+	"ft/mirror/nbd"
 )
 
 // DeviceAt is the block device that I/O on a leg at path goes through, as for Inflight:
 // the device, or the loop device that is over the file. It opens nothing.
 func DeviceAt(path string) (rdev uint64, ok bool) {
+	if nbd.IsAddress(path) {
+		return 0, false
+	}
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return 0, false
@@ -28,6 +32,9 @@ func DeviceAt(path string) (rdev uint64, ok bool) {
 // not known. It opens nothing, so that a device that hangs cannot hold it up: ftd knows
 // by it whether what has appeared at a path is the part that was there before.
 func IdentityAt(path string) string {
+	if a, err := nbd.ParseAddress(path); nbd.IsAddress(path) && err == nil {
+		return a.String()
+	}
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		return ""

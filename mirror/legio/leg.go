@@ -44,7 +44,7 @@ const (
 // Leg is an open leg. Its methods may be called from any goroutine.
 type Leg struct {
 	Path          string // as configured
-	Device        string // the block device: Path, or our loop device over the file at Path
+	Device        string // the block device: Path, or our loop device over the file at Path; the address of an NBD server's export
 	Bytes         int64  // rounded down to a multiple of 4096
 	LogicalBlock  int    // bytes
 	PhysicalBlock int    // bytes
@@ -52,6 +52,7 @@ type Leg struct {
 	Note          string // what an admin should know about it ("no direct I/O"), or ""
 
 	fd       int
+	remote   *remote // in place of fd and all that the kernel has: an NBD server
 	identity string
 	deadline time.Duration
 	faults   *Faults
@@ -198,16 +199,23 @@ func (l *Leg) Gone() bool {
 		return true
 	}
 	if !l.acquire() {
-		return !blockPresent(l.Rdev)
+		return l.remote != nil || !blockPresent(l.Rdev)
 	}
 	defer l.release()
+	if l.remote != nil {
+		return l.remote.gone() != ""
+	}
 	size, err := blockBytes(l.fd)
 	return err != nil || size < l.Bytes || !blockPresent(l.Rdev)
 }
 
 // Inflight is how many requests the kernel has under way on the whole device, also
-// those of a process that died; after a vanished one it is 0.
+// those of a process that died; after a vanished one it is 0. Of an NBD server's device
+// only our own requests are known.
 func (l *Leg) Inflight() (int, error) {
+	if l.remote != nil {
+		return l.remote.inflight(), nil
+	}
 	n, err := Inflight(l.Rdev)
 	if err != nil && !blockPresent(l.Rdev) {
 		return 0, nil
@@ -263,7 +271,11 @@ func (l *Leg) Closed() <-chan struct{} { return l.closed }
 func (l *Leg) letDeviceGo() {
 	l.letGo.Do(func() {
 		go func() {
-			unix.Close(l.fd)
+			if l.remote != nil {
+				l.remote.close()
+			} else {
+				unix.Close(l.fd)
+			}
 			close(l.closed)
 		}()
 	})
@@ -342,4 +354,12 @@ func alignedBytes(n int) []byte {
 	b := make([]byte, n+align)
 	skip := int(-uintptr(unsafe.Pointer(&b[0])) & (align - 1))
 	return b[skip : skip+n : skip+n]
+}
+
+// GoneWhy puts into words that the leg is gone.
+func (l *Leg) GoneWhy() string {
+	if l.remote != nil {
+		return "the connection to " + l.Device + " has ended: " + l.remote.gone()
+	}
+	return "the device " + l.Device + " has vanished"
 }

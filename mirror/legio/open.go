@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/mirror/legio/loop"
+	"ft/mirror/nbd"
 )
 
 // defaultDeadline is how long a device may take to open or to answer a synchronous
@@ -27,10 +28,13 @@ type OpenOptions struct {
 	Shared bool
 	// Faults is the slot's fault layer; it outlives the Leg. nil: a new one.
 	Faults *Faults
+	// Fence is the slot's, for legs that are an NBD server's; it outlives the Leg. nil: none.
+	Fence *Fence
 }
 
-// Open opens a leg: a block device for our use alone, or a regular file, which is put
-// under a loop device of our own that goes with the leg. It gives *OpenError. A device
+// Open opens a leg: a block device for our use alone, a regular file, which is put
+// under a loop device of our own that goes with the leg, or the export of an NBD server at
+// an address (nbd.ParseAddress). It gives *OpenError. A device
 // that hangs is given up at the deadline; should it open later, it is closed again.
 func Open(path string, o OpenOptions) (*Leg, error) {
 	if o.Deadline <= 0 {
@@ -72,6 +76,14 @@ func Open(path string, o OpenOptions) (*Leg, error) {
 }
 
 func open(path string, o OpenOptions) (*Leg, error) {
+	if nbd.IsAddress(path) {
+		leg := &Leg{Path: path, Device: path, deadline: o.Deadline, faults: o.Faults, closed: make(chan struct{})}
+		if err := leg.openRemote(o); err != nil {
+			return nil, err
+		}
+		o.Faults.attach(leg)
+		return leg, nil
+	}
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {

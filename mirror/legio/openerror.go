@@ -14,6 +14,7 @@ const (
 	KindAbsent                 // not there: it may come
 	KindBusy                   // somebody else holds it
 	KindHung                   // it does not answer
+	KindWaits                  // writes of before may still land there: see Fence
 )
 
 // OpenError is how Open fails.
@@ -46,6 +47,9 @@ func Unfit(err error) bool { return isKind(err, KindUnfit) }
 
 // Busy says whether an error of Open means that somebody else holds the device.
 func Busy(err error) bool { return isKind(err, KindBusy) }
+
+// Waits says whether an error of Open means that writes of before may still land there.
+func Waits(err error) bool { return isKind(err, KindWaits) }
 
 // Hung says whether an error of Open, ReadAt, WriteAt, Sync or Probe means that the
 // device did not answer in time.

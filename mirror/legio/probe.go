@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Exit codes of blkid(8) with -p.
@@ -21,6 +23,49 @@ const (
 // probeEnds is how much at either end of a device must be readable: where file systems
 // and partition tables have their signatures. blkid calls blank what it cannot read.
 const probeEnds = 256 << 10
+
+// Foreign says what data of others is on the leg, as Probe does. Of an NBD server's export
+// blkid is shown a copy of what lies at its ends.
+func (l *Leg) Foreign(deadline time.Duration) (found string, err error) {
+	if l.remote == nil {
+		return Probe(l.Path, deadline)
+	}
+	copied, err := l.ends()
+	if err != nil {
+		return "", fmt.Errorf("see what is on %s: %w", l.Path, err)
+	}
+	defer copied.Close()
+	return Probe(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), copied.Fd()), deadline)
+}
+
+// remoteEnds is how much at either end of an export is shown to blkid: all that it looks at,
+// but for a few kinds of swap and file systems of the past.
+const remoteEnds = 1 << 20
+
+// ends is a file in memory as large as the leg, with the leg's ends and nothing in between.
+func (l *Leg) ends() (*os.File, error) {
+	fd, err := unix.MemfdCreate("ends of an export", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "the ends of "+l.Path)
+	b := make([]byte, min(l.Bytes, remoteEnds))
+	if err = f.Truncate(l.Bytes); err == nil {
+		for _, off := range []int64{0, l.Bytes - int64(len(b))} {
+			if _, err = l.ReadAt(b, off); err != nil {
+				break
+			}
+			if _, err = f.WriteAt(b, off); err != nil {
+				break
+			}
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
 
 // Probe says what data of others is on a device or file, e.g. "ext4 file system (label
 // home)" or "GPT partition table"; "" when nothing known is there. It runs blkid(8),

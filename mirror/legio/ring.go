@@ -126,7 +126,7 @@ func (r *Ring) begin(io *IO, leg *Leg) {
 	if leg.faults.armed.Load() && leg.faults.onSubmit(io) {
 		return
 	}
-	if !leg.divide(io) {
+	if leg.remote != nil || !leg.divide(io) {
 		leg.work(io)
 		return
 	}

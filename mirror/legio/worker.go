@@ -33,8 +33,12 @@ const (
 
 var zeroes = alignedBytes(transferMax)
 
-// work leaves an IO to the workers. Any thread.
+// work leaves an IO to the workers, or to the connection of an NBD server. Any thread.
 func (l *Leg) work(io *IO) {
+	if l.remote != nil {
+		l.remote.submit(io)
+		return
+	}
 	l.mu.Lock()
 	l.todo.push(io)
 	more := l.workers < workersMax

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -47,7 +48,7 @@ func ParseAddress(s string) (Address, error) {
 	case u.Scheme == "nbds" || u.Scheme == "nbds+unix":
 		return Address{}, fmt.Errorf("%s: TLS is not available in this version", u.Scheme)
 	case u.Opaque != "" || u.Fragment != "" || u.User != nil:
-		return Address{}, fmt.Errorf("write it like nbd://host:port/export or nbd+unix:///export?socket=/path")
+		return Address{}, errors.New("it has parts that do not belong there")
 	case strings.ContainsRune(a.Export, 0) || len(a.Export) > stringBytesMax:
 		return Address{}, fmt.Errorf("no export can have this name")
 	case u.Scheme == "nbd":
@@ -72,7 +73,7 @@ func ParseAddress(s string) (Address, error) {
 // String is the address in one form, whatever way it was written in.
 func (a Address) String() string {
 	if a.Network == "unix" {
-		return "nbd+unix:///" + url.PathEscape(a.Export) + "?socket=" + url.QueryEscape(a.Host)
+		return "nbd+unix:///" + url.PathEscape(a.Export) + "?socket=" + strings.ReplaceAll(url.QueryEscape(a.Host), "%2F", "/")
 	}
 	return "nbd://" + a.Host + "/" + url.PathEscape(a.Export)
 }
