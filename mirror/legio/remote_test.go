@@ -233,7 +233,7 @@ func TestRemoteLegThatIsNotFitIsRefused(t *testing.T) {
 		"read-only":     {nbdkit(t, "-r", "memory", "64M").uri(), KindUnfit, "read-only"},
 		"too small":     {nbdkit(t, "memory", "1M").uri(), KindUnfit, "at least"},
 		"no such name":  {strings.Replace(nbdkit(t, "--filter=exportname", "memory", "64M", "exportname-strict=true", "exportname=a").uri(), "?", "b?", 1), KindUnfit, "does not let us"},
-		"no address":    {"nbd:x", KindUnfit, "write it like"},
+		"no address":    {"nbd:x", KindUnfit, "do not belong"},
 		"no NBD server": {silentServer(t), KindAbsent, "in time"},
 	} {
 		leg, err := Open(c.uri, OpenOptions{MinBytes: 16 << 20, Deadline: 2 * time.Second})

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -330,8 +331,8 @@ func FuzzConnection(f *testing.F) {
 	f.Add(true, append(nbd.Request{Type: nbd.CmdWrite, Len: 512}.Append(nil), make([]byte, 600)...))
 	f.Add(true, nbd.Request{Type: nbd.CmdBlockStatus, Len: 1 << 20}.Append(nil))
 	f.Add(false, binary.BigEndian.AppendUint32(nil, 3))
+	d := newTestDisk(f, Options{Log: slog.New(slog.DiscardHandler)})
 	f.Fuzz(func(t *testing.T, after bool, b []byte) {
-		d := newTestDisk(t, Options{})
 		c, err := net.Dial("unix", d.path)
 		if err != nil {
 			t.Fatal(err)

@@ -17,7 +17,7 @@ import (
 
 // testDisk serves a Server from memory, as the mirror's loop and engine do.
 type testDisk struct {
-	t     *testing.T
+	t     testing.TB
 	s     *Server
 	path  string
 	stop  chan struct{}
@@ -34,7 +34,7 @@ type testDisk struct {
 
 const testBytes = 64 << 20
 
-func newTestDisk(t *testing.T, opt Options) *testDisk {
+func newTestDisk(t testing.TB, opt Options) *testDisk {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk0.nbd")
 	listener, err := Listen(path)
@@ -44,7 +44,7 @@ func newTestDisk(t *testing.T, opt Options) *testDisk {
 	return serveDisk(t, listener, path, opt)
 }
 
-func serveDisk(t *testing.T, listener int, path string, opt Options) *testDisk {
+func serveDisk(t testing.TB, listener int, path string, opt Options) *testDisk {
 	t.Helper()
 	g := frontend.Geometry{Name: "disk0", Size: testBytes, LogicalBlock: 512, PhysicalBlock: 4096}
 	s, err := New(listener, path, g, opt)
@@ -141,7 +141,7 @@ func (d *testDisk) release() {
 }
 
 // eventually waits for a condition.
-func eventually(t *testing.T, what string, is func() bool) {
+func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for until := time.Now().Add(20 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(until) {
