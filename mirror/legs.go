@@ -203,7 +203,7 @@ func (d *driver) beforeAttach(ctx context.Context, s drivers.Side) (done bool, e
 	case inflight > 0:
 		return false, drivers.Refuse(drivers.RuleBusy, "%s: %d I/Os from before it was cut off have not ended yet: the device still hangs", id, inflight)
 	case barred:
-		return false, drivers.Refuse(drivers.RuleBusy, "%s: I/O of a process that was killed has not ended yet: the device still hangs", id)
+		return false, drivers.Refuse(drivers.RuleBusy, "%s: %s", id, d.hungWhy(int(s)))
 	case open == nil && gone == nil:
 		return false, nil
 	}

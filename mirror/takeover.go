@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +62,7 @@ func (d *driver) fence(ctx context.Context) (hung [2]bool, held bool) {
 				hung[1-i] = true
 				d.mu.Lock()
 				d.barred = hung
-				d.refusals[1-i] = "I/O of a process that was killed has not ended: the device hangs"
+				d.refusals[1-i] = d.hungWhy(1 - i)
 				d.engine.Present(drivers.Side(1 - i))
 				d.mu.Unlock()
 				return hung, true
@@ -71,6 +72,14 @@ func (d *driver) fence(ctx context.Context) (hung [2]bool, held bool) {
 			unix.Poll(nil, int(fenceStep.Milliseconds()))
 		}
 	}
+}
+
+// hungWhy says why a leg is barred.
+func (d *driver) hungWhy(side int) string {
+	if nbd.IsAddress(d.cfg.Sides[side].Resource.Path) {
+		return fmt.Sprintf("its server may still carry out writes of the mirror process that ended: it is let in when it has answered for %v", d.fences[side].Quiet)
+	}
+	return "I/O of a process that was killed has not ended: the device hangs"
 }
 
 // predecessorGone waits for the predecessor's end, up to a limit. Without one to wait
