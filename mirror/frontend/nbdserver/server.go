@@ -266,10 +266,10 @@ func (s *Server) accept() {
 		}
 		who := peerOf(fd)
 		if len(s.conns) >= connsMax {
-			unix.Close(fd)
 			s.status.mu.Lock()
 			s.status.refused++
 			s.status.mu.Unlock()
+			unix.Close(fd)
 			s.opt.Log.Warn("an NBD client was turned away: there are too many", "disk", s.export.Name, "client", who, "most", connsMax)
 			continue
 		}
