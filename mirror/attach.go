@@ -93,8 +93,12 @@ func (e *Engine) serve(side int, g *Leg) error {
 	l.uuid, l.super = sb.Leg, sb
 	e.other(l).uuid = sb.MissedLeg
 	e.want = record{version: e.want.version + 1, generation: sb.Generation, history: sb.History, service: sb.InService,
-		clean: sb.Clean, missedFrom: sb.MissedFrom, joiner: -1}
+		clean: sb.Clean, sums: sb.Sums, missedFrom: sb.MissedFrom, joiner: -1}
 	e.durable = e.want
+	if sb.Sums && !e.sums.on {
+		e.want.sums = false // before anything is written that the table does not follow
+		e.changed(-1)
+	}
 	if e.witness != nil && e.witness.Mirror == sb.Mirror {
 		e.recorder.witnessed = *e.witness
 	}
@@ -112,6 +116,7 @@ func (e *Engine) serve(side int, g *Leg) error {
 		e.stale.Reset()
 	}
 	e.marked = g.Image.Intent.Clone()
+	e.distrustMarked(e.marked)
 	e.stale.Or(e.markedRegions(e.marked))
 	if sb.MissedLeg == (metadata.UUID{}) {
 		e.stale.Fill()
@@ -141,6 +146,7 @@ func (e *Engine) adoptIdentity(sb metadata.Superblock, layout metadata.Layout) {
 	e.stale = metadata.NewBitmap(layout.Regions)
 	e.unsure = metadata.NewBitmap(layout.Regions)
 	e.intent.nextClear = e.env.Now() + int64(intentClearEvery)
+	e.sumsReset(sb.Sums && e.opt.Integrity == IntegrityCRC32C)
 	e.made = true
 }
 
@@ -269,7 +275,7 @@ func (e *Engine) Attach(s drivers.Side, g *Leg, acceptRisk string) error {
 	rel := metadata.Relate(serving, &g.Image.Super)
 	switch rel {
 	case metadata.RelEqual:
-		if e.want.service == 3 && e.durable.version == e.want.version {
+		if e.want.service == 3 && e.durable.version == e.want.version && (g.Image.Super.Sums || !e.want.sums) {
 			e.joinEqual(l, g)
 			return nil
 		}
@@ -336,6 +342,10 @@ func (e *Engine) joinEqual(l *leg, g *Leg) {
 	e.stale.Or(e.markedRegions(g.Image.Intent))
 	l.unflushed.Or(e.stale)
 	e.marking.Or(g.Image.Intent)
+	e.distrustMarked(g.Image.Intent)
+	if l.super.Sums != e.want.sums {
+		e.changed(-1)
+	}
 	if e.want.clean && !l.super.Clean {
 		// One of them was recorded as written to, and the other not any more.
 		e.want.clean = false

@@ -20,6 +20,9 @@
 //	missed.go     the missed-writes bitmap on the surviving leg
 //	scrub.go      comparing everything in the background, and what came of it
 //	exam.go       a range of both legs compared, and repaired
+//	sums.go       checksums: why they hold; the table in memory
+//	sumswrite.go  the table on its way to the legs
+//	verify.go     requests of the face under checksums
 //	pace.go       how background work gives way to applications
 //	snapshot.go   what people are shown
 //
@@ -91,6 +94,8 @@ type leg struct {
 	// Regions written to it (or copied) since its last completed flush, and, while a
 	// flush is under way, those before that flush began: its cache may hold them.
 	unflushed, flushing *metadata.Bitmap
+	// Blocks of the table of checksums: the same, and what it lacks while it is not in service.
+	tabled, tabling, lack *metadata.Bitmap
 
 	resource string
 	reason   string
@@ -139,6 +144,7 @@ type Engine struct {
 	resync resync
 	scrub  scrubbing
 	pace   pacer
+	sums   sums
 
 	preparing *preparation
 	parked    []*request // no leg, no_leg = wait
@@ -294,6 +300,7 @@ func (e *Engine) Tick() {
 	e.checkTimeouts()
 	e.tickIntent()
 	e.tickResync()
+	e.tickSums()
 	e.tickScrub()
 	e.tickRecord()
 	e.run()
@@ -346,8 +353,9 @@ type request struct {
 	gone    bool // the answer has gone out
 	// A read that was tried again goes to memory of its own: the first leg may still
 	// write to the request's.
-	alt        []byte
-	altRelease func()
+	alt      []byte
+	releases []func()
+	verify   verifying // under checksums
 }
 
 // Submit takes a request of the face.
@@ -367,7 +375,7 @@ func (e *Engine) Submit(r *frontend.Request) {
 		r.Op != frontend.Zero && r.Len != int64(len(r.Data)):
 		q.finish(e, syscall.EINVAL)
 	default:
-		q.lock = rangeLock{lo: r.Off, hi: r.Off + r.Len, write: r.Op != frontend.Read, owner: q}
+		q.lockRange(e)
 		if r.Op == frontend.Read {
 			e.counters.Reads++
 			e.repairBeforeRead(r.Off, r.Len)
@@ -395,6 +403,9 @@ func (e *Engine) newRequest(r *frontend.Request) *request {
 
 // lockGranted runs a request whose range is its own.
 func (q *request) lockGranted(e *Engine) {
+	if !q.lockedFor(e) {
+		return
+	}
 	switch q.r.Op {
 	case frontend.Read:
 		e.readStart(q)
@@ -437,6 +448,7 @@ func (q *request) finish(e *Engine, errno syscall.Errno) {
 	}
 	q.replied = true
 	q.r.Err = errno
+	e.dropSums(&q.verify.hold)
 	if errno != 0 {
 		e.counters.Errors++
 	}
@@ -463,11 +475,11 @@ func (q *request) free(e *Engine) {
 	if !q.gone || q.refs > 0 || q.r == nil {
 		return
 	}
-	if q.altRelease != nil {
-		q.altRelease()
+	for _, release := range q.releases {
+		release()
 	}
 	r := q.r
-	q.r, q.alt, q.altRelease = nil, nil, nil
+	q.r, q.alt, q.releases, q.verify = nil, nil, nil, verifying{}
 	r.Engine = nil
 	e.freeReqs = append(e.freeReqs, q)
 	e.env.Free(r)

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"bytes"
+	"slices"
 	"syscall"
 
 	"ft/drivers"
@@ -17,6 +18,11 @@ import (
 // sent to the first leg until after both have answered, one copy of its data feeds both,
 // and the legs' regions are not stale. A range that is to be repaired is looked at once
 // more with a lock of its own (firm), and what is wrong then is written.
+//
+// With checksums each block is held against its own as well: then it is known which leg
+// is wrong, and that one is repaired without a word of anybody's. Where both legs have the
+// same and their checksum refutes it, it may be the checksum: both legs' tables are read,
+// and what one of them confirms counts.
 //
 // A leg that is cut off meanwhile ends the exam without a word.
 
@@ -51,6 +57,13 @@ type exam struct {
 	ended    bool
 	begun    int64
 	found    []scrub.Finding
+	// Under checksums.
+	hold   sumHold
+	tables [2][]byte // the legs' own blocks of the table, when they were read
+	tabled bool
+	// then is run when it has ended: lost says that something is right on no leg.
+	then    func(lost bool)
+	healing bool // of a read error
 }
 
 func (e *Engine) newExam(off, n int64, from int) *exam {
@@ -68,6 +81,17 @@ func (j *exam) alloc(e *Engine) bool {
 		}
 	}
 	return true
+}
+
+// allocAnyhow gets memory, if need be from the runtime: rare, and bounded by the requests
+// under way.
+func (j *exam) allocAnyhow(e *Engine) {
+	if j.alloc(e) {
+		return
+	}
+	for i := range j.buf {
+		j.buf[i] = alignedBytes(int(j.lock.hi - j.lock.lo))
+	}
 }
 
 func (j *exam) start(e *Engine) {
@@ -88,6 +112,9 @@ func (j *exam) void(e *Engine) bool {
 func (j *exam) lockGranted(e *Engine) {
 	if j.void(e) {
 		j.end(e)
+		return
+	}
+	if e.sums.on && !e.holdSums(&j.hold, j.lock.lo, j.lock.hi-j.lock.lo, j) {
 		return
 	}
 	if j.firm {
@@ -123,13 +150,17 @@ func (j *exam) ioDone(e *Engine, o *op) {
 	case o.io.Err == 0 && j.writing:
 		lo, hi := e.regions(o.io.Off, o.io.Len)
 		l.unflushed.SetRange(lo, hi)
+	case o.io.Err == 0 && j.tabled:
+		j.tables[l.side] = o.io.Buf
 	case o.io.Err != 0 && j.writing:
 		j.failed = true
 		l.counters.WriteErrors++
 		e.failed(l, "write error", o.io.Err)
 	case o.io.Err != 0:
 		l.counters.ReadErrors++
-		j.errs[l.side] = o.io.Err
+		if !j.tabled {
+			j.errs[l.side] = o.io.Err
+		}
 		if deviceGone(o.io.Err) {
 			e.lost(l, "the device is gone: "+o.io.Err.Error())
 		}
@@ -160,13 +191,19 @@ func (j *exam) judge(e *Engine) {
 		e.examSplit(j)
 		return
 	}
-	repair := j.findings(e)
-	if !repair {
+	repair, doubt := j.findings(e)
+	switch {
+	case doubt && j.firm && !j.tabled:
+		j.found = nil
+		j.readTables(e)
+		return
+	case !repair && (j.firm || !doubt):
 		j.judged(e)
 		return
 	}
 	if !j.firm {
 		j.found = nil
+		e.dropSums(&j.hold)
 		e.unlock(&j.lock)
 		j.firm = true
 		j.lock = rangeLock{lo: j.lock.lo, hi: j.lock.hi, write: true, owner: j}
@@ -176,8 +213,22 @@ func (j *exam) judge(e *Engine) {
 	j.repair(e)
 }
 
-// findings compares block by block, and says whether something is to be repaired.
-func (j *exam) findings(e *Engine) (repair bool) {
+// readTables has both legs' blocks of the table read.
+func (j *exam) readTables(e *Engine) {
+	j.tabled = true
+	j.pending = 1
+	for i := range e.legs {
+		j.pending++
+		j.refs++
+		e.legs[i].counters.Reads++
+		e.begin(&e.legs[i], legio.Read, e.layout.SumBlockOff(int(j.lock.lo/metadata.SumSpan)), metadata.BlockSize, metadata.AlignedBlock(), j)
+	}
+	j.pending--
+}
+
+// findings compares block by block. It says whether something is to be repaired, and
+// whether both legs may be wrong.
+func (j *exam) findings(e *Engine) (repair, doubt bool) {
 	for off := int64(0); off < j.lock.hi-j.lock.lo; off += examBlock {
 		v, side := j.block(e, off)
 		if v == blockGood {
@@ -190,7 +241,11 @@ func (j *exam) findings(e *Engine) (repair bool) {
 		case blockDiffer:
 			f.What, f.Repaired = scrub.Differ, j.from != scrub.NoSide
 		case blockLost:
-			f.What = scrub.Unreadable
+			f.What, f.Repaired = scrub.Lost, j.from != scrub.NoSide && j.errs[j.from] == 0
+			if j.errs != [2]syscall.Errno{} {
+				f.What = scrub.Unreadable
+			}
+			doubt = doubt || e.sums.on && j.errs == [2]syscall.Errno{}
 		}
 		repair = repair || f.Repaired
 		if k := len(j.found) - 1; k >= 0 {
@@ -201,11 +256,14 @@ func (j *exam) findings(e *Engine) (repair bool) {
 		}
 		j.found = append(j.found, f)
 	}
-	return repair
+	return repair, doubt
 }
 
 // block judges the block at an offset within the range, and says which leg is wrong.
 func (j *exam) block(e *Engine, off int64) (verdict, int) {
+	if e.sums.on {
+		return j.summed(e, off)
+	}
 	switch {
 	case j.errs[0] != 0 && j.errs[1] != 0:
 		return blockLost, scrub.NoSide
@@ -219,6 +277,67 @@ func (j *exam) block(e *Engine, off int64) (verdict, int) {
 	return blockDiffer, scrub.NoSide
 }
 
+// summed judges a block by its checksum.
+func (j *exam) summed(e *Engine, off int64) (verdict, int) {
+	n := (j.lock.lo + off) / examBlock
+	b, i := e.sumAt(n)
+	want, hard := b.get(i)
+	equal := j.errs == [2]syscall.Errno{} && bytes.Equal(j.buf[0][off:off+examBlock], j.buf[1][off:off+examBlock])
+	var sum [2]uint32
+	for s := range sum {
+		switch {
+		case j.errs[s] != 0:
+		case s == 1 && equal:
+			sum[1] = sum[0]
+		default:
+			sum[s] = metadata.BlockSum(j.buf[s][off:off+examBlock], n)
+		}
+	}
+	if e.defect&RepairFromFirst != 0 && !equal {
+		return blockWrong, 1
+	}
+	confirmed := func(s int) bool {
+		if j.errs[s] != 0 {
+			return false
+		}
+		if want != metadata.NoSum && sum[s] == want {
+			return true
+		}
+		for _, table := range j.tables {
+			if table != nil && hard && !b.dirty && sum[s] == metadata.GetSum(table, i) {
+				return true
+			}
+		}
+		return false
+	}
+	a, c := confirmed(0), confirmed(1)
+	switch {
+	case a && c && sum[0] == sum[1], !hard && equal:
+		if !hard || sum[0] != want {
+			e.fillSum(n, sum[0])
+		}
+		return blockGood, scrub.NoSide
+	case a && c:
+		return blockDiffer, scrub.NoSide
+	case a || c:
+		right := 0
+		if c {
+			right = 1
+		}
+		if !hard || sum[right] != want {
+			e.fillSum(n, sum[right])
+		}
+		return blockWrong, 1 - right
+	case hard, j.errs[0] != 0 && j.errs[1] != 0:
+		return blockLost, scrub.NoSide
+	case j.errs[0] != 0:
+		return blockWrong, 0
+	case j.errs[1] != 0:
+		return blockWrong, 1
+	}
+	return blockDiffer, scrub.NoSide
+}
+
 // repair writes what is wrong on one leg from the other one.
 func (j *exam) repair(e *Engine) {
 	j.writing = true
@@ -228,8 +347,9 @@ func (j *exam) repair(e *Engine) {
 			continue
 		}
 		dst := f.Side
-		if f.What == scrub.Differ {
+		if f.Side == scrub.NoSide {
 			dst = 1 - j.from
+			j.resum(e, f)
 		}
 		off := f.Offset - j.lock.lo
 		j.pending++
@@ -240,6 +360,16 @@ func (j *exam) repair(e *Engine) {
 		e.begin(l, legio.Write, f.Offset, f.Bytes, j.buf[1-dst][off:off+f.Bytes], j)
 	}
 	j.pending--
+}
+
+// resum makes the checksums those of the side that a person named.
+func (j *exam) resum(e *Engine, f scrub.Finding) {
+	if !e.sums.on {
+		return
+	}
+	for off := f.Offset; off < f.Offset+f.Bytes; off += examBlock {
+		e.setSum(off/examBlock, metadata.BlockSum(j.buf[j.from][off-j.lock.lo:][:examBlock], off/examBlock))
+	}
 }
 
 // judged tells what was found.
@@ -259,8 +389,16 @@ func (j *exam) end(e *Engine) {
 		return
 	}
 	j.ended = true
+	e.dropSums(&j.hold)
 	if j.lock.live {
 		e.unlock(&j.lock)
+	}
+	if j.healing {
+		e.resync.heals--
+	}
+	if j.then != nil {
+		lost := slices.ContainsFunc(j.found, func(f scrub.Finding) bool { return !f.Repaired && f.Side == scrub.NoSide && f.What != scrub.Differ })
+		j.then(lost)
 	}
 	e.rest(j.begun)
 	if j.scrub {
@@ -287,15 +425,67 @@ func (j *exam) give() {
 func (e *Engine) examSplit(j *exam) {
 	half := (j.lock.hi - j.lock.lo) / 2 &^ (examBlock - 1)
 	mid := j.lock.lo + half
+	if !j.scrub {
+		e.examHalves(j, mid)
+		return
+	}
 	e.scrub.again = append(e.scrub.again, span{j.lock.lo, mid}, span{mid, j.lock.hi})
 	j.complete = true
 	j.end(e)
 }
 
+// examHalves does so for one that is not the scrub's.
+func (e *Engine) examHalves(j *exam, mid int64) {
+	then, left, lost := j.then, 2, false
+	j.then = nil
+	var halves [2]*exam
+	for i, r := range [2]span{{j.lock.lo, mid}, {mid, j.lock.hi}} {
+		k := e.newExam(r.lo, r.hi-r.lo, j.from)
+		k.firm, k.lock.write, k.healing = true, true, j.healing
+		if j.healing {
+			e.resync.heals++
+		}
+		k.allocAnyhow(e)
+		k.then = func(bad bool) {
+			lost = lost || bad
+			if left--; left == 0 && then != nil {
+				then(lost)
+			}
+		}
+		halves[i] = k
+	}
+	j.complete = true
+	j.end(e)
+	for _, k := range halves {
+		k.start(e)
+	}
+}
+
+// examUnread looks at a range that a leg could not read, and has it written anew there.
+func (e *Engine) examUnread(off, n int64) {
+	lo, hi := rounded(off, n)
+	for lo < hi {
+		to := min(hi, (lo/metadata.SumSpan+1)*metadata.SumSpan)
+		j := e.newExam(lo, to-lo, scrub.NoSide)
+		j.firm, j.lock.write, j.healing = true, true, true
+		if !j.alloc(e) {
+			return
+		}
+		e.resync.heals++
+		j.start(e)
+		lo = to
+	}
+}
+
 // found counts and tells of what an exam found.
 func (e *Engine) found(f scrub.Finding, j *exam) {
 	s := &e.scrub
-	if j.scrub {
+	scrubs := j != nil && j.scrub
+	from := scrub.NoSide
+	if j != nil {
+		from = j.from
+	}
+	if scrubs {
 		s.Found.Add(f)
 	}
 	s.Outstanding.Add(f)
@@ -303,7 +493,7 @@ func (e *Engine) found(f scrub.Finding, j *exam) {
 	if k := len(s.Findings) - scrub.FindingsMax; k > 0 {
 		s.Findings = append(s.Findings[:0], s.Findings[k:]...)
 	}
-	if j.scrub {
+	if scrubs {
 		if s.told++; s.told > findingsTold {
 			return
 		}
@@ -316,6 +506,6 @@ func (e *Engine) found(f scrub.Finding, j *exam) {
 	if f.What == scrub.Unreadable {
 		what = "read error"
 	}
-	e.event(drivers.Event{Kind: drivers.EventNote, Side: side, Fault: what, Reason: e.describe(f, j.from),
+	e.event(drivers.Event{Kind: drivers.EventNote, Side: side, Fault: what, Reason: e.describe(f, from),
 		Detail: map[string]any{"what": f.What, "offset": f.Offset, "bytes": f.Bytes, "repaired": f.Repaired}})
 }

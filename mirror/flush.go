@@ -68,10 +68,13 @@ func (e *Engine) flushStart() {
 		}
 		if e.defect&FlushOneLeg != 0 && l.side != e.source {
 			l.unflushed.Reset()
+			l.tabled.Reset()
 			continue
 		}
 		l.unflushed, l.flushing = l.flushing, l.unflushed
 		l.unflushed.Reset()
+		l.tabled, l.tabling = l.tabling, l.tabled
+		l.tabled.Reset()
 		f.pending++
 		e.begin(l, legio.Flush, 0, 0, nil, f)
 	}
@@ -84,11 +87,13 @@ func (f *flusher) ioDone(e *Engine, o *op) {
 	l := &e.legs[o.io.Side]
 	if o.io.Err != 0 {
 		l.unflushed.Or(l.flushing)
+		l.tabled.Or(l.tabling)
 		if !e.failed(l, "flush error", o.io.Err) {
 			f.errno = o.io.Err
 		}
 	}
 	l.flushing.Reset()
+	l.tabling.Reset()
 	e.flushEnd()
 }
 

@@ -320,14 +320,20 @@ func (e *Engine) clearMarks(c *metadata.Bitmap) {
 		last(true)
 		return
 	}
-	e.askFlush(flushWaiter{done: func(errno syscall.Errno) {
-		switch {
-		case errno != 0:
+	e.settleSums(c, func(ok bool) {
+		if !ok {
 			last(false)
-		case e.in() == 3:
-			last(true)
-		default:
-			e.saveMissed(last)
+			return
 		}
-	}})
+		e.askFlush(flushWaiter{done: func(errno syscall.Errno) {
+			switch {
+			case errno != 0:
+				last(false)
+			case e.in() == 3:
+				last(true)
+			default:
+				e.saveMissed(last)
+			}
+		}})
+	})
 }

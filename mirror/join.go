@@ -36,6 +36,8 @@ func (e *Engine) prepare(l *leg, g *Leg, full bool) error {
 		what = "full resync"
 	}
 	e.resyncBegin(what, full)
+	p.sums = !full && g.Image.Super.Sums && e.sums.on
+	e.sumsTarget(l, p.sums)
 	if m := e.in(); m != e.want.service {
 		e.recordLoss(e.legOf(e.want.service&^m), nil)
 	}
@@ -65,6 +67,7 @@ type preparation struct {
 	l          *leg
 	attachment uint32
 	had        metadata.Generation
+	sums       bool // it has a table of checksums that is not more out of date than its data
 	step       int
 	buf        []byte
 }
@@ -93,7 +96,7 @@ func (e *Engine) prepareStep() {
 		return
 	}
 	sb := e.superOf(p.l)
-	sb.Generation, sb.Syncing, sb.InService = p.had, true, 0
+	sb.Generation, sb.Syncing, sb.InService, sb.Sums = p.had, true, 0, p.sums
 	e.stamp(p.l, sb)
 	p.buf = metadata.AlignedBlock()
 	metadata.EncodeSuper(&p.l.super, p.buf)
@@ -148,6 +151,19 @@ func (e *Engine) join(l *leg) {
 	l.state = legJoining
 	e.resync.joinPhase = joinFlushing
 	at := l.attachment
+	e.catchUpSums(l, func(ok bool) {
+		switch {
+		case l.attachment != at:
+		case !ok:
+			e.cut(l, legOut, "the checksums cannot be written to "+e.sideID(l.side), "")
+		default:
+			e.joinFlush(l, at)
+		}
+	})
+}
+
+// joinFlush goes on when the leg has all there is to have.
+func (e *Engine) joinFlush(l *leg, at uint32) {
 	e.askFlush(flushWaiter{done: func(errno syscall.Errno) {
 		if l.attachment != at {
 			return

@@ -32,6 +32,7 @@ func (e *Engine) lacking() *metadata.Bitmap {
 			}
 		}
 	}
+	e.sumsLacking(b)
 	return b
 }
 

@@ -52,11 +52,21 @@ const (
 	SkipWitness                               // never write the witness
 	UnlockBeforeReplied                       // let the range go before the answer has gone out
 	NoUnflushedTracking                       // a lost leg lacks only what is written afterwards
+	MarksBeforeSums                           // take marks back before the checksums are on the legs
+	TrustMarkedSums                           // believe the checksums of marked extents after a crash
+	NoSumCatchUp                              // take a leg in without the checksums that it lacks
+	NoVerify                                  // return what does not agree with its checksum
+	RepairFromFirst                           // repair leg 1 from leg 0 whatever the checksums say
+	SumsFollowCopies                          // make the checksum that of what is copied, right or wrong
+	PlainLocks                                // lock the bytes of a request, not its blocks
 )
 
 // NoIntentMap, as Options.Measure, leaves the write-intent map out, so that its cost can
 // be measured. A crash then leaves the legs different. No configuration can ask for it.
 const NoIntentMap = "no-intent-map"
+
+// IntegrityCRC32C, as Options.Integrity, keeps a checksum of each block.
+const IntegrityCRC32C = "crc32c"
 
 // SetDefect makes the engine wrong. Only for tests.
 func (e *Engine) SetDefect(d Defect) { e.defect = d }

@@ -13,6 +13,11 @@ func (e *Engine) readStart(q *request) {
 		e.waitRecord(q)
 		return
 	}
+	if e.sums.on {
+		if lo, hi := rounded(q.r.Off, q.r.Len); !e.holdSums(&q.verify.hold, lo, hi-lo, q) {
+			return
+		}
+	}
 	l := e.pickRead(q)
 	if l == nil {
 		switch {
@@ -29,22 +34,12 @@ func (e *Engine) readStart(q *request) {
 		}
 		return
 	}
-	buf := q.r.Data
-	if q.refs > 0 {
-		// Another leg may still write to the request's memory.
-		if q.alt == nil {
-			if q.alt, q.altRelease = e.env.Alloc(len(buf)); q.alt == nil {
-				// Rare, and bounded by the requests under way: better than an error.
-				q.alt, q.altRelease = alignedBytes(len(buf)), nil
-			}
-		}
-		buf = q.alt
-	}
+	buf, off := e.readBuffer(q)
 	q.tried |= 1 << l.side
 	q.pending++
 	q.refs++
 	l.counters.Reads++
-	e.begin(l, legio.Read, q.r.Off, q.r.Len, buf, q)
+	e.begin(l, legio.Read, off, int64(len(buf)), buf, q)
 }
 
 // pickRead chooses the leg for a read: in service as durably recorded, not tried yet,
@@ -63,6 +58,9 @@ func (e *Engine) pickRead(q *request) *leg {
 		if l.side != e.source && e.in() == 3 && e.stale.AnyIn(lo, hi) {
 			continue
 		}
+		if a := q.verify.avoid; a&(1<<l.side) != 0 && a != 3 && e.in() == 3 {
+			continue
+		}
 		if best == nil || l.inflight < best.inflight {
 			best = l
 		}
@@ -78,10 +76,16 @@ func (e *Engine) readDone(q *request, o *op) {
 	}
 	l := &e.legs[o.io.Side]
 	if o.io.Err == 0 {
-		if q.alt != nil && &o.io.Buf[0] == &q.alt[0] {
-			// The first leg may write to the request's memory until it gives it back, so
-			// the answer is sent from the other.
-			q.r.Data, q.alt = q.alt, nil
+		if !e.readVerified(q, l, o) {
+			if q.pending == 0 {
+				e.readRefuted(q)
+			}
+			return
+		}
+		if &o.io.Buf[0] != &q.r.Data[0] {
+			// A leg may write to the request's memory until it gives it back, or it was not
+			// enough: the answer is sent from other.
+			q.r.Data = o.io.Buf[q.r.Off-o.io.Off:][:q.r.Len]
 		}
 		q.finish(e, 0)
 		return
@@ -92,7 +96,16 @@ func (e *Engine) readDone(q *request, o *op) {
 	} else if e.in() == 3 {
 		e.heal(l, q.r.Off, q.r.Len, o.io.Err)
 	}
-	if q.pending == 0 {
+	e.readOn(q)
+}
+
+// readOn tries another leg, when none has the read any more.
+func (e *Engine) readOn(q *request) {
+	switch {
+	case q.replied || q.pending > 0:
+	case q.verify.bad:
+		e.readRefuted(q)
+	default:
 		e.readStart(q)
 	}
 }
@@ -100,15 +113,13 @@ func (e *Engine) readDone(q *request, o *op) {
 // readLost: the leg was cut off with the read under way.
 func (e *Engine) readLost(q *request, _ *op) {
 	q.pending--
-	if !q.replied && q.pending == 0 {
-		e.readStart(q)
-	}
+	e.readOn(q)
 }
 
 // hedge sends a read that is late to the other leg as well. If that one answers, the
 // late one is slow *while its partner answered*, and is cut off.
 func (e *Engine) hedge(q *request, o *op) {
-	if o.hedged || q.replied {
+	if o.hedged || q.replied || e.sums.on && !(q.verify.hold.held && q.verify.hold.epoch == e.sums.epoch) {
 		return
 	}
 	o.hedged = true

@@ -19,6 +19,7 @@ type record struct {
 	history    []metadata.Generation
 	service    uint8
 	clean      bool
+	sums       bool // the tables of checksums hold
 	// What the missed-writes bitmap counts from: the generation of the absent leg.
 	missedFrom metadata.Generation
 	joiner     int // this leg is written first, -1 when it does not matter
@@ -156,7 +157,7 @@ func (e *Engine) recordLeg() {
 	sb := e.superOf(l)
 	sb.Generation, sb.History = r.goal.generation, r.goal.history
 	sb.InService, sb.Syncing, sb.Clean = r.goal.service, false, r.goal.clean
-	sb.MissedFrom = r.goal.missedFrom
+	sb.MissedFrom, sb.Sums = r.goal.missedFrom, r.goal.sums
 	e.stamp(l, sb)
 	r.buf = metadata.AlignedBlock()
 	metadata.EncodeSuper(&l.super, r.buf)
@@ -257,6 +258,7 @@ func (e *Engine) recordDone() {
 		return // pumpRecord goes on with what changed meanwhile
 	}
 	e.durable = r.goal
+	e.sumsRecorded()
 	e.unsure.Reset()
 	e.wakeRecord(nil)
 	e.joinStep()

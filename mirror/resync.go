@@ -45,7 +45,13 @@ type copyJob struct {
 	writing  bool
 	begun    int64
 	refs     int
+	left     int // writes under way
 	ended    bool
+	// Under checksums.
+	hold     sumHold
+	second   []byte // what the destination has, where the source is refuted
+	seconded bool   // it was asked
+	both     bool   // the source is written as well
 }
 
 // dest is the leg that is being brought up to date, nil when none is.
@@ -88,7 +94,7 @@ func (e *Engine) pumpResync() {
 		e.resyncBegin("resync", false)
 	}
 	if e.stale.Count() == 0 {
-		if r.jobs == 0 && dst.state == legTarget {
+		if r.jobs == 0 && dst.state == legTarget && e.sums.begin.phase == beginNone {
 			e.join(dst)
 		}
 		return
@@ -147,6 +153,9 @@ func (j *copyJob) lockGranted(e *Engine) {
 		e.copyEnd(j)
 		return
 	}
+	if e.sums.on && !j.heal && !e.holdSums(&j.hold, j.lock.lo, j.lock.hi-j.lock.lo, j) {
+		return
+	}
 	if j.heal {
 		if lo, hi := e.extents(j.lock.lo, j.lock.hi-j.lock.lo); !e.isMarked(lo, hi) {
 			e.mark(lo, hi, j)
@@ -170,6 +179,12 @@ func (j *copyJob) ioDone(e *Engine, o *op) {
 	}
 	l := &e.legs[o.io.Side]
 	switch {
+	case j.seconded && !j.writing && !j.void():
+		if o.io.Err != 0 {
+			l.counters.ReadErrors++
+			j.second = nil
+		}
+		e.copyWrite(j)
 	case o.io.Err != 0 && !j.writing:
 		e.copyUnreadable(j, l, o.io.Err)
 	case o.io.Err != 0:
@@ -179,18 +194,34 @@ func (j *copyJob) ioDone(e *Engine, o *op) {
 	case j.void():
 		e.copyEnd(j)
 	case !j.writing:
-		j.writing = true
-		j.refs++
-		j.dst.counters.Writes++
-		if e.resync.full && !j.heal && allZero(j.buf) {
-			e.begin(j.dst, legio.Zero, j.lock.lo, j.lock.hi-j.lock.lo, nil, j)
-		} else {
-			e.begin(j.dst, legio.Write, j.lock.lo, j.lock.hi-j.lock.lo, j.buf, j)
-		}
+		e.copyWrite(j)
+	case j.left > 1:
+		j.left--
 	default:
 		e.copied(j)
 		e.copyEnd(j)
 	}
+}
+
+// copyWrite writes what was read, once the checksums have nothing against it.
+func (e *Engine) copyWrite(j *copyJob) {
+	if !e.copySummed(j) {
+		return
+	}
+	j.writing, j.left = true, 1
+	j.refs++
+	j.dst.counters.Writes++
+	if e.resync.full && !j.heal && allZero(j.buf) {
+		e.begin(j.dst, legio.Zero, j.lock.lo, j.lock.hi-j.lock.lo, nil, j)
+		return
+	}
+	if j.both {
+		j.left++
+		j.refs++
+		j.src.counters.Writes++
+		e.begin(j.src, legio.Write, j.lock.lo, j.lock.hi-j.lock.lo, j.buf, j)
+	}
+	e.begin(j.dst, legio.Write, j.lock.lo, j.lock.hi-j.lock.lo, j.buf, j)
 }
 
 // copied: the range is equal on both legs now.
@@ -198,6 +229,9 @@ func (e *Engine) copied(j *copyJob) {
 	n := j.lock.hi - j.lock.lo
 	lo, hi := e.regions(j.lock.lo, n)
 	j.dst.unflushed.SetRange(lo, hi)
+	if j.both {
+		j.src.unflushed.SetRange(lo, hi)
+	}
 	if j.heal {
 		e.counters.Healed++
 		return
@@ -253,6 +287,7 @@ func (e *Engine) copyEnd(j *copyJob) {
 		return
 	}
 	j.ended = true
+	e.dropSums(&j.hold)
 	if j.heal {
 		e.resync.heals--
 	} else {
@@ -306,6 +341,11 @@ func (e *Engine) repairBeforeRead(off, n int64) {
 // heal rewrites a range that a leg could not read with what the other leg has there.
 func (e *Engine) heal(l *leg, off, n int64, errno syscall.Errno) {
 	if e.resync.heals >= healsMax || e.stopping {
+		return
+	}
+	if e.sums.on {
+		e.note(drivers.Side(l.side), "read error at %d (%v): answered from %s, being rewritten", off, errno, e.sideID(1-l.side))
+		e.examUnread(off, n)
 		return
 	}
 	j := &copyJob{heal: true, src: e.other(l), dst: l, srcAt: e.other(l).attachment, dstAt: l.attachment}

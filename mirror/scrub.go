@@ -63,9 +63,6 @@ func (e *Engine) scrubRewind() {
 	s.nextSave = e.env.Now() + int64(saveEvery)
 }
 
-// summed says whether checksums tell which leg is right.
-func (e *Engine) summed() bool { return false }
-
 func (e *Engine) scrubSave() {
 	e.scrub.nextSave = e.env.Now() + int64(saveEvery)
 	e.env.SaveScrub(e.ScrubState())
@@ -108,6 +105,7 @@ const RuleWhichSide = "which-side"
 func (e *Engine) scrubBegin(repair bool, from int, scheduled bool) {
 	s := &e.scrub
 	s.Phase, s.Repair, s.From, s.Scheduled = scrub.Running, repair, from, scheduled
+	s.Summed = e.sums.on
 	s.Position, s.Began, s.Found, s.told = 0, e.env.Wall(), scrub.Tally{}, 0
 	e.scrubRewind()
 	e.scrubSave()
@@ -236,6 +234,7 @@ func (e *Engine) scrubDone() {
 	if s.Found.Clean() {
 		s.Outstanding = scrub.Tally{}
 	}
+	s.Build = s.Build && !s.Summed
 	ev := drivers.Event{Kind: drivers.EventNote, Side: drivers.Whole, Reason: "scrub done: " + s.Found.Words(e.sideIDs()),
 		Detail: map[string]any{"bytes": run.Bytes, "seconds": run.Ended.Sub(run.Began).Seconds(), "found": s.Found}}
 	if !s.Found.Clean() {
@@ -258,6 +257,10 @@ func (e *Engine) tickScrub() {
 		if now >= s.nextSave {
 			e.scrubSave()
 		}
+		return
+	}
+	if s.Phase == scrub.Idle && s.Build && e.sums.on && e.scrubWaits() == "" {
+		e.scrubBegin(false, scrub.NoSide, true)
 		return
 	}
 	if s.Phase == scrub.Idle && e.opt.ScrubEvery > 0 && e.scrubWaits() == "" && !e.env.Wall().Before(e.scrubDue()) {

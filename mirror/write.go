@@ -15,7 +15,7 @@ func (e *Engine) writeStart(q *request) {
 		e.noLeg(q)
 		return
 	}
-	if !e.recordForWrite(q) || !e.markForWrite(q) {
+	if !e.recordForWrite(q) || !e.markForWrite(q) || !e.sumsForWrite(q) {
 		return
 	}
 	q.ok, q.refused, q.errno = 0, 0, 0
@@ -83,6 +83,7 @@ func (e *Engine) writeEnd(q *request) {
 	} else if e.stale.Count() > 0 {
 		e.equalNow(q.at, q.n)
 	}
+	e.writeSummed(q, q.ok&e.in() != 0)
 	if q.ok&e.in() == 0 {
 		// No leg in service has it: the last one refused it, or is gone.
 		errno := q.errno

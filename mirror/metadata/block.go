@@ -73,6 +73,7 @@ const (
 
 	flagSyncing = 1
 	flagClean   = 2
+	flagSums    = 4
 )
 
 var (
@@ -136,6 +137,9 @@ func EncodeSuper(sb *Superblock, buf []byte) {
 	if sb.Clean {
 		buf[offFlags] |= flagClean
 	}
+	if sb.Sums {
+		buf[offFlags] |= flagSums
+	}
 	history := sb.History[:min(len(sb.History), HistoryLen)]
 	buf[offHistoryLen] = uint8(len(history))
 	le.PutUint32(buf[offLogical:], sb.LogicalBlock)
@@ -179,6 +183,7 @@ func DecodeSuper(buf []byte) (Superblock, error) {
 		InService:     buf[offInService],
 		Syncing:       buf[offFlags]&flagSyncing != 0,
 		Clean:         buf[offFlags]&flagClean != 0,
+		Sums:          buf[offFlags]&flagSums != 0,
 		MissedLeg:     UUID(buf[offMissedLeg : offMissedLeg+16]),
 		MissedFrom:    getGeneration(buf[offMissedFrom:]),
 	}
@@ -208,7 +213,7 @@ func (sb *Superblock) implausible(flags uint8) string {
 		return fmt.Sprintf("slot %d", sb.Slot)
 	case sb.InService > 3:
 		return fmt.Sprintf("legs %#x in service", sb.InService)
-	case flags&^(flagSyncing|flagClean) != 0:
+	case flags&^(flagSyncing|flagClean|flagSums) != 0:
 		return fmt.Sprintf("flags %#x", flags)
 	case !pow2(sb.LogicalBlock, 512, BlockSize):
 		return fmt.Sprintf("a logical block size of %d", sb.LogicalBlock)

@@ -16,7 +16,7 @@ const (
 
 	granuleMin  = BlockSize // of regions and extents, bytes
 	granuleMax  = 1 << 30
-	checksumLen = 4 // bytes reserved for the checksum of one block of data
+	checksumLen = 4 // bytes of the checksum of one block of data
 )
 
 // Layout says where everything lies on a leg. It follows from the leg's size and the
@@ -29,7 +29,9 @@ type Layout struct {
 	RegionSize  uint32
 	ExtentSize  uint32
 
-	ChecksumOff int64 // reserved, not used yet
+	// Block i of the table of checksums lies at ChecksumOff + i*BlockSize and holds those
+	// of the blocks of data from i*SumsPerBlock.
+	ChecksumOff int64
 	ChecksumLen int64
 	// Block i of a map lies at IntentOff (MissedOff) + i*BlockSize and holds the bits
 	// from i*BitsPerBlock.
@@ -113,6 +115,12 @@ func layoutOf(device int64, n int, regionSize, extentSize uint32) Layout {
 
 // IntentBlockOff is where block i of the write-intent map lies.
 func (l Layout) IntentBlockOff(i int) int64 { return l.IntentOff + int64(i)*BlockSize }
+
+// SumBlockOff is where block i of the table of checksums lies.
+func (l Layout) SumBlockOff(i int) int64 { return l.ChecksumOff + int64(i)*BlockSize }
+
+// SumBlocks is how many blocks the table of checksums has.
+func (l Layout) SumBlocks() int { return int(l.ChecksumLen / BlockSize) }
 
 // MissedBlockOff is where block i of the missed-writes bitmap lies.
 func (l Layout) MissedBlockOff(i int) int64 { return l.MissedOff + int64(i)*BlockSize }

@@ -5,7 +5,7 @@
 // 4096 bytes, all numbers little-endian, each block with a CRC32C of its own:
 //
 //	0                 data, Data bytes, readable without this software
-//	Data              reserved for a checksum of each 4 KiB block (4 bytes each)
+//	Data              checksum of each 4 KiB block (4 bytes each), when Superblock.Sums
 //	.. intent         write-intent map, one bit an extent
 //	.. missed         missed-writes bitmap, one bit a region
 //	S-8192            superblock, copy 0
@@ -15,6 +15,7 @@
 //
 //	layout.go    where everything lies, from a leg's size
 //	block.go     blocks to bytes and back
+//	sum.go       the checksum of a block of data
 //	load.go      a leg's metadata, with what did not verify
 //	super.go     what a superblock says; how a generation begins
 //	witness.go   the file outside the legs
@@ -75,6 +76,9 @@ type Superblock struct {
 	Syncing bool
 	// Clean: the mirror was stopped cleanly and not written since; no extent is marked.
 	Clean bool
+	// Sums: the table of checksums on this leg holds for its data, but where extents are
+	// marked. Without it the table's place is to be taken for garbage.
+	Sums bool
 	// The missed-writes bitmap of this leg tells what MissedLeg lacks, counted from
 	// MissedFrom, the generation that leg had. A zero MissedLeg: everything. While both
 	// legs are in service MissedLeg names the partner, and the bitmap means nothing.

@@ -90,6 +90,7 @@ type Description struct {
 	InService     []uint8   `json:"in_service"`
 	Syncing       bool      `json:"syncing"`
 	Clean         bool      `json:"clean"`
+	Sums          bool      `json:"checksums"`
 	MissedLeg     string    `json:"missed_leg,omitempty"`
 	MissedFrom    string    `json:"missed_from,omitempty"`
 	Time          time.Time `json:"time"`
@@ -103,7 +104,7 @@ func Describe(sb *Superblock) Description {
 		LogicalBlock: sb.LogicalBlock, PhysicalBlock: sb.PhysicalBlock,
 		RegionSize: sb.RegionSize, ExtentSize: sb.ExtentSize,
 		Generation: sb.Generation.long(), History: []string{}, InService: []uint8{},
-		Syncing: sb.Syncing, Clean: sb.Clean, Time: sb.Time,
+		Syncing: sb.Syncing, Clean: sb.Clean, Sums: sb.Sums, Time: sb.Time,
 	}
 	for _, g := range sb.History {
 		d.History = append(d.History, g.long())

@@ -69,6 +69,8 @@ type State struct {
 	Repair      bool          `json:"repair"`    // where it is not known which leg is wrong, from From
 	From        int           `json:"from"`      // -1: no side
 	Scheduled   bool          `json:"scheduled"` // nobody asked for it
+	Build       bool          `json:"build"`     // checksums are to be made of what is there
+	Summed      bool          `json:"summed"`    // it began under checksums
 	Position    int64         `json:"position"`  // everything below was compared, bytes
 	Began       time.Time     `json:"began,omitzero"`
 	Found       Tally         `json:"found"`             // by the one under way

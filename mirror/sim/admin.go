@@ -158,6 +158,9 @@ func (w *world) detach() bool {
 		return false
 	}
 	s := w.rng.IntN(2)
+	if w.p.victim >= 0 {
+		s = w.p.victim
+	}
 	e := event{kind: evDetach, life: b.life, side: s}
 	if w.chance(0.5) {
 		b.eng.Sync(func(syscall.Errno) { w.in(1, e) })

@@ -16,7 +16,7 @@ type mishap struct {
 	do     func(*world) bool
 }
 
-const mishapCount = 17
+const mishapCount = 18
 
 var mishaps [mishapCount]mishap
 
@@ -39,6 +39,7 @@ func init() {
 		{"replace", 1, (*world).replace},
 		{"scrub", 3, (*world).chaosScrub},
 		{"priority", 1, (*world).chaosPriority},
+		{"silent fault", 0, (*world).spoilVictim},
 	}
 }
 
@@ -73,6 +74,9 @@ func (w *world) chaos() {
 // anyLeg is a leg that is there.
 func (w *world) anyLeg() *simLeg {
 	l := w.legs[w.rng.IntN(2)]
+	if w.p.victim >= 0 {
+		l = w.legs[w.p.victim]
+	}
 	if !l.present {
 		return nil
 	}

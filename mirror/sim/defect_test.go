@@ -28,6 +28,13 @@ var defects = []struct {
 	{"never writing the witness", mirror.SkipWitness, Any},
 	{"letting the range go before the answer has gone out", mirror.UnlockBeforeReplied, LostAnswers},
 	{"forgetting what a lost leg had not flushed", mirror.NoUnflushedTracking, Any},
+	{"taking marks back before the checksums are written", mirror.MarksBeforeSums, Any},
+	{"believing the checksums of marked extents after a crash", mirror.TrustMarkedSums, Any},
+	{"taking a leg in without the checksums that it lacks", mirror.NoSumCatchUp, Any},
+	{"returning what does not agree with its checksum", mirror.NoVerify, Spoiled},
+	{"repairing one leg always, whichever is wrong", mirror.RepairFromFirst, Spoiled},
+	{"making checksums of what is copied, right or wrong", mirror.SumsFollowCopies, Spoiled},
+	{"locking bytes and not whole blocks", mirror.PlainLocks, Any},
 }
 
 func TestDefectsFound(t *testing.T) {

@@ -16,6 +16,8 @@
 //	profile.go  what a seed is like
 //	chaos.go    what goes wrong
 //	scrub.go    scrubs, and what an admin says of them
+//	sums.go     the tables of checksums, held against the data
+//	spoil.go    silent faults of a leg
 //	bound.go    what a resync may copy
 //	model.go    the oracle: what each sector may hold
 //	settle.go   the end of a run: everything healed, everything compared

@@ -40,6 +40,10 @@ type simLeg struct {
 	// badSectors fail to be read until they are written.
 	bad map[int64]struct{}
 
+	// spoils are silent faults yet to come; spoiled: there was one.
+	spoils  []spoil
+	spoiled bool
+
 	// older is what each copy of the superblock was before its last update; rotten: one of
 	// them is bad.
 	older  [2][]byte
@@ -73,7 +77,7 @@ func (a area) String() string { return [...]string{"anywhere", "data", "metadata
 const errGone = syscall.ENODEV
 
 func (l *simLeg) well() bool {
-	return l.present && !l.hung && l.slow == 0 && len(l.fail) == 0 && len(l.bad) == 0
+	return l.present && !l.hung && l.slow == 0 && len(l.fail) == 0 && len(l.bad) == 0 && !l.spoiled
 }
 
 func (l *simLeg) area(w *world, io *legio.IO) area {
@@ -110,12 +114,15 @@ func (l *simLeg) end(w *world, o *legOp) syscall.Errno {
 		if !o.early {
 			l.disk.read(io.Off, io.Buf)
 		}
+		l.spoiledRead(w, io)
 	case legio.Write, legio.Zero:
 		c := cachedOf(io)
 		switch {
 		case errno == 0:
 			l.keepOld(w, io)
-			l.disk.write(c.off, c.n, c.data)
+			if !l.spoiledWrite(w, c) {
+				l.disk.write(c.off, c.n, c.data)
+			}
 			l.healed(c.off, c.n)
 		case !l.present && !o.vanish:
 		default:

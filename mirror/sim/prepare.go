@@ -26,6 +26,11 @@ var geometries = [...]geometry{
 // blank is the geometry of a mirror that the engine makes.
 var blank = geometry{bytes: 6 << 20, block: 512}
 
+type preparation struct {
+	geometry
+	summed bool
+}
+
 // prepared is the contents of both legs of a mirror.
 type prepared struct {
 	legs      [2]image
@@ -33,8 +38,9 @@ type prepared struct {
 	dataBytes int64
 }
 
-func (r *Runner) prepare(g geometry) *prepared {
-	if p := r.prepared[g]; p != nil {
+func (r *Runner) prepare(g geometry, summed bool) *prepared {
+	key := preparation{g, summed}
+	if p := r.prepared[key]; p != nil {
 		return p
 	}
 	y, err := metadata.NewLayout(g.bytes, g.region, g.extent)
@@ -50,6 +56,7 @@ func (r *Runner) prepare(g geometry) *prepared {
 		sb := metadata.NewSuper(y, id(1), id(byte(2+s)), uint8(s), uint32(g.block), pageSize)
 		sb.Sequence, sb.Generation, sb.InService, sb.Clean = 40, gen, 3, true
 		sb.MissedLeg, sb.MissedFrom = id(byte(3-s)), gen
+		sb.Sums = summed
 		buf := metadata.AlignedBlock()
 		put := func(off int64) { p.legs[s].write(off, metadata.BlockSize, buf) }
 		none := metadata.NewBitmap(y.Extents)
@@ -62,12 +69,21 @@ func (r *Runner) prepare(g geometry) *prepared {
 			metadata.EncodeMissed(y, &sb, i, none, buf)
 			put(y.MissedBlockOff(i))
 		}
+		for i := range y.SumBlocks() {
+			if !summed {
+				break
+			}
+			for k := range metadata.SumsPerBlock {
+				metadata.PutSum(buf, k, metadata.ZeroSum(int64(i*metadata.SumsPerBlock+k)))
+			}
+			put(y.SumBlockOff(i))
+		}
 		metadata.EncodeSuper(&sb, buf)
 		put(y.SuperOff[0])
 		put(y.SuperOff[1])
 	}
 	p.witness = metadata.Witness{Mirror: id(1), Generation: gen, Survivor: -1}
-	r.prepared[g] = p
+	r.prepared[key] = p
 	return p
 }
 
@@ -80,7 +96,7 @@ func (w *world) setUp() {
 	if w.p.fine {
 		w.geo = geometries[w.rng.IntN(2)]
 	}
-	fresh := !w.p.fine && w.chance(0.03)
+	fresh := !w.p.fine && w.chance(0.03) && w.p.victim < 0
 	if fresh {
 		w.geo = blank
 	}
@@ -100,7 +116,7 @@ func (w *world) setUp() {
 	w.client = client{left: w.p.requests, healthySince: -1}
 	w.model = r.model(w.geo.bytes)
 	if !fresh {
-		p := r.prepare(w.geo)
+		p := r.prepare(w.geo, w.p.summed)
 		for s, l := range w.legs {
 			l.disk.load(&p.legs[s])
 		}

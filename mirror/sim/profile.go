@@ -34,6 +34,10 @@ type profile struct {
 	rot            float64 // chance that a copy of a superblock rots while the driver is down
 	mute           float64 // chance that an answer does not go out, and the driver dies of it
 	reopen         float64 // chance that a refused engine is started again
+	integrity      bool    // checksums are wanted
+	turn           float64 // chance that a start finds that changed
+	victim         int     // the leg with silent faults, -1: none
+	summed         bool    // the mirror begins with checksums
 	weights        [mishapCount]float64
 }
 
@@ -61,7 +65,11 @@ func (w *world) drawProfile() {
 		rot:            pickf(w, 0, 0, 0.1),
 		mute:           pickf(w, 0, 0, 0.02),
 		reopen:         pickf(w, 0, 0.5),
+		integrity:      r.IntN(3) > 0,
+		victim:         -1,
+		turn:           pickf(w, 0, 0, 0.2),
 	}
+	w.p.summed = w.p.integrity && r.IntN(4) > 0
 	for i := range w.p.weights {
 		// A third of the mishaps do not happen in this seed, the others more or less often.
 		if r.IntN(3) > 0 {
@@ -109,6 +117,18 @@ func (w *world) themed(t Theme) {
 		often("power cut")
 	case LostAnswers:
 		p.mute, p.depth, p.transit, p.think = 0.1, 16, 20*ms, pick(100_000, 1*ms)
+	case Spoiled:
+		p.victim = r.IntN(2)
+		p.integrity, p.summed, p.turn = true, true, 0
+		p.rot, p.mute, p.missing, p.crashAfterLoss, p.crashAfterMap, p.resolve = 0, 0, 0, 0, 0, 0
+		p.rateMax, p.mishaps, p.reads = 0, 10+r.IntN(40), 1+p.reads
+		for i := range mishaps {
+			switch mishaps[i].name {
+			case "power cut", "kill", "witness error", "witness slow", "replace":
+				p.weights[i] = 0
+			}
+		}
+		often("silent fault")
 	case Rot:
 		p.rot = 0.5
 		often("write error")

@@ -71,10 +71,18 @@ func (w *world) scrubSaid(ev drivers.Event) {
 	if _, ok := ev.Detail["found"].(scrub.Tally); ok {
 		w.stats.Scrubs++
 	}
-	if what, ok := ev.Detail["what"].(string); ok && what == "differ" {
-		w.fail("a scrub tells of a difference where nothing was spoiled: %s", ev.Reason)
+	switch ev.Detail["what"] {
+	case scrub.Differ:
+		w.fail("the legs are told to differ where nothing was spoiled, or checksums tell which is right: %s", ev.Reason)
+	case scrub.Lost:
+		if w.box.inSince[0] >= 0 && w.box.inSince[1] >= 0 {
+			w.fail("in duplex data is told to be lost, and it is not: %s", ev.Reason)
+		}
 	}
 }
+
+// rateMaxAllowsScrub: with less it would take hours.
+func (w *world) rateMaxAllowsScrub() bool { return w.p.rateMax == 0 || w.p.rateMax >= 1<<17 }
 
 // settleScrub compares everything once more, at rest: it must come to its end, find
 // nothing, and say so.
@@ -89,20 +97,16 @@ func (w *world) settleScrub() {
 			return
 		}
 	}
-	if w.p.rateMax > 0 && w.p.rateMax < 1<<17 {
-		return // it would take hours
-	}
-	if err := eng.Scrub(false, -1); err != nil {
-		w.fail("in duplex and at rest a scrub is refused: %v", err)
+	if !w.rateMaxAllowsScrub() {
 		return
 	}
-	limit := w.now + settleTime
-	w.loop(func() bool {
-		if w.now > limit {
-			w.fail("a scrub of %d bytes has not ended in %v", w.dataBytes, time.Duration(settleTime))
-		}
-		return eng.Snapshot().Scrub.Phase == scrub.Idle
-	})
+	if w.p.victim >= 0 {
+		l := w.legs[w.p.victim]
+		l.spoils = nil
+		w.scrubOnce() // this one may well find something
+		l.spoiled = false
+	}
+	w.scrubOnce()
 	if w.err != nil {
 		return
 	}
@@ -115,4 +119,23 @@ func (w *world) settleScrub() {
 	case st.Outstanding != scrub.Tally{}:
 		w.fail("after a scrub that found nothing there is %+v", st.Outstanding)
 	}
+}
+
+// scrubOnce runs a scrub to its end.
+func (w *world) scrubOnce() {
+	eng := w.box.eng
+	if w.err != nil {
+		return
+	}
+	if err := eng.Scrub(false, -1); err != nil {
+		w.fail("in duplex and at rest a scrub is refused: %v", err)
+		return
+	}
+	limit := w.now + settleTime
+	w.loop(func() bool {
+		if w.now > limit {
+			w.fail("a scrub of %d bytes has not ended in %v", w.dataBytes, time.Duration(settleTime))
+		}
+		return eng.Snapshot().Scrub.Phase == scrub.Idle
+	})
 }

@@ -29,6 +29,9 @@ func (w *world) settle() {
 		return w.box.serving() && w.client.active == 0 && w.duplex()
 	})
 	w.probe(&call{op: opFlush})
+	if w.p.victim >= 0 {
+		w.settleScrub() // also before anything is read again
+	}
 	for _, s := range w.written() {
 		w.probe(&call{op: opRead, off: s.off, n: s.n})
 	}
@@ -48,6 +51,7 @@ func (w *world) settle() {
 	}
 	w.checkEqual()
 	w.checkMetadata(false)
+	w.checkTables()
 	w.checkLeaks()
 	if w.err == nil {
 		w.finalStop()
@@ -175,6 +179,7 @@ func (w *world) finalStop() {
 		return
 	}
 	w.checkMetadata(true)
+	w.checkTables()
 	w.box.hide[w.rng.IntN(2)] = true
 	starts := w.stats.Starts
 	w.loop(func() bool { return w.stats.Starts > starts })

@@ -73,6 +73,7 @@ const (
 	SlowResync        // resyncs take long, and the power is cut meanwhile
 	LostAnswers       // answers do not go out, and requests are sent again
 	Rot               // superblocks go bad
+	Spoiled           // one leg has silent faults, and there are checksums
 	themes
 )
 
@@ -106,6 +107,7 @@ type Stats struct {
 	Replaced, Zombies                   int // legs replaced by blank ones; I/O of dead drivers in legs that hang
 	CopiedBytes                         int64
 	Scrubs                              int // that ended
+	Spoiled                             int // silent faults
 }
 
 func (s *Stats) add(o Stats) {
@@ -127,6 +129,7 @@ func (s *Stats) add(o Stats) {
 	s.Zombies += o.Zombies
 	s.CopiedBytes += o.CopiedBytes
 	s.Scrubs += o.Scrubs
+	s.Spoiled += o.Spoiled
 }
 
 // Limits of a run, so that a livelock is a violation and not a hang.
@@ -193,7 +196,7 @@ type Runner struct {
 	pool     pages
 	bufs     buffers
 	models   map[int64]*model
-	prepared map[geometry]*prepared
+	prepared map[preparation]*prepared
 	disks    map[int64][2]*disk // by size
 }
 
@@ -202,7 +205,7 @@ func NewRunner(cfg Config) *Runner {
 	if cfg.Load == nil {
 		cfg.Load = metadata.Load
 	}
-	return &Runner{cfg: cfg, models: map[int64]*model{}, prepared: map[geometry]*prepared{},
+	return &Runner{cfg: cfg, models: map[int64]*model{}, prepared: map[preparation]*prepared{},
 		disks: map[int64][2]*disk{}}
 }
 

@@ -1,0 +1,99 @@
+package sim
+
+// Silent faults: what a device does wrong and does not tell of. They happen to one leg of a
+// run, the victim, and the mirror has checksums from the beginning: then nothing that is
+// wrong may be answered, whatever else ails the victim, and all of it is healed at the end.
+// The process and the power do not fail in such runs: what was written last has its
+// checksum in memory only, and a crash at that moment would be a second fault.
+
+import "ft/mirror/legio"
+
+// spoil is one way in which a leg is wrong.
+type spoil uint8
+
+const (
+	spoilRest     spoil = iota // what is stored changes
+	spoilRead                  // a read returns what is not stored
+	spoilWrite                 // a write stores what it was not given
+	spoilMisplace              // a write goes elsewhere
+	spoilLose                  // a write goes nowhere
+	spoils
+)
+
+func (s spoil) String() string {
+	return [...]string{"a stored bit flips", "the next read has a bit flipped", "the next write has a bit flipped",
+		"the next write goes elsewhere", "the next write is lost"}[s]
+}
+
+// spoils lets something silent happen to the victim.
+func (w *world) spoilVictim() bool {
+	if w.p.victim < 0 || w.settling || w.dataBytes == 0 {
+		return false
+	}
+	l := w.legs[w.p.victim]
+	if !l.present || w.box.inSince[1-l.side] < 0 {
+		return false
+	}
+	s := spoil(w.rng.IntN(int(spoils)))
+	w.tracef("CHAOS  leg %d: %s", l.side, s)
+	w.stats.Spoiled++
+	l.spoiled = true
+	if s != spoilRest {
+		l.spoils = append(l.spoils, s)
+		return true
+	}
+	off := w.rng.Int64N(w.dataBytes)
+	if len(w.client.spots) > 0 && w.chance(0.8) { // where something is
+		x := w.client.spots[w.rng.IntN(len(w.client.spots))]
+		off = min(x.off+w.rng.Int64N(x.n), w.dataBytes-1)
+	}
+	var b [sectorSize]byte
+	at := off / sectorSize * sectorSize
+	for _, m := range []*image{&l.disk.cur, &l.disk.stable} {
+		m.read(at, b[:])
+		b[off-at] ^= 1 << (off % 8)
+		m.write(at, sectorSize, b[:])
+	}
+	return true
+}
+
+// spoiledRead may flip a bit of what was read.
+func (l *simLeg) spoiledRead(w *world, io *legio.IO) {
+	if io.Off < w.dataBytes && l.takeSpoil(w, spoilRead) {
+		io.Buf[w.rng.IntN(len(io.Buf))] ^= 1 << w.rng.IntN(8)
+	}
+}
+
+// spoiledWrite may store something else, or elsewhere, and says whether it did.
+func (l *simLeg) spoiledWrite(w *world, c cached) bool {
+	switch {
+	case c.off >= w.dataBytes:
+	case l.takeSpoil(w, spoilLose):
+		return true
+	case c.data == nil:
+	case l.takeSpoil(w, spoilWrite):
+		b := append([]byte(nil), c.data...)
+		b[w.rng.IntN(len(b))] ^= 1 << w.rng.IntN(8)
+		l.disk.write(c.off, c.n, b)
+		return true
+	case c.off+c.n+pageSize <= w.dataBytes && l.takeSpoil(w, spoilMisplace):
+		l.disk.write(c.off+pageSize, c.n, c.data)
+		return true
+	}
+	return false
+}
+
+// takeSpoil: it is time for a silent fault. While the other leg is out the victim is the
+// only one to have something, and what it loses is lost.
+func (l *simLeg) takeSpoil(w *world, s spoil) bool {
+	if w.box.inSince[1-l.side] < 0 {
+		return false
+	}
+	for i, x := range l.spoils {
+		if x == s {
+			l.spoils = append(l.spoils[:i], l.spoils[i+1:]...)
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,405 @@
+package mirror
+
+import (
+	"maps"
+	"slices"
+
+	"ft/mirror/legio"
+	"ft/mirror/metadata"
+)
+
+// Checksums (integrity = "crc32c") tell which leg is right where the two differ, and that
+// a leg is wrong where there is nothing to compare it with. Each leg ends in a table with
+// one for each block of data. What is read is compared with it before it is answered.
+//
+// # When a table is right
+//
+// Data and its checksum are two writes, and cannot reach a leg as one. The write-intent
+// map, which is there anyhow, bridges that:
+//
+//  1. Memory is the truth. A write changes the table in memory when it has been done. A
+//     block of the table that differs from the legs' is dirty, and stays in memory until
+//     it was written.
+//  2. An extent's mark is taken back only after the blocks of the table that are for it
+//     were written to every leg in service, and that, with the data, was flushed. So the
+//     tables need no write of their own for each write of the face, and none in its way:
+//     a block is written once for all that happened in its 4 MiB of data between two
+//     passes that clear marks, or when memory runs short (sumCacheMax; then without a
+//     flush, since the mark still stands).
+//  3. So in an extent that is not marked each leg in service has the right table on
+//     stable storage. In one that is marked nothing is known of a table on a leg. A start
+//     finds marks and *distrusts* the checksums there: they are soft.
+//
+// # A soft checksum
+//
+// It is that of what was there before the last writes, or of some of them. It may
+// confirm, but not refute: data that agrees with it was not changed since (or has just
+// the new contents), data that does not may be newer, or wrong. After a crash with both
+// legs in service the marked regions are made equal (copy.go): a block of the source that
+// agrees with its soft checksum is copied; one that does not, while the other leg's does,
+// is taken from the other leg. After a crash either of the two is as good, but one of them
+// is known to be what somebody wrote. Then the checksum is that of what both have, and
+// hard again. What is still soft when the mark goes (with one leg, when nothing makes
+// anything equal) becomes *unknown*: NoSum in the table.
+//
+// Unknown is also what a write that failed leaves. Unknown blocks are returned as they
+// are. A scrub that finds both legs equal there fills the checksum in. Filling in needs no
+// mark: before and after, the table is right.
+//
+// # A leg that is not in service
+//
+// has a table that grows old with its data. What it lacks of the table (leg.lack) is what
+// it lacks of the data, what of the table was dirty or not flushed when it went, and what
+// of the table was written while it was away. It is written to it before it joins. Should
+// the process die before: the missed-writes bitmap names one region of each such block of
+// the table (lacking), and a leg that becomes a target lacks the block of the table of
+// every stale region.
+//
+// # On, off, and whose table it is
+//
+// Superblock.Sums says that the table on this leg holds. Turning checksums on fills the
+// tables with NoSum on every leg in service, then records the flag; the scrub that begins
+// after that fills them in. Turning them off records that first, before a write leaves
+// the table behind. A leg that comes without the flag lacks all of the table. A leg whose
+// data somebody changed alone, on another machine and without this software, is out of
+// date by its generation if this mirror was written meanwhile; if not, its blocks do not
+// agree with their checksums and are healed from the other leg.
+//
+// # What is not found
+//
+// A leg that loses a write and that of its checksum in the same pass is consistent in
+// itself: a scrub sees the legs differ. A block that is corrupted on the only leg between
+// a crash and the partner's return, in a marked extent, passes for newer data.
+
+const (
+	// sumCacheMax is how many blocks of the table are kept in memory: 16 MiB, for 16 GiB of
+	// data. What requests under way hold may come on top.
+	sumCacheMax = 4096
+	// sumWritesMax is how many blocks of the table are on their way to the legs at once for
+	// a pass or for room.
+	sumWritesMax = 32
+)
+
+// sums are the checksums in memory.
+type sums struct {
+	on bool
+	// epoch changes when what is in memory is forgotten.
+	epoch  int
+	blocks map[int]*sumBlock
+	lru    sumBlock // head of a ring, the latest first
+	// distrust has the granules in which what is on the legs is soft. A granule is an
+	// extent, or a block of the table's span if that is less.
+	distrust *metadata.Bitmap
+	granule  int64
+	evicting int
+	begin    sumsBegin
+	filled   bool // blocks were filled in, where there may be no mark that has them written
+}
+
+// sumBlock is one block of the table.
+type sumBlock struct {
+	n       int
+	table   []byte // as on the legs; nil while it is being read
+	soft    [metadata.SumsPerBlock / 64]uint64
+	dirty   bool
+	version int // grows with each change
+	pins    int
+	write   *sumWrite // under way
+	after   []func(ok bool)
+	waiters []lockOwner
+	next    *sumBlock
+	prev    *sumBlock
+}
+
+// sumsReset forgets what is in memory: the mirror is being served anew.
+func (e *Engine) sumsReset(on bool) {
+	s := &e.sums
+	var waiters []lockOwner
+	for _, n := range slices.Sorted(maps.Keys(s.blocks)) {
+		waiters = append(waiters, s.blocks[n].waiters...)
+	}
+	*s = sums{on: on, epoch: s.epoch + 1, blocks: map[int]*sumBlock{}}
+	s.lru.next, s.lru.prev = &s.lru, &s.lru
+	s.granule = min(int64(e.id.ExtentSize), metadata.SumSpan)
+	s.distrust = metadata.NewBitmap(int((int64(e.id.DataBytes) + s.granule - 1) / s.granule))
+	e.ready = append(e.ready, waiters...)
+	for i := range e.legs {
+		l := &e.legs[i]
+		l.lack = metadata.NewBitmap(e.layout.SumBlocks())
+		l.tabled, l.tabling = metadata.NewBitmap(e.layout.SumBlocks()), metadata.NewBitmap(e.layout.SumBlocks())
+	}
+}
+
+// distrustMarked makes soft what the legs' tables say in marked extents. A block that is
+// in memory already is right, but not everywhere on the legs.
+func (e *Engine) distrustMarked(marks *metadata.Bitmap) {
+	if !e.sums.on {
+		return
+	}
+	for i := marks.NextSet(0); i >= 0; i = marks.NextSet(i + 1) {
+		e.distrustRange(e.extentSpan(i))
+	}
+}
+
+func (e *Engine) distrustRange(r span) {
+	s := &e.sums
+	for lo := r.lo / s.granule * s.granule; lo < r.hi; lo += s.granule {
+		if b := s.blocks[int(lo/metadata.SumSpan)]; b != nil && b.table != nil {
+			b.change()
+		} else {
+			s.distrust.Set(int(lo / s.granule))
+		}
+	}
+}
+
+func (e *Engine) extentSpan(i int) span {
+	es := int64(e.id.ExtentSize)
+	return span{int64(i) * es, min(int64(i+1)*es, int64(e.id.DataBytes))}
+}
+
+// sumBlocksOf are the numbers of the blocks of the table for a range of data.
+func sumBlocksOf(off, n int64) (lo, hi int) {
+	return int(off / metadata.SumSpan), int((off + n + metadata.SumSpan - 1) / metadata.SumSpan)
+}
+
+// rounded is a range widened to whole blocks.
+func rounded(off, n int64) (lo, hi int64) {
+	return off &^ (metadata.BlockSize - 1), (off + n + metadata.BlockSize - 1) &^ (metadata.BlockSize - 1)
+}
+
+// sumHold keeps the blocks of the table of a range in memory.
+type sumHold struct {
+	epoch  int
+	lo, hi int
+	held   bool
+}
+
+// holdSums says whether the table of a range is in memory, and keeps it there until
+// dropSums. Else it has it read, and w is run then, and is to ask again.
+func (e *Engine) holdSums(h *sumHold, off, n int64, w lockOwner) bool {
+	s := &e.sums
+	if h.held && h.epoch == s.epoch || e.in() == 0 {
+		return true // with no leg there is nothing to be verified either
+	}
+	lo, hi := sumBlocksOf(off, n)
+	var missing *sumBlock
+	for i := lo; i < hi; i++ {
+		b := s.blocks[i]
+		if b == nil {
+			b = &sumBlock{n: i}
+			s.blocks[i] = b
+			e.loadSums(&sumLoad{e: e, b: b, epoch: s.epoch})
+		} else if b.table != nil {
+			s.used(b)
+		}
+		if b.table == nil {
+			missing = b
+		}
+	}
+	if missing != nil {
+		missing.waiters = append(missing.waiters, w)
+		return false
+	}
+	for i := lo; i < hi; i++ {
+		s.blocks[i].pins++
+	}
+	*h = sumHold{epoch: s.epoch, lo: lo, hi: hi, held: true}
+	return true
+}
+
+func (e *Engine) dropSums(h *sumHold) {
+	if h.held && h.epoch == e.sums.epoch {
+		for i := h.lo; i < h.hi; i++ {
+			e.sums.blocks[i].pins--
+		}
+	}
+	h.held = false
+}
+
+// used makes b the latest.
+func (s *sums) used(b *sumBlock) {
+	if b.next != nil {
+		b.prev.next, b.next.prev = b.next, b.prev
+	}
+	b.prev, b.next = &s.lru, s.lru.next
+	b.prev.next, b.next.prev = b, b
+}
+
+// sumLoad reads a block of the table, from one leg or from the other.
+type sumLoad struct {
+	e     *Engine
+	b     *sumBlock
+	epoch int
+	tried uint8
+}
+
+func (e *Engine) loadSums(ld *sumLoad) {
+	var from *leg
+	for i := range e.legs {
+		l := &e.legs[(i+e.source)&1]
+		if l.state == legIn && ld.tried&(1<<l.side) == 0 {
+			from = l
+			break
+		}
+	}
+	switch {
+	case from != nil:
+		ld.tried |= 1 << from.side
+		from.counters.Reads++
+		e.begin(from, legio.Read, e.layout.SumBlockOff(ld.b.n), metadata.BlockSize, metadata.AlignedBlock(), ld)
+	case e.in() == 0:
+		delete(e.sums.blocks, ld.b.n)
+		e.ready = append(e.ready, ld.b.waiters...)
+	default:
+		// No leg can say: unknown, all of it.
+		ld.b.dirty = true
+		e.loadedSums(ld.b, metadata.AlignedBlock())
+	}
+}
+
+func (ld *sumLoad) ioDone(e *Engine, o *op) {
+	if ld.epoch != e.sums.epoch {
+		return
+	}
+	if o.io.Err == 0 {
+		e.loadedSums(ld.b, o.io.Buf)
+		return
+	}
+	l := &e.legs[o.io.Side]
+	l.counters.ReadErrors++
+	if deviceGone(o.io.Err) {
+		e.lost(l, "the device is gone: "+o.io.Err.Error())
+	}
+	if ld.epoch == e.sums.epoch {
+		e.loadSums(ld)
+	}
+}
+
+func (ld *sumLoad) ioLost(e *Engine, _ *op) {
+	if ld.epoch == e.sums.epoch {
+		e.loadSums(ld)
+	}
+}
+
+func (ld *sumLoad) ioFreed(*Engine, *op) {}
+
+// loadedSums takes in a block of the table.
+func (e *Engine) loadedSums(b *sumBlock, table []byte) {
+	s := &e.sums
+	b.table = table
+	first := int64(b.n) * metadata.SumSpan
+	for lo := first; lo < min(first+metadata.SumSpan, int64(e.id.DataBytes)); lo += s.granule {
+		if s.distrust.Get(int(lo/s.granule)) && e.defect&TrustMarkedSums == 0 {
+			for i := (lo - first) / metadata.BlockSize; i < (lo-first+s.granule)/metadata.BlockSize; i++ {
+				b.soft[i/64] |= 1 << (i % 64)
+			}
+			b.change()
+		}
+	}
+	s.used(b)
+	e.ready = append(e.ready, b.waiters...)
+	b.waiters = nil
+	e.evictSums()
+}
+
+// evictSums makes room: what has not been used for longest goes, dirty blocks after
+// they were written.
+func (e *Engine) evictSums() {
+	s := &e.sums
+	look := 2 * sumWritesMax
+	for b := s.lru.prev; b != &s.lru && len(s.blocks) > sumCacheMax && look > 0; look-- {
+		prev := b.prev
+		switch {
+		case b.pins > 0 || b.write != nil || len(b.waiters) > 0:
+		case !b.dirty:
+			b.prev.next, b.next.prev = b.next, b.prev
+			b.next, b.prev = nil, nil
+			delete(s.blocks, b.n)
+		case s.evicting < sumWritesMax:
+			s.evicting++
+			epoch := s.epoch
+			e.writeSums(b, func(bool) {
+				if e.sums.epoch == epoch {
+					e.sums.evicting--
+					e.evictSums()
+				}
+			})
+		}
+		b = prev
+	}
+}
+
+// change notes that b differs from what is on the legs.
+func (b *sumBlock) change() {
+	b.dirty = true
+	b.version++
+}
+
+func (b *sumBlock) isSoft(i int) bool { return b.soft[i/64]>>(i%64)&1 != 0 }
+
+// get is checksum number i, and whether it can refute.
+func (b *sumBlock) get(i int) (sum uint32, hard bool) {
+	sum = metadata.GetSum(b.table, i)
+	return sum, sum != metadata.NoSum && !b.isSoft(i)
+}
+
+func (b *sumBlock) set(i int, sum uint32) {
+	b.soft[i/64] &^= 1 << (i % 64)
+	metadata.PutSum(b.table, i, sum)
+	b.change()
+}
+
+// sumAt finds the block of the table for block number n of the data, and its place there;
+// nil when it is not in memory.
+func (e *Engine) sumAt(n int64) (*sumBlock, int) {
+	b := e.sums.blocks[int(n/metadata.SumsPerBlock)]
+	if b == nil || b.table == nil {
+		return nil, 0
+	}
+	return b, int(n % metadata.SumsPerBlock)
+}
+
+// setSum notes what block number n of the data has now. Not in memory, what the legs say
+// of it is not to be relied upon any more.
+func (e *Engine) setSum(n int64, sum uint32) {
+	if b, i := e.sumAt(n); b != nil {
+		b.set(i, sum)
+	} else {
+		e.distrustRange(span{n * metadata.BlockSize, (n + 1) * metadata.BlockSize})
+	}
+}
+
+// fillSum notes that of a block of which it was not known. No mark may stand for it.
+func (e *Engine) fillSum(n int64, sum uint32) {
+	if b, i := e.sumAt(n); b != nil {
+		b.set(i, sum)
+		e.sums.filled = true
+	}
+}
+
+// checkSums compares data at off, whole blocks, with the table, and gives the range from
+// the first to the last block that is refuted.
+func (e *Engine) checkSums(off int64, data []byte) (bad span) {
+	for o := int64(0); o < int64(len(data)); o += metadata.BlockSize {
+		if e.refuted((off+o)/metadata.BlockSize, data[o:o+metadata.BlockSize]) {
+			if bad.hi == 0 {
+				bad.lo = off + o
+			}
+			bad.hi = off + o + metadata.BlockSize
+		}
+	}
+	return bad
+}
+
+// refuted says whether a block of data is known to be wrong.
+func (e *Engine) refuted(n int64, data []byte) bool {
+	b, i := e.sumAt(n)
+	if b == nil {
+		return false
+	}
+	want, hard := b.get(i)
+	return hard && metadata.BlockSum(data, n) != want
+}
+
+// summed says whether checksums tell which leg is right.
+func (e *Engine) summed() bool { return e.sums.on }
