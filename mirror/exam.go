@@ -169,7 +169,7 @@ func (j *exam) ioDone(e *Engine, o *op) {
 	case j.ended || j.pending > 0:
 	case j.writing:
 		j.judged(e)
-	case j.void(e):
+	case j.void(e), e.sums.on && !e.holdsSums(&j.hold): // they were turned on meanwhile
 		j.end(e)
 	default:
 		j.judge(e)

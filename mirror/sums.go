@@ -178,7 +178,7 @@ type sumHold struct {
 // dropSums. Else it has it read, and w is run then, and is to ask again.
 func (e *Engine) holdSums(h *sumHold, off, n int64, w lockOwner) bool {
 	s := &e.sums
-	if h.held && h.epoch == s.epoch || e.in() == 0 {
+	if e.holdsSums(h) || e.in() == 0 {
 		return true // with no leg there is nothing to be verified either
 	}
 	lo, hi := sumBlocksOf(off, n)
@@ -207,8 +207,10 @@ func (e *Engine) holdSums(h *sumHold, off, n int64, w lockOwner) bool {
 	return true
 }
 
+func (e *Engine) holdsSums(h *sumHold) bool { return h.held && h.epoch == e.sums.epoch }
+
 func (e *Engine) dropSums(h *sumHold) {
-	if h.held && h.epoch == e.sums.epoch {
+	if e.holdsSums(h) {
 		for i := h.lo; i < h.hi; i++ {
 			e.sums.blocks[i].pins--
 		}

@@ -12,9 +12,5 @@ func (c *Config) refuseUnsupported(r *reader) {
 			refuse(fmt.Sprintf("disk[%d].frontend", i), fmt.Sprintf("the frontend %q is not available in this version", d.Frontend),
 				`use "auto" or "fuseloop", which works on every Linux with FUSE`)
 		}
-		if d.Integrity == "crc32c" {
-			refuse(fmt.Sprintf("disk[%d].integrity", i), `integrity = "crc32c" is not available in this version: the space for checksums is reserved on each leg, but they are not written yet`,
-				`use "none"; it can be turned on later without a new mirror`)
-		}
 	}
 }

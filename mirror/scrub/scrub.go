@@ -51,7 +51,7 @@ func (t *Tally) Add(f Finding) {
 }
 
 // Clean says whether nothing was wrong.
-func (t *Tally) Clean() bool { return *t == Tally{} }
+func (t Tally) Clean() bool { return t == Tally{} }
 
 // Run is a scrub that has ended.
 type Run struct {
@@ -108,7 +108,7 @@ const (
 )
 
 // Words says what was found, with the sides' names.
-func (t *Tally) Words(sides [2]string) string {
+func (t Tally) Words(sides [2]string) string {
 	if t.Clean() {
 		return "no difference"
 	}
