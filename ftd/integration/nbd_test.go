@@ -200,3 +200,35 @@ func TestNBDLegUnderLoad(t *testing.T) {
 		})
 	}
 }
+
+// With the NBD leg alone in service nothing can be served before its fence has been passed:
+// the face waits for that when the mirror's process dies, and gives no error.
+func TestNBDLegAloneWhenTheDriverIsKilled(t *testing.T) {
+	t.Parallel()
+	port := freePort(t)
+	uri := "nbd://127.0.0.1:" + port + "/leg"
+	s := newExportServer(t, uri, "qemu-nbd", "-t", "-f", "raw", "-b", "127.0.0.1", "-p", port, "-x", "leg", "--cache=none")
+	dev0, file0 := legLoop(t, legBytes)
+	b := newBox(t, dev0, uri)
+	b.configure("leg_timeout = \"2s\"\n")
+	b.start()
+	b.wait("disk0", "duplex")
+	b.mkfs()
+	dir := b.mount()
+	l := b.fio(dir)
+	b.do("bringdown", "pci0/disk0")
+	b.wait("disk0", "simplex")
+	b.progress(20)
+	pid := b.driverPid()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 60*time.Second, "a successor of the driver", func() bool {
+		p := b.processOf("disk0")
+		return p.Pid != 0 && p.Pid != pid && p.State == "running"
+	})
+	b.progress(20)
+	l.running()
+	b.do("bringup", "pci0/disk0")
+	backAgain(b, l, dir, file0, s.file)
+}
