@@ -26,11 +26,13 @@ package fuseloop
 import (
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"ft/mirror/frontend"
+	"ft/mirror/frontend/users"
 )
 
 // Limits.
@@ -163,6 +165,15 @@ func (f *Face) Queues() []frontend.Queue {
 
 // Device is the path of the block device.
 func (f *Face) Device() string { return f.loop.path }
+
+// Users tells how many others hold the device open or mounted, and who.
+func (f *Face) Users() (int, []string) {
+	var exclude []int
+	if f.options.ExcludePids != nil {
+		exclude = f.options.ExcludePids()
+	}
+	return users.Of(users.Device{Path: f.loop.path, Name: filepath.Base(f.loop.sysfs()), Rdev: f.loop.rdev, Sysfs: f.loop.sysfs()}, exclude)
+}
 
 // DeviceNumber is what st_rdev of the block device is.
 func (f *Face) DeviceNumber() uint64 { return f.loop.rdev }

@@ -28,6 +28,7 @@ type conn struct {
 	who    string
 	events uint32 // what epoll looks for
 
+	ended     func() // told when it is closed, nil for nobody
 	greeting  []byte
 	handshake *nbd.Handshake
 	phase     nbd.Phase
@@ -60,9 +61,7 @@ type segment struct {
 
 func newConn(s *Server, fd int, who string) *conn {
 	now := time.Now()
-	c := &conn{s: s, fd: fd, who: who, begun: now, moved: now, sent: now, in: make([]byte, nbd.HandshakeBytes)}
-	c.handshake, c.greeting = nbd.NewHandshake(s.export)
-	return c
+	return &conn{s: s, fd: fd, who: who, begun: now, moved: now, sent: now, in: make([]byte, nbd.HandshakeBytes)}
 }
 
 // ready deals with what epoll has seen.
@@ -405,4 +404,7 @@ func (c *conn) close() {
 	c.s.status.mu.Lock()
 	delete(c.s.status.clients, c)
 	c.s.status.mu.Unlock()
+	if c.ended != nil {
+		c.ended()
+	}
 }

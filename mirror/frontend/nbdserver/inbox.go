@@ -15,6 +15,7 @@ import (
 type delivery struct {
 	part    *part
 	freed   bool     // else it is answered
+	join    *conn    // to be served: its fd, who and ended
 	status  *command // a BLOCK_STATUS
 	extents []nbd.Extent
 }
@@ -31,6 +32,10 @@ func (s *Server) put(d delivery) {
 	s.inbox.mu.Lock()
 	defer s.inbox.mu.Unlock()
 	if s.inbox.closed {
+		if d.join != nil {
+			closeAll(d.join.fd)
+			d.join.ended()
+		}
 		return
 	}
 	if s.inbox.list = append(s.inbox.list, d); len(s.inbox.list) == 1 {
@@ -41,6 +46,12 @@ func (s *Server) put(d delivery) {
 func (i *inbox) close(bell *int) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	for _, d := range i.list {
+		if d.join != nil {
+			closeAll(d.join.fd)
+			d.join.ended()
+		}
+	}
 	i.closed, i.list = true, nil
 	closeAll(*bell)
 	*bell = -1
@@ -67,6 +78,8 @@ func (s *Server) takeInbox() {
 	s.inbox.mu.Unlock()
 	for _, d := range list {
 		switch {
+		case d.join != nil:
+			s.joined(d.join)
 		case d.status != nil:
 			d.status.statusFound(d.extents)
 		case d.part == nil: // a call to wake up

@@ -120,7 +120,8 @@ type Stats struct {
 }
 
 // New makes a server of a disk on a listening socket (see Listen), which is its own from
-// then on. It must be served by an event loop.
+// then on; -1 for none: it then serves only who is given to it by Join. It must be served by
+// an event loop.
 func New(listener int, path string, g frontend.Geometry, opt Options) (_ *Server, err error) {
 	if opt.Log == nil {
 		opt.Log = slog.Default()
@@ -151,6 +152,9 @@ func New(listener int, path string, g frontend.Geometry, opt Options) (_ *Server
 		return nil, fmt.Errorf("timerfd_create: %w", err)
 	}
 	for _, fd := range []int{s.bell, s.clock, s.listener} {
+		if fd < 0 {
+			continue
+		}
 		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
 		if err = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 			return nil, fmt.Errorf("epoll_ctl: %w", err)
@@ -273,23 +277,58 @@ func (s *Server) accept() {
 			s.opt.Log.Warn("an NBD client was turned away: there are too many", "disk", s.export.Name, "client", who, "most", connsMax)
 			continue
 		}
-		c := newConn(s, fd, who)
-		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-		if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
-			unix.Close(fd)
-			continue
+		if c := newConn(s, fd, who); s.admit(c) {
+			c.handshake, c.greeting = nbd.NewHandshake(s.export)
+			c.say(c.greeting, nil, nil)
 		}
-		c.events = unix.EPOLLIN
-		if len(s.conns) == 0 {
-			s.setClock(clockEvery)
-		}
-		s.conns[int32(fd)] = c
-		s.status.mu.Lock()
-		s.status.total++
-		s.status.clients[c] = who
-		s.status.mu.Unlock()
-		c.say(c.greeting, nil, nil)
 	}
+}
+
+// admit makes a connection one of those that are served.
+func (s *Server) admit(c *conn) bool {
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(c.fd)}
+	if err := unix.EpollCtl(s.epoll, unix.EPOLL_CTL_ADD, c.fd, &ev); err != nil {
+		unix.Close(c.fd)
+		c.fd = -1
+		return false
+	}
+	c.events = unix.EPOLLIN
+	if len(s.conns) == 0 {
+		s.setClock(clockEvery)
+	}
+	s.conns[int32(c.fd)] = c
+	s.status.mu.Lock()
+	s.status.total++
+	s.status.clients[c] = c.who
+	s.status.mu.Unlock()
+	return true
+}
+
+// Join has the server serve a connection that is in transmission already, with simple
+// replies: one that its other end was told about by other means. ended is called when it is
+// not served any more, or not at all; it must not block. Any thread.
+func (s *Server) Join(fd int, who string, ended func()) {
+	s.put(delivery{join: &conn{fd: fd, who: who, ended: ended}})
+}
+
+func (s *Server) joined(given *conn) {
+	c := newConn(s, given.fd, given.who)
+	c.phase, c.ended = nbd.Transmission, given.ended
+	if s.closing.Load() || unix.SetNonblock(c.fd, true) != nil {
+		unix.Close(c.fd)
+		c.ended()
+		return
+	}
+	if !s.admit(c) {
+		c.ended()
+	}
+}
+
+// Export is what is served, with the flags of transmission.
+func (s *Server) Export() nbd.Export {
+	e := s.export
+	e.Flags |= nbd.FlagHasFlags
+	return e
 }
 
 // lookAtClock cuts off who does not go on.
@@ -361,7 +400,9 @@ func (s *Server) roomFor(n int64) bool { return s.used+n <= bytesMax }
 func (s *Server) shut(now time.Time) bool {
 	if s.closeBy.IsZero() {
 		s.closeBy = now.Add(closeWithin)
-		_ = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, s.listener, nil)
+		if s.listener >= 0 {
+			_ = unix.EpollCtl(s.epoll, unix.EPOLL_CTL_DEL, s.listener, nil)
+		}
 		closeAll(s.listener)
 		s.listener = -1
 	}

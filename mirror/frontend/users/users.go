@@ -1,9 +1,8 @@
-package fuseloop
-
-// Who uses the block device, as far as it can be found out without disturbing anybody.
-// The kernel keeps a count of openers but shows it to no one, so that this goes through
-// what it does show: mounts of every mount namespace, descriptors of every process,
-// swaps, devices built on this one.
+// Package users finds out who uses a block device, as far as that can be done without
+// disturbing anybody. The kernel keeps a count of openers but shows it to no one, so that
+// this goes through what it does show: mounts of every mount namespace, descriptors of every
+// process, swaps, devices built on this one.
+package users
 
 import (
 	"bufio"
@@ -18,32 +17,40 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Users tells how many others hold the device open or mounted, and who. It is a
-// snapshot, takes some milliseconds, and never waits for the device.
-func (f *Face) Users() (int, []string) {
+// Device is a block device.
+type Device struct {
+	Path  string // of its node
+	Name  string // in /sys/block, and in /dev where there is devtmpfs
+	Rdev  uint64
+	Sysfs string // its directory in /sys/block
+}
+
+// Of tells how many others hold a device open or mounted, and who, but for the processes
+// excluded and this one. It is a snapshot, takes some milliseconds, and never waits for the
+// device.
+func Of(d Device, exclude []int) (int, []string) {
 	s := survey{
-		names:   map[string]bool{f.loop.path: true, filepath.Join("/dev", filepath.Base(f.loop.sysfs())): true},
-		devices: map[uint64]bool{f.loop.rdev: true},
-		exclude: []int{os.Getpid()},
+		names:   map[string]bool{d.Path: true, filepath.Join("/dev", d.Name): true},
+		devices: map[uint64]bool{d.Rdev: true},
+		exclude: append([]int{os.Getpid()}, exclude...),
 		seen:    map[string]bool{},
 	}
-	if f.options.ExcludePids != nil {
-		s.exclude = append(s.exclude, f.options.ExcludePids()...)
-	}
-	s.partitions(f.loop.sysfs())
+	s.partitions(d.Sysfs)
 	s.processes()
 	s.swaps()
-	s.stacked(f.loop.sysfs())
-	if len(s.who) == 0 && f.loop.claimed() {
+	s.stacked(d.Sysfs)
+	if len(s.who) == 0 && claimed(d.Path) {
 		s.add("claimed by the kernel for something that cannot be seen from here")
 	}
 	return len(s.who), s.who
 }
 
 // claimed reports whether somebody has the device for himself, as a mount has.
-func (l loopDevice) claimed() bool {
-	fd, err := unix.Open(l.path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	closeAll(fd)
+func claimed(path string) bool {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err == nil {
+		unix.Close(fd)
+	}
 	return errors.Is(err, unix.EBUSY)
 }
 
