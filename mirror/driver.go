@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"ft/drivers"
-	"ft/mirror/frontend/fuseloop"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
 )
@@ -54,7 +53,7 @@ type driver struct {
 	changeMu sync.Mutex
 	// faceMu guards face.
 	faceMu sync.Mutex
-	face   *fuseloop.Face
+	face   blockFace
 	export export
 
 	mu          sync.Mutex // guards the fields below, and every call into the engine
@@ -82,8 +81,8 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 			return nil, fmt.Errorf("options of %s: %w", cfg.Name, err)
 		}
 	}
-	if f := d.opt.Frontend; f != "" && f != "auto" && f != "fuseloop" {
-		return nil, fmt.Errorf("%s: there is no frontend %q (auto, fuseloop)", cfg.Name, f)
+	if f := d.opt.Frontend; !knownFrontend(f) {
+		return nil, fmt.Errorf("%s: there is no frontend %q (auto, fuseloop, nbd)", cfg.Name, f)
 	}
 	d.witness = metadata.NewWitnessStore(cfg.StateDir, cfg.Name)
 	for i := range d.faults {
@@ -387,6 +386,11 @@ func (d *driver) abandonFace(ctx context.Context) {
 	d.faceMu.Lock()
 	defer d.faceMu.Unlock()
 	if d.face == nil {
+		return
+	}
+	if kindOf(d.face) == frontendNBD {
+		d.face.Abandon() // answers what it has taken, for which it must be served
+		d.face = nil
 		return
 	}
 	for _, l := range d.loops[:d.faceLoops()] {

@@ -23,6 +23,8 @@ type box struct {
 	d    drivers.Driver
 	cfg  drivers.Config
 	done chan struct{}
+	// inherit is what a predecessor left; the driver then adopts.
+	inherit map[string][]int
 }
 
 func newBox(t *testing.T, bytes int64) *box {
@@ -54,7 +56,7 @@ func newBox(t *testing.T, bytes int64) *box {
 
 func (b *box) start() {
 	b.t.Helper()
-	env := drivers.Env{Log: slog.New(slog.NewTextHandler(b.t.Output(), nil)), Predecessor: -1,
+	env := drivers.Env{Log: slog.New(slog.NewTextHandler(b.t.Output(), nil)), Predecessor: -1, Inherited: b.inherit,
 		Store: func(string, ...int) error { return nil }, Unstore: func(string) {}, Text: func(string) {},
 		Fatal: func(err error) { panic(err) }}
 	d, err := New(b.cfg, env)
@@ -73,7 +75,11 @@ func (b *box) start() {
 			}
 		}
 	}()
-	if err := d.Start(context.Background(), drivers.Fresh); err != nil {
+	mode := drivers.Fresh
+	if len(b.inherit) > 0 {
+		mode = drivers.Adopt
+	}
+	if err := d.Start(context.Background(), mode); err != nil {
 		b.t.Fatal(err)
 	}
 }

@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,9 +11,6 @@ import (
 	"ft/mirror/frontend"
 	"ft/mirror/frontend/fuseloop"
 )
-
-// The face's descriptors at the keeper, in the order in which they are stored.
-var storedNames = []string{"loop", "fuse"}
 
 func (d *driver) facePath() string { return filepath.Join(d.cfg.DevDir, d.cfg.Name) }
 
@@ -43,7 +39,7 @@ func (d *driver) createFace() error {
 	if !made || !serving {
 		return nil
 	}
-	face, err := fuseloop.Create(g, d.faceOptions())
+	face, err := d.newFace(g)
 	if err != nil {
 		return err
 	}
@@ -59,7 +55,7 @@ func (d *driver) createFace() error {
 }
 
 // keep gives copies of the face's descriptors to the keeper.
-func (d *driver) keep(face *fuseloop.Face, g frontend.Geometry) error {
+func (d *driver) keep(face blockFace, g frontend.Geometry) error {
 	b, err := json.Marshal(g)
 	if err == nil {
 		err = writeFile(d.geometryPath(), b)
@@ -69,6 +65,9 @@ func (d *driver) keep(face *fuseloop.Face, g frontend.Geometry) error {
 	}
 	fds := face.Descriptors()
 	for _, name := range storedNames {
+		if len(fds[name]) == 0 {
+			continue
+		}
 		if err := d.env.Store(name, fds[name]...); err != nil {
 			return fmt.Errorf("give the face's descriptors to the keeper: %w", err)
 		}
@@ -91,10 +90,7 @@ func (d *driver) adoptFace() error {
 	if now, made := d.engineGeometry(); made && now.Size != g.Size {
 		return fmt.Errorf("the face that was left has %d bytes, the mirror on the legs has %d", g.Size, now.Size)
 	}
-	face, err := fuseloop.Adopt(g, d.env.Inherited, d.faceOptions())
-	if errors.Is(err, fuseloop.ErrIncomplete) {
-		return d.discardFace(err)
-	}
+	face, err := d.takeFace(g)
 	if err != nil {
 		return err
 	}
@@ -104,22 +100,6 @@ func (d *driver) adoptFace() error {
 	return err
 }
 
-// discardFace ends what cannot be adopted: the predecessor died while it made the face,
-// or somebody aborted it. The caller makes a new one. Under faceMu.
-func (d *driver) discardFace(why error) error {
-	d.env.Log.Error("the face that was left cannot be taken over: who has it open gets errors", "why", why)
-	if err := fuseloop.Discard(d.env.Inherited); err != nil {
-		d.env.Log.Warn("discarding the face that was left", "err", err)
-	}
-	for _, name := range storedNames {
-		d.env.Unstore(name)
-	}
-	return errDiscarded
-}
-
-// errDiscarded: there was no face to adopt after all.
-var errDiscarded = errors.New("the face that was left was discarded")
-
 func (d *driver) engineGeometry() (frontend.Geometry, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -128,7 +108,7 @@ func (d *driver) engineGeometry() (frontend.Geometry, bool) {
 
 // serveFace gives each loop a queue. A face that was left with more queues than there
 // are loops gets more loops.
-func (d *driver) serveFace(face *fuseloop.Face) {
+func (d *driver) serveFace(face blockFace) {
 	d.face = face
 	for i, q := range face.Queues() {
 		l := d.loops[i]
@@ -138,7 +118,7 @@ func (d *driver) serveFace(face *fuseloop.Face) {
 }
 
 // link makes the name under which applications find the face.
-func (d *driver) link(face *fuseloop.Face) error {
+func (d *driver) link(face blockFace) error {
 	if err := os.MkdirAll(d.cfg.DevDir, 0o755); err != nil {
 		return fmt.Errorf("name the face: %w", err)
 	}
@@ -183,7 +163,7 @@ func (d *driver) users() (int, []string) {
 	return n, who
 }
 
-func (d *driver) dropFace(face *fuseloop.Face) error {
+func (d *driver) dropFace(face blockFace) error {
 	for _, name := range storedNames {
 		d.env.Unstore(name)
 	}

@@ -78,7 +78,7 @@ func (d *driver) stats(s Snapshot) map[string]any {
 	if d.face != nil {
 		m["device"] = d.face.Device()
 		m["survives_crash"] = d.face.CanBeAdopted()
-		m["frontend"] = "fuseloop"
+		m["frontend"] = kindOf(d.face)
 	}
 	if x := d.exportStats(); x != nil {
 		m["nbd"] = x

@@ -53,7 +53,7 @@ type System struct {
 type Disk struct {
 	Name          string
 	Legs          [2]Leg // by module; at least one is configured
-	Frontend      string // auto, fuseloop
+	Frontend      string // auto, fuseloop, nbd
 	NoLeg         string // error, wait
 	LegTimeout    time.Duration
 	ResyncRateMin int64         // bytes a second, also under application load

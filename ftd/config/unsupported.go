@@ -8,9 +8,9 @@ import "fmt"
 func (c *Config) refuseUnsupported(r *reader) {
 	refuse := func(path, what, wayOut string) { r.complainAt(r.lines.of(path), what, wayOut) }
 	for i, d := range c.Disks {
-		if d.Frontend == "ublk" || d.Frontend == "nbd" {
+		if d.Frontend == "ublk" {
 			refuse(fmt.Sprintf("disk[%d].frontend", i), fmt.Sprintf("the frontend %q is not available in this version", d.Frontend),
-				`use "auto" or "fuseloop", which works on every Linux with FUSE`)
+				`use "auto" or "fuseloop", which works on every Linux with FUSE, or "nbd" where the kernel has its driver`)
 		}
 	}
 }

@@ -69,6 +69,7 @@ type Face struct {
 	opt    Options
 	number int
 	rdev   uint64
+	fd     int // the device, open: it is not another's while somebody has it
 	server *nbdserver.Server
 
 	ending  atomic.Bool
@@ -92,7 +93,7 @@ func newFace(g frontend.Geometry, opt Options) (*Face, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Face{opt: opt, number: -1, server: server, ended: make(chan struct{}, 1), stop: make(chan struct{})}, nil
+	return &Face{opt: opt, number: -1, fd: -1, server: server, ended: make(chan struct{}, 1), stop: make(chan struct{})}, nil
 }
 
 // Create makes a face of g. serve is given its queue, which must be served from then
@@ -249,10 +250,12 @@ func (f *Face) findNode() error {
 		err := unix.Stat(f.Device(), &st)
 		if err == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
 			f.rdev = st.Rdev
-			return nil
+			if f.fd, err = unix.Open(f.Device(), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err == nil {
+				return nil
+			}
 		}
 		if time.Now().After(until) {
-			return fmt.Errorf("there is no device node %s: is devtmpfs mounted on /dev?", f.Device())
+			return fmt.Errorf("there is no device node %s (is devtmpfs mounted on /dev?): %w", f.Device(), err)
 		}
 	}
 }
@@ -292,20 +295,32 @@ func (f *Face) Users() (int, []string) {
 // CanBeAdopted tells that a successor can take the face over.
 func (f *Face) CanBeAdopted() bool { return true }
 
-// Descriptors: no other process needs any.
-func (f *Face) Descriptors() map[string][]int { return nil }
+// Descriptor is the name under which Descriptors are stored.
+const Descriptor = "nbd-face"
+
+// Descriptors are for another process to hold: with them the keeper knows that there is a
+// face to be taken over, and the device's number is not given to others.
+func (f *Face) Descriptors() map[string][]int { return map[string][]int{Descriptor: {f.fd}} }
 
 // Close takes the face down, whoever uses it. The queue must be served until it returns.
 func (f *Face) Close() error {
 	f.once.Do(func() {
 		f.err = f.writeBack()
 		f.leave()
+		f.closeDevice()
 		f.err = errors.Join(f.err, f.disconnect(), f.server.Close())
 		if f.err != nil {
 			f.err = fmt.Errorf("take down the face %s: %w", f.Device(), f.err)
 		}
 	})
 	return f.err
+}
+
+func (f *Face) closeDevice() {
+	if f.fd >= 0 {
+		unix.Close(f.fd)
+		f.fd = -1
+	}
 }
 
 // leave ends the replacing of connections.
@@ -341,6 +356,7 @@ func (f *Face) writeBack() error {
 func (f *Face) Abandon() {
 	f.once.Do(func() {
 		f.leave()
+		f.closeDevice()
 		if err := f.server.Close(); err != nil {
 			f.opt.Log.Warn("leaving the face", "device", f.Device(), "err", err)
 		}
