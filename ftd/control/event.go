@@ -77,6 +77,15 @@ type DeviceSeen struct {
 	Identity string
 }
 
+// ModulePower says that a module has lost its power, or has it again. Of one that has none
+// nothing is there, whatever else is said, and what is in it when it has its power again is
+// said by DeviceSeen.
+type ModulePower struct {
+	Module string
+	On     bool
+	Reason string // when it is lost
+}
+
 // ActionResult is the outcome of an action, by its number. A number that the core no
 // longer waits for is ignored.
 type ActionResult struct {
@@ -171,6 +180,7 @@ func (DriverReport) event()     {}
 func (DriverStatus) event()     {}
 func (DeviceVanished) event()   {}
 func (DeviceSeen) event()       {}
+func (ModulePower) event()      {}
 func (ActionResult) event()     {}
 func (Tick) event()             {}
 func (BringUp) event()          {}

@@ -36,6 +36,9 @@ func (c *Core) poweredOff(p *proposal, d *device, reason string, at time.Time) {
 		case s.undo != nil && !s.undo.out() && counts(*s.undo):
 			*s.undo = off
 		}
+		if down := c.pendingDown(s); down != nil && !down.was[s].out() && counts(down.was[s]) {
+			down.was[s] = off
+		}
 	}
 }
 
@@ -98,7 +101,7 @@ func (c *Core) proposeStopMachine(p *proposal, ev StopMachine) *refusal {
 	for i := range d.sides {
 		s := &d.sides[i]
 		n := p.at(s)
-		settled := n.target.out() && n.target.By != ByFault // a verdict is lifted when the part is replaced
+		settled := n.target.out() && n.target.By != ByFault && c.pendingDown(s) == nil // a verdict is lifted when the part is replaced
 		if s.state == drivers.Empty || settled && !withDriver(n.state) && s.work == idle && d.link != LinkStarting {
 			continue
 		}

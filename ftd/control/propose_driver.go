@@ -370,6 +370,9 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 	if s == nil || s.state == drivers.Empty {
 		return
 	}
+	if c.moduleOf(s).dark != "" {
+		return // it cannot be: whoever gives the power back looks again
+	}
 	n := p.at(s)
 	p.cause, s.pulled, s.probe, s.stirred = s, false, false, c.now
 	switch {
@@ -390,7 +393,9 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 			n.state, n.reason = drivers.Offline, s.resource.Path+" is there again"
 		}
 	}
-	n.hold = hold{}
+	if n.hold.kind != holdWaits { // else its driver brings it in by itself
+		n.hold = hold{}
+	}
 	s.fails = 0
 }
 

@@ -30,8 +30,9 @@ type simBox struct {
 	parts    int
 
 	// What kind of run this is.
-	faulty bool // parts fail more often than admins have wishes
-	polls  bool // the shell looks at the drivers' status regularly; else events are never lost
+	faulty bool            // parts fail more often than admins have wishes
+	dark   map[string]bool // modules without power
+	polls  bool            // the shell looks at the drivers' status regularly; else events are never lost
 
 	rules   *ruleBook
 	telling bool     // whether the story is kept
@@ -48,7 +49,7 @@ type stepper interface {
 func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *simBox {
 	b := &simBox{
 		pick: pick, make: make, telling: telling, now: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
-		cfg: Config{Name: "box", Bringup: BringupAuto},
+		cfg: Config{Name: "box", Bringup: BringupAuto}, dark: map[string]bool{},
 	}
 	if pick(4) == 0 {
 		b.cfg.Bringup = BringupDefer
@@ -92,6 +93,11 @@ func (b *simBox) boot() {
 	b.written, b.failed = nil, map[uint64]bool{}
 	b.rules.booted()
 	b.step(StateLoaded{State: b.disk, LastSeq: b.lastSeq})
+	for _, module := range moduleIDs {
+		if b.dark[module] {
+			b.step(ModulePower{Module: module})
+		}
+	}
 	for _, d := range b.devices {
 		d.connected, d.queue, d.results = false, nil, nil
 		if b.pick(2) == 0 {

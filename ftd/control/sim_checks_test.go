@@ -27,7 +27,7 @@ func (r *ruleBook) after(ev Event, res Result) {
 	r.checkFaults(faults, res)
 	for _, a := range res.Answers {
 		r.checkAnswer(ev, a)
-		if a.Status == AnswerRefused {
+		if a.Status == AnswerRefused || strings.Contains(a.Sentence, " stays in, for ") {
 			r.takenBack(a.Request)
 			if ask := r.asked[a.Request]; ask != nil && a.Code == drivers.RuleBusy {
 				r.unknown(ask.ev) // a stop that was not carried out has undone the words before it
@@ -192,6 +192,7 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 			r.fail("rule 6: %s is detached and on disk it is wanted in", id)
 		}
 		s.detach, s.attach, s.since = a.ID, 0, r.b.now // the core asks for one at a time
+		s.waits = false                                // what its driver has promised is void
 		return
 	}
 	if r.busy(s, s.attach) || r.busy(s, s.detach) {
@@ -202,6 +203,9 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 	}
 	if s.word == Out && !r.wants(ev, s) {
 		r.fail("rule 4: %s is attached, and an admin took it out", id)
+	}
+	if module := s.dev.kind.modules[s.index]; r.b.dark[module] {
+		r.fail("%s is attached, and %s has no power", id, module)
 	}
 	if s.off {
 		r.fail("rule 4: %s is attached, and its guest powered it off", id)

@@ -101,7 +101,7 @@ func (r *ruleBook) booted() {
 		}
 		s.logged, s.attach, s.detach, s.waits = "", 0, 0, false
 		s.off = s.off && r.b.disk.target(id).out()
-		s.said, s.present = drivers.Offline, s.dev.sides[s.index].present || s.dev.kind.returns
+		s.said, s.present = drivers.Offline, (s.dev.sides[s.index].present || s.dev.kind.returns) && !r.b.dark[s.dev.kind.modules[s.index]]
 		s.pulled = !s.present
 		s.may = r.policy() == BringupAuto || s.failed
 	}
@@ -163,9 +163,12 @@ func (r *ruleBook) plain(ev Event) Event {
 			return ask.ev
 		}
 		target := ev.Target
+		broken := func(v SideView) bool {
+			return v.State == drivers.Broken || r.part(r.sides[v.ID].part).broken
+		}
 		for _, d := range r.b.core.Status(r.b.now).Devices {
 			for i, v := range d.Sides {
-				if d.ID == ev.Target && v.State == drivers.Broken && d.Sides[1-i].State != drivers.Broken {
+				if d.ID == ev.Target && broken(v) && !broken(d.Sides[1-i]) {
 					target = d.Sides[1-i].ID
 				}
 			}
@@ -217,10 +220,12 @@ func (r *ruleBook) before(ev Event) {
 	case ClearMTBF:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 	case DeviceVanished:
-		s := r.sides[ev.ID]
-		if s.pulled = true; s.present {
-			s.present = false
-			r.left(s)
+		r.vanished(r.sides[ev.ID])
+	case ModulePower:
+		for _, s := range r.named(ev.Module) {
+			if !ev.On {
+				r.vanished(s)
+			}
 		}
 	case DeviceSeen:
 		s := r.sides[ev.ID]
@@ -254,6 +259,14 @@ func (r *ruleBook) before(ev Event) {
 				s.said, d.connected, d.started = drivers.Offline, false, false
 			}
 		}
+	}
+}
+
+// vanished: the kernel, or the power, says that it is gone.
+func (r *ruleBook) vanished(s *sideBook) {
+	if s.pulled = true; s.present {
+		s.present = false
+		r.left(s)
 	}
 }
 

@@ -47,9 +47,11 @@ func (b *simBox) happen() {
 			}
 		}
 	case n < 77:
-		if !s.present {
+		if !s.present && !b.dark[d.kind.modules[i]] {
 			b.returns(d, i)
 		}
+	case n < 78 && b.pick(2) == 0:
+		b.power(d.kind.modules[i])
 	case n < 80 && b.pick(2) == 0:
 		b.dies(d)
 	case n < 81:
@@ -188,6 +190,32 @@ func (b *simBox) returns(d *simDriver, i drivers.Side) {
 	b.uevents = append(b.uevents, ev)
 }
 
+// power takes a module's power away, and with it all that it carries, or gives it back.
+func (b *simBox) power(module string) {
+	b.dark[module] = !b.dark[module]
+	b.tell("the power of %s: %v", module, !b.dark[module])
+	b.step(ModulePower{Module: module, On: !b.dark[module]})
+	for _, d := range b.devices {
+		for i := range d.sides {
+			switch s := &d.sides[i]; {
+			case d.kind.modules[i] != module:
+			case b.dark[module] && s.present:
+				d.lose(b.now, drivers.Side(i))
+			case !b.dark[module] && !s.present:
+				s.present = true
+				if d.kind.returns {
+					d.found(b.now, drivers.Side(i))
+				} else if s.state == drivers.Removed {
+					s.state = drivers.Offline
+				}
+				b.uevents = append(b.uevents, DeviceSeen{ID: sideID(d, drivers.Side(i)), Identity: s.part})
+			case !b.dark[module]:
+				b.uevents = append(b.uevents, DeviceSeen{ID: sideID(d, drivers.Side(i)), Identity: s.part})
+			}
+		}
+	}
+}
+
 // dies kills a driver process; sometimes the keeper has had enough of it.
 func (b *simBox) dies(d *simDriver) {
 	switch {
@@ -287,6 +315,11 @@ func (b *simBox) admin(d *simDriver, i drivers.Side) {
 func (b *simBox) settle() {
 	b.calm, b.diskBad = true, false
 	b.tell("nothing goes wrong from here on")
+	for _, module := range moduleIDs {
+		if b.dark[module] {
+			b.power(module)
+		}
+	}
 	for _, d := range b.devices {
 		for i := range d.sides {
 			if !d.sides[i].present {

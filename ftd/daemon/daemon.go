@@ -69,6 +69,7 @@ type Daemon struct {
 	events *eventlog.Log
 	alarms *alarm.Alarms
 	keeper *keeper.Client
+	power  *power
 	notify *notifier
 	kept   kept
 
@@ -258,6 +259,10 @@ func (d *Daemon) serve(ctx context.Context, reload <-chan os.Signal) error {
 func (d *Daemon) start(state control.Persistent) {
 	core := control.New(control.Config{Name: d.config.System.Name, Bringup: d.config.System.Bringup,
 		MTBF: control.MTBFSettings{Policy: d.config.MTBF.Policy, Threshold: d.config.MTBF.Threshold, MinFaults: d.config.MTBF.MinFaults}})
+	var err error
+	if d.power, err = loadPower(d.runDir, d.config.System.Drills); err != nil {
+		d.Log.Warn("drills", "error", err)
+	}
 	d.rec = newRecorder(d.StateDir, d.events, d.Log)
 	d.owner = newOwner(core, d.rec, d.Log)
 	d.rec.post, d.owner.dispatch = d.owner.post, d.dispatch
@@ -277,6 +282,10 @@ func (d *Daemon) start(state control.Persistent) {
 	case <-d.ctx.Done():
 	}
 	_ = d.owner.post(d.ctx, control.StateLoaded{State: state, LastSeq: d.events.LastSeq()})
+	for _, module := range d.power.without() {
+		d.Log.Warn("a drill has left a module without power", "module", module, "way out", "ftctl inject "+module+" power-on")
+		_ = d.owner.post(d.ctx, control.ModulePower{Module: module, Reason: module + " has lost its power"})
+	}
 	for _, c := range allConfigured(d.config) {
 		d.addDevice(d.config, c)
 	}
