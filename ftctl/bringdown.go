@@ -113,7 +113,10 @@ func (a *app) broughtDown(c api.Component, out api.Outcome) error {
 		}{out, c.State, c.SafeToPull})
 	}
 	text := c.ID + " is " + c.State
-	if c.SafeToPull != nil {
+	switch {
+	case c.Kind == api.KindModule && *c.SafeToPull: // this is what was wanted
+		text = fmt.Sprintf("%s is %s: all that it carries is out of service", c.ID, a.pullText(true))
+	case c.SafeToPull != nil:
 		text += ": " + a.pullText(*c.SafeToPull)
 	}
 	return a.say("%s", text)

@@ -31,13 +31,6 @@ func (d *Daemon) drill(id, fault string, args ...string) error {
 	return err
 }
 
-func stateOf(d *Daemon, id string) string {
-	for _, s := range sidesOf(d.Status(), id) {
-		return s.side.State.String()
-	}
-	return ""
-}
-
 // A CPU module without power is killed, and is not started again before it has power. That is
 // no fault of it.
 func TestAModuleWithoutPowerStaysOut(t *testing.T) {
