@@ -139,4 +139,6 @@ type Version struct {
 	Go      string    `json:"go"`
 	Pid     int       `json:"pid,omitempty"`
 	Since   time.Time `json:"since,omitzero"`
+	// Supervised: somebody starts ftd again when it dies.
+	Supervised bool `json:"supervised,omitempty"`
 }
