@@ -335,18 +335,21 @@ func (tb *tab) until(script string) {
 		}
 		select {
 		case <-ctx.Done():
-			tb.t.Fatalf("it never came: %s\nthe page shows\n%s", script, tb.text("body"))
+			tb.t.Fatalf("it never came: %s\nthe page shows\n%.2000s", script, tb.text("body"))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// key presses a key.
-func (tb *tab) key(name string, code int) {
+// key presses a key; text is what it types, "" for nothing.
+func (tb *tab) key(name string, code int, text string) {
 	tb.t.Helper()
-	for _, kind := range []string{"rawKeyDown", "keyUp"} {
-		tb.do("Input.dispatchKeyEvent", map[string]any{"type": kind, "key": name, "code": name, "windowsVirtualKeyCode": code})
+	down := map[string]any{"type": "rawKeyDown", "key": name, "code": name, "windowsVirtualKeyCode": code}
+	if text != "" {
+		down["type"], down["text"] = "keyDown", text
 	}
+	tb.do("Input.dispatchKeyEvent", down)
+	tb.do("Input.dispatchKeyEvent", map[string]any{"type": "keyUp", "key": name, "code": name, "windowsVirtualKeyCode": code})
 }
 
 // picture writes what is to be seen to a PNG file.
