@@ -68,6 +68,9 @@ func (a *app) drill(ctx context.Context, o drill.Setup) error {
 	if a.terminal != nil && !a.json {
 		v.screen = &screen{app: a}
 	}
+	if !a.json {
+		o.Say = func(line string) { _ = a.say("%s", line) }
+	}
 	prepared, err := drill.Prepare(ctx, a.client, o)
 	if err != nil {
 		return err

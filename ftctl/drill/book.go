@@ -31,7 +31,7 @@ type Result struct {
 	// Noticed is how long after that the box had it in its log, 0 when it never did.
 	Noticed time.Duration
 	// Back is how long it took to be duplex again, from the moment that the part was given
-	// back, or that it failed where it comes back by itself.
+	// back, or that it was noticed where it comes back by itself.
 	Back    time.Duration
 	Stall   time.Duration // the longest of the loads on what was hit
 	Windows map[string]Window

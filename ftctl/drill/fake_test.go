@@ -55,6 +55,7 @@ type fakeBox struct {
 	never   string        // after this fault the box stays simplex
 	refuses string        // this fault, by a rule
 	dies    bool          // ftd does not come back
+	tooSoon int           // so many times it may not be brought up
 	judges  bool          // the part that fails stays broken until it is brought up
 }
 
@@ -105,6 +106,9 @@ func (b *fakeBox) Change(_ context.Context, c api.Change) (api.Outcome, error) {
 				b.later(b.notice, func() { d.Pid++; b.say(d.ID, "duplex", "duplex", "the driver process of "+d.ID+" is gone") })
 			}
 		}
+	case c.Verb == api.Bringup && b.tooSoon > 0:
+		b.tooSoon--
+		return api.Outcome{}, &api.Error{Code: "rule", Refused: true, Sentence: "it flaps"}
 	case c.Fault == "clear" || c.Fault == "return" || c.Fault == "cable-return" || c.Fault == "power-on" || c.Verb == api.Bringup:
 		if b.state() == "simplex" && (!b.judges || c.Verb == api.Bringup) {
 			b.later(b.mend, b.duplex)

@@ -52,6 +52,7 @@ func inject(fault string, args ...string) change { return change{api.Inject, fau
 
 const (
 	noticeSoon = 15 * time.Second // above leg_timeout, which a leg that hangs takes
+	noticeUsed = 5 * time.Second  // where only what is used shows
 	noticeIdle = 20 * time.Second // a patrol of all of a machine's memory
 	slowMillis = "100"            // a slow leg that is not cut off for it
 	ftdID      = "ftd"
@@ -63,7 +64,7 @@ const (
 // kinds are all ways of failing that a drill tries: those of DESIGN section 9 but for
 // `corrupt`, which no leg can be caught at before there are checksums of blocks.
 var kinds = []*Kind{
-	{Name: "read-error", On: onLeg, do: inject("read-error"), undo: inject("clear"), note: "read error", notice: noticeSoon},
+	{Name: "read-error", On: onLeg, do: inject("read-error"), undo: inject("clear"), note: "read error", notice: noticeUsed},
 	{Name: "write-error", On: onLeg, do: inject("write-error"), undo: inject("clear"), notice: noticeSoon},
 	{Name: "hang", On: onLeg, do: inject("hang"), undo: inject("clear"), notice: noticeSoon},
 	{Name: "slow", On: onLeg, do: inject("slow", slowMillis), undo: inject("clear"), quiet: true},
@@ -77,14 +78,14 @@ var kinds = []*Kind{
 	{Name: "kill", On: onCPU, do: inject("kill"), notice: noticeSoon},
 	{Name: "stop", On: onCPU, do: inject("stop"), notice: noticeSoon},
 	{Name: "slow", On: onCPU, do: inject("slow"), undo: inject("clear"), notice: noticeSoon},
-	{Name: "flip-register", On: onCPU, do: inject("flip-register"), seeded: true, note: passingFault, notice: noticeSoon},
-	{Name: "flip-pc", On: onCPU, do: inject("flip-pc"), seeded: true, note: passingFault, notice: noticeSoon},
-	{Name: "flip-csr", On: onCPU, do: inject("flip-csr"), seeded: true, note: passingFault, notice: noticeSoon},
+	{Name: "flip-register", On: onCPU, do: inject("flip-register"), seeded: true, note: passingFault, notice: noticeUsed},
+	{Name: "flip-pc", On: onCPU, do: inject("flip-pc"), seeded: true, note: passingFault, notice: noticeUsed},
+	{Name: "flip-csr", On: onCPU, do: inject("flip-csr"), seeded: true, note: passingFault, notice: noticeUsed},
 	{Name: "flip-memory", On: onCPU, do: inject("flip-memory"), seeded: true, note: passingFault, notice: noticeIdle},
-	{Name: "stuck", On: onCPU, do: inject("stuck"), undo: inject("clear"), seeded: true, notice: noticeSoon},
-	{Name: "wrong-result", On: onCPU, do: inject("wrong-result"), undo: inject("clear"), seeded: true, notice: noticeSoon},
-	{Name: "lose-store", On: onCPU, do: inject("lose-store"), seeded: true, note: passingFault, notice: noticeSoon},
-	{Name: "double-store", On: onCPU, do: inject("double-store"), seeded: true, note: passingFault, notice: noticeSoon},
+	{Name: "stuck", On: onCPU, do: inject("stuck"), undo: inject("clear"), seeded: true, notice: noticeUsed},
+	{Name: "wrong-result", On: onCPU, do: inject("wrong-result"), undo: inject("clear"), seeded: true, notice: noticeUsed},
+	{Name: "lose-store", On: onCPU, do: inject("lose-store"), seeded: true, note: passingFault, notice: noticeUsed},
+	{Name: "double-store", On: onCPU, do: inject("double-store"), seeded: true, note: passingFault, notice: noticeUsed},
 
 	{Name: "power-off", On: onPCIModule, do: inject("power-off"), undo: inject("power-on"), notice: noticeSoon},
 	{Name: "bringdown", On: onPCIModule, do: change{verb: api.Bringdown}, undo: change{verb: api.Bringup}, notice: noticeSoon},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -58,13 +57,6 @@ func newDiskLoad(d api.DeviceStatus, drill uint64) (l *diskLoad, note string) {
 		return nil, fmt.Sprintf("%s: %v%s", d.ID, err, asRoot(err))
 	}
 	return l, note
-}
-
-func asRoot(err error) string {
-	if errors.Is(err, fs.ErrPermission) {
-		return "; sudo ftctl drill puts a load on it"
-	}
-	return ""
 }
 
 func blockDevice(face string) (node string, number uint64, err error) {

@@ -23,6 +23,7 @@ type Setup struct {
 	Socket    string // of ftd: one drill at a time
 	PeerNetns string
 	GuestURL  string
+	Say       func(string) // what is waited for before it begins; may be nil
 }
 
 // Prepared is a drill that may begin.

@@ -284,7 +284,7 @@ func short(ms float64) string {
 
 // Line is one step for a person, when it is over.
 func (r *Result) Line() string {
-	text := fmt.Sprintf("%4d  %-44s", r.N, r.Text())
+	text := fmt.Sprintf("%4d  %-50s", r.N, r.Text())
 	if r.Refused != "" {
 		return text + "refused: " + r.Refused
 	}

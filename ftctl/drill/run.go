@@ -19,6 +19,7 @@ const (
 	holdMore     = 1500 * time.Millisecond
 	awayMax      = time.Minute     // that ftd may be away
 	crashApart   = 6 * time.Second // between two deaths of a process: what dies young is restarted with a delay
+	raiseEvery   = 3 * time.Second // between two tries to bring a broken part up
 	mendPatience = time.Minute     // to be duplex again after Ctrl-C
 	loadPatience = time.Minute     // for the loads to end
 	limitTimes   = 10              // a resync that goes on may take so many times the limit
@@ -196,8 +197,8 @@ func (d *Runner) step(ctx context.Context, s Step) (*Result, error) {
 		}
 		return res, d.giveUp(ctx, s, since, err.Error())
 	}
-	back := res.At
 	err := d.out(ctx, s, res, since)
+	back := res.At.Add(res.Noticed) // where it comes back by itself
 	if err == nil && !s.Kind.undo.none() {
 		d.show(s.Text()+": given back", nil)
 		back = time.Now()
@@ -274,6 +275,8 @@ func (d *Runner) change(ctx context.Context, c api.Change) error {
 func (d *Runner) awaitDuplex(ctx context.Context, s Step, res *Result) error {
 	began := time.Now()
 	gotOn, best := began, 0.0
+	var raised time.Time // the last try to bring a broken part up
+	why := ""
 	for {
 		st, err := d.status(ctx)
 		if err != nil {
@@ -282,37 +285,46 @@ func (d *Runner) awaitDuplex(ctx context.Context, s Step, res *Result) error {
 		if st.System.State.String() == "duplex" {
 			return nil
 		}
-		broken, percent := "", 0.0
-		for _, dev := range st.Devices {
-			for _, side := range dev.Sides {
-				if side.State.String() == "broken" {
-					broken = side.ID
-				}
-				if side.Progress != nil {
-					percent += side.Progress.Percent
-					d.show(fmt.Sprintf("%s: %s %s %.0f %%", s.Text(), side.ID, side.Progress.What, side.Progress.Percent), nil)
-				}
-			}
-		}
-		if broken != "" && !res.Judged {
+		broken, percent := d.underWay(s, st)
+		if broken != "" && time.Since(raised) > raiseEvery {
 			// Its policy has judged the drill's own faults: that is what it is for, and this
-			// is the way back.
-			res.Judged = true
-			if err := d.change(ctx, api.Change{Verb: api.Bringup, ID: broken}); err != nil {
-				return err
+			// is the way back. It may be too soon for it.
+			res.Judged, raised = true, time.Now()
+			switch err := d.change(ctx, api.Change{Verb: api.Bringup, ID: broken}); {
+			case err == nil:
+				continue
+			case ctx.Err() != nil:
+				return errInterrupted
+			default:
+				why = fmt.Sprintf("; bringup %s: %v", broken, err)
 			}
-			continue
 		}
 		if percent > best {
 			best, gotOn = percent, time.Now()
 		}
 		if now := time.Now(); now.Sub(gotOn) > d.Limit || now.Sub(began) > limitTimes*d.Limit {
-			return fmt.Errorf("the box is still %s %s after %s: %s", st.System.State, now.Sub(began).Round(time.Second), s.Text(), st.System.Verdict)
+			return fmt.Errorf("the box is still %s %s after %s: %s%s", st.System.State, now.Sub(began).Round(time.Second), s.Text(), st.System.Verdict, why)
 		}
 		if err := d.wait(ctx, pollEvery); err != nil {
 			return err
 		}
 	}
+}
+
+// underWay finds a part that is broken, and how far those are that come back.
+func (d *Runner) underWay(s Step, st api.Status) (broken string, percent float64) {
+	for _, dev := range st.Devices {
+		for _, side := range dev.Sides {
+			if side.State.String() == "broken" {
+				broken = side.ID
+			}
+			if side.Progress != nil {
+				percent += side.Progress.Percent
+				d.show(fmt.Sprintf("%s: %s %s %.0f %%", s.Text(), side.ID, side.Progress.What, side.Progress.Percent), nil)
+			}
+		}
+	}
+	return broken, percent
 }
 
 // beforeCrash notes which process is to die.

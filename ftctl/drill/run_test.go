@@ -144,11 +144,11 @@ func TestDrillSaysWhatWasRefused(t *testing.T) {
 	})
 }
 
-// A part that its policy keeps out is brought up as a person would.
+// A part that its policy keeps out is brought up as a person would, again when it is too soon.
 func TestDrillBringsUpWhatIsBroken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newFakeBox(t)
-		b.judges = true
+		b.judges, b.tooSoon = true, 2
 		r := drilled(t, b, Options{Seed: 5, Parts: []string{"pci1/disk0"}}, nil)
 		if !r.OK || !b.wasAsked("bringup pci1/disk0") || !strings.Contains(r.Table(), "judged broken, brought up by hand") {
 			t.Errorf("the report is\n%s\n%v", r.Table(), b.asked)
