@@ -44,6 +44,41 @@ type simBox struct {
 type stepper interface {
 	Step(time.Time, Event) Result
 	Status(time.Time) StatusDocument
+	pull() []pullView
+	faces() []faceView
+}
+
+// faceView is what the status says of a face, and its driver.
+type faceView struct {
+	id, kind string
+	state    drivers.FaceState
+	driver   DriverLink
+}
+
+func (c *Core) faces() (views []faceView) {
+	for _, d := range c.devices {
+		views = append(views, faceView{d.name, d.kind.name, d.face.state, d.link})
+	}
+	return views
+}
+
+// pullView is what the status says of a side, without what takes time to say: it is asked for
+// at nearly every step.
+type pullView struct {
+	id    string
+	state drivers.State
+	safe  bool
+}
+
+func (c *Core) pull() (views []pullView) {
+	views = make([]pullView, 0, 2*len(c.devices))
+	for _, d := range c.devices {
+		for i := range d.sides {
+			s := &d.sides[i]
+			views = append(views, pullView{s.id, s.state, c.pullNote(s) == ""})
+		}
+	}
+	return views
 }
 
 func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *simBox {

@@ -15,10 +15,8 @@ import (
 func (r *ruleBook) after(ev Event, res Result) {
 	ev = r.plain(ev)
 	if _, ok := ev.(DeviceConfigured); ok { // it has a state before it has an entry
-		for _, d := range r.b.core.Status(r.b.now).Devices {
-			for _, v := range d.Sides {
-				r.sides[v.ID].logged = v.State.String()
-			}
+		for _, v := range r.b.core.pull() {
+			r.sides[v.id].logged = v.state.String()
 		}
 	}
 	faults := r.believe(ev)
@@ -231,9 +229,12 @@ func (r *ruleBook) turnedOff(s *sideBook, at time.Time) {
 
 // missing is what a device stands on and is down, but for a NIC without a carrier.
 func (r *ruleBook) missing(d *simDriver) string {
-	for _, v := range r.b.core.Status(r.b.now).Devices {
-		if slices.Contains(d.needs, v.ID) && v.State == drivers.FaceDown && (v.Kind != "nic" || v.Driver != LinkConnected) {
-			return v.ID
+	if len(d.needs) == 0 {
+		return ""
+	}
+	for _, v := range r.b.core.faces() {
+		if slices.Contains(d.needs, v.id) && v.state == drivers.FaceDown && (v.kind != "nic" || v.driver != LinkConnected) {
+			return v.id
 		}
 	}
 	return ""
@@ -282,13 +283,11 @@ func (r *ruleBook) dropped(a Action) {
 
 // checkPull: what the status says is safe to pull is.
 func (r *ruleBook) checkPull() {
-	for _, d := range r.b.core.Status(r.b.now).Devices {
-		for _, v := range d.Sides {
-			s := r.sides[v.ID]
-			partner := r.partner(s)
-			if v.SafeToPull && v.State.InService() && (!partner.said.InService() || partner.word == Out && !r.wants(Tick{}, partner) || !partner.present) {
-				r.fail("safe to pull: %s, and %s is not good: %v, present %v, wanted %q", v.ID, sideID(partner.dev, partner.index), partner.said, partner.present, partner.word)
-			}
+	for _, v := range r.b.core.pull() {
+		s := r.sides[v.id]
+		partner := r.partner(s)
+		if v.safe && v.state.InService() && (!partner.said.InService() || partner.word == Out && !r.wants(Tick{}, partner) || !partner.present) {
+			r.fail("safe to pull: %s, and %s is not good: %v, present %v, wanted %q", v.id, sideID(partner.dev, partner.index), partner.said, partner.present, partner.word)
 		}
 	}
 }

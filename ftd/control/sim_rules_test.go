@@ -206,10 +206,8 @@ func (r *ruleBook) before(ev Event) {
 			}
 		}
 		r.safe = map[string]bool{}
-		for _, d := range r.b.core.Status(r.b.now).Devices {
-			for _, s := range d.Sides {
-				r.safe[s.ID] = s.SafeToPull
-			}
+		for _, v := range r.b.core.pull() {
+			r.safe[v.id] = v.safe
 		}
 	case SwitchActive:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}

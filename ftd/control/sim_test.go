@@ -5,7 +5,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
+	"runtime/debug"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,12 +22,26 @@ import (
 // moment, and has a ruleBook look at every step. A run is its seed.
 
 var (
-	simSeeds = flag.Int("control.seeds", 3000, "simulated boxes")
+	simSeeds = flag.Int("control.seeds", 100_000, "simulated boxes")
 	simSeed0 = flag.Uint64("control.seed0", 1, "the first seed")
 	simStory = flag.Int("control.story", 100, "lines shown of what happened before a failure")
 )
 
-const simThings = 150 // that happen in a run
+// What happens in a run. Most are short: what two or three things do to one another is found
+// there, in as many ways as time allows. Each longEvery-th is long, for what takes long.
+const (
+	simThings = 150
+	simShort  = 20 // and up to as many more
+	longEvery = 16
+)
+
+// thingsOf is how much happens in the run of a seed.
+func thingsOf(seed uint64) int {
+	if seed%longEvery == 0 {
+		return simThings
+	}
+	return simShort + int(seed%simShort)
+}
 
 func newCore(cfg Config) stepper { return New(cfg) }
 
@@ -45,13 +63,32 @@ func seeded(seed uint64) func(int) int {
 	return rnd.IntN
 }
 
+// TestSimulator runs the boxes side by side, as many as there are cores.
 func TestSimulator(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a box lives for a millisecond
 	start := time.Now()
-	for seed := *simSeed0; seed < *simSeed0+uint64(*simSeeds); seed++ {
-		if b := simulate(seeded(seed), simThings, false, newCore); len(b.rules.wrong) > 0 {
-			b = simulate(seeded(seed), simThings, true, newCore)
-			t.Fatalf("seed %d (-control.seed0=%d -control.seeds=1):\n%s\n\n%s", seed, seed, b.rules.wrong[0], b.transcript(*simStory))
-		}
+	end := *simSeed0 + uint64(*simSeeds)
+	var next, wrong atomic.Uint64 // seeds: the next to run, the first that was wrong
+	next.Store(*simSeed0)
+	wrong.Store(end)
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for seed := next.Add(1) - 1; seed < wrong.Load(); seed = next.Add(1) - 1 {
+				if b := simulate(seeded(seed), thingsOf(seed), false, newCore); len(b.rules.wrong) == 0 {
+					continue
+				}
+				for was := wrong.Load(); seed < was && !wrong.CompareAndSwap(was, seed); was = wrong.Load() {
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	if seed := wrong.Load(); seed < end {
+		b := simulate(seeded(seed), thingsOf(seed), true, newCore)
+		t.Fatalf("seed %d (-control.seed0=%d -control.seeds=1):\n%s\n\n%s", seed, seed, b.rules.wrong[0], b.transcript(*simStory))
 	}
 	t.Logf("%d boxes in %v", *simSeeds, time.Since(start).Round(time.Millisecond))
 }
