@@ -80,6 +80,7 @@ bench-guest: needs-test
 # More seeds than the tests run: make sim SEEDS=10000 SEED0=1
 sim:
 	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./mirror/sim -sim.seeds $(SEEDS) -sim.seed0 $(SEED0)
+	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./ftd/control -run 'TestSimulator$$' -control.seeds $(SEEDS) -control.seed0 $(SEED0)
 
 # The hart against QEMU, more seeds than the tests run: make oracle SEEDS=10000 SEED0=1
 oracle:

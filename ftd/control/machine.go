@@ -101,7 +101,7 @@ func (c *Core) proposeStopMachine(p *proposal, ev StopMachine) *refusal {
 	for i := range d.sides {
 		s := &d.sides[i]
 		n := p.at(s)
-		settled := n.target.out() && n.target.By != ByFault && c.pendingDown(s) == nil // a verdict is lifted when the part is replaced
+		settled := n.target.out() && n.target.By != ByFault && !c.mayReturn(s) // a verdict is lifted when the part is replaced
 		if s.state == drivers.Empty || settled && !withDriver(n.state) && s.work == idle && d.link != LinkStarting {
 			continue
 		}

@@ -28,8 +28,8 @@ import (
 //     the sake of a module that stays in.
 //  4. CPU modules carry machines only: those in the order of the configuration.
 //
-// An admin who names the risk (--accept-risk=last-side) is not kept from it by partners, but
-// has the same order.
+// An admin who names the risk (--accept-risk=last-side) is not kept from it by partners, nor by
+// drivers that cannot be asked.
 //
 // After a restart of ftd nobody waits for the request any more. What is wanted out is on disk,
 // and goes part by part as its partners allow.
@@ -108,6 +108,10 @@ func (c *Core) pendingDown(s *side) *moduleDown {
 	}
 	return nil
 }
+
+// mayReturn says that a side is out by the word of a request that is not finished, and that may
+// still be taken back: whoever wants it out now says so on his own account.
+func (c *Core) mayReturn(s *side) bool { return s.request != nil || c.pendingDown(s) != nil }
 
 // holds says whether a side has to wait for one that goes before it.
 func (m *moduleDown) holds(s *side) bool {

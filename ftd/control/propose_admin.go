@@ -96,10 +96,10 @@ func (c *Core) proposeBringDown(p *proposal, ev BringDown) *refusal {
 	}
 	for _, s := range sc.sides {
 		n := p.at(s)
-		if whole && n.target.out() && n.target.By != ByFault && c.pendingDown(s) == nil {
+		if whole && n.target.out() && n.target.By != ByFault && !c.mayReturn(s) {
 			continue // it was out before the device goes down, and is out if it does not
 		}
-		settled := n.target.By == ByAdmin && !n.target.Whole && n.target.Risk == ev.AcceptRisk && c.pendingDown(s) == nil
+		settled := n.target.By == ByAdmin && !n.target.Whole && n.target.Risk == ev.AcceptRisk && !c.mayReturn(s)
 		if n.target.out() && settled && !withDriver(n.state) && s.work == idle && s.dev.link != LinkStarting {
 			continue
 		}

@@ -283,7 +283,7 @@ func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
 		}
 	case ev.Outcome == Refused && ev.Code == drivers.RuleLastSide && s.workRisk != n.target.Risk:
 		s.endWork() // an admin has named the risk since: ask again, with it
-	case s.request != nil && s.request.down != nil && (ev.Outcome == Failed || ev.Code == drivers.RuleLastSide):
+	case s.request != nil && s.request.down != nil && (ev.Outcome == Failed || ev.Code == drivers.RuleLastSide || withDriver(n.state)):
 		s.endWork()
 		s.dev.lagging = true
 		c.takeBackModule(p, s, statusOf(ev.Outcome), ev.Code, orElse(ev.Sentence, "no reason was given"))

@@ -25,14 +25,17 @@ type simBox struct {
 	diskBad  bool
 	written  []ActionResult  // of writes, on their way to the core
 	failed   map[uint64]bool // writes that failed
+	jobs     []job           // sim_disk_test.go: what waits for the disk
+	held     []Action        // that wait for it too
 	lastSeq  uint64
 	requests int
 	parts    int
 
 	// What kind of run this is.
-	faulty bool            // parts fail more often than admins have wishes
-	dark   map[string]bool // modules without power
-	polls  bool            // the shell looks at the drivers' status regularly; else events are never lost
+	faulty   bool            // parts fail more often than admins have wishes
+	slowDisk bool            // writes take a while, and may be lost with ftd
+	dark     map[string]bool // modules without power
+	polls    bool            // the shell looks at the drivers' status regularly; else events are never lost
 
 	rules   *ruleBook
 	telling bool     // whether the story is kept
@@ -68,6 +71,7 @@ type pullView struct {
 	id    string
 	state drivers.State
 	safe  bool
+	out   Author // by whose word it is wanted out, "" when it is wanted in
 }
 
 func (c *Core) pull() (views []pullView) {
@@ -75,7 +79,11 @@ func (c *Core) pull() (views []pullView) {
 	for _, d := range c.devices {
 		for i := range d.sides {
 			s := &d.sides[i]
-			views = append(views, pullView{s.id, s.state, c.pullNote(s) == ""})
+			v := pullView{id: s.id, state: s.state, safe: c.pullNote(s) == ""}
+			if s.target.out() {
+				v.out = s.target.By
+			}
+			views = append(views, v)
 		}
 	}
 	return views
@@ -89,7 +97,7 @@ func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *sim
 	if pick(4) == 0 {
 		b.cfg.Bringup = BringupDefer
 	}
-	b.faulty, b.polls = pick(3) == 0, pick(2) == 0
+	b.faulty, b.polls, b.slowDisk = pick(3) == 0, pick(2) == 0, pick(3) == 0
 	for i, n := 0, 1+pick(3); i < n; i++ {
 		d := &simDriver{kind: &kinds[pick(len(kinds))]}
 		d.name = fmt.Sprintf("%s%d", d.kind.name, i)
@@ -103,6 +111,9 @@ func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *sim
 	}
 	b.rules = newRuleBook(b)
 	b.boot()
+	if pick(3) == 0 {
+		b.warm()
+	}
 	return b
 }
 
@@ -125,7 +136,8 @@ func (b *simBox) tell(format string, args ...any) {
 func (b *simBox) boot() {
 	b.tell("ftd starts")
 	b.core, b.timer, b.uevents = b.make(b.cfg), time.Time{}, nil
-	b.written, b.failed = nil, map[uint64]bool{}
+	b.rules.forgetful = b.rules.forgetful || len(b.jobs) > 0
+	b.written, b.failed, b.jobs, b.held = nil, map[uint64]bool{}, nil, nil
 	b.rules.booted()
 	b.step(StateLoaded{State: b.disk, LastSeq: b.lastSeq})
 	for _, module := range moduleIDs {
@@ -173,46 +185,7 @@ func (b *simBox) step(ev Event) {
 		b.lastSeq = e.Seq
 	}
 	b.rules.after(ev, r)
-	for _, a := range r.Actions {
-		if b.failed[a.After] {
-			b.rules.dropped(a)
-			continue
-		}
-		if a.Kind != ActionTimer && a.Kind != ActionAlarm && a.Kind != ActionStart && (a.Kind != ActionPersist || len(r.Answers) > 0) {
-			b.tell("  action %d %s %s %d after %d", a.ID, a.Kind, a.Device, a.Side, a.After)
-		}
-		switch a.Kind {
-		case ActionPersist:
-			res := ActionResult{ID: a.ID, Outcome: OK}
-			if b.diskBad {
-				res.Outcome, res.Sentence, b.failed[a.ID] = Failed, "no space left on device", true
-			} else {
-				b.disk = *a.State
-			}
-			b.written = append(b.written, res)
-		case ActionTimer:
-			b.timer = a.At
-		case ActionStart, ActionConfigure:
-			d := b.device(a.Device)
-			d.config = a.Sides
-			if a.Kind == ActionStart {
-				if !d.alive {
-					d.start(b.now)
-				}
-				d.gaveUp = false
-				d.results = append(d.results, ActionResult{ID: a.ID, Outcome: OK})
-			}
-		case ActionAttach, ActionDetach, ActionStop, ActionSwitch, ActionSnapshot:
-			d := b.device(a.Device)
-			d.calls = append(d.calls, a)
-		}
-	}
-	for _, a := range r.Answers {
-		if !b.failed[a.After] {
-			b.tell("  answer %s %s %s %s", a.Request, a.Status, a.Code, a.Sentence)
-			b.rules.answered(a)
-		}
-	}
+	b.carryOut(r)
 }
 
 // describe is an event in a line, or "" if nothing came of it that is worth one.
@@ -246,8 +219,9 @@ func describeStatus(what, device string, st drivers.Status) string {
 		st.Sides[0].State, st.Sides[0].Resource.Identity, st.Sides[1].State, st.Sides[1].Resource.Identity)
 }
 
-// writesDone brings results of writes to the core: now, or later.
+// writesDone lets the disk finish and brings the results to the core: now, or later.
 func (b *simBox) writesDone() {
+	b.write(len(b.jobs))
 	for len(b.written) > 0 {
 		res := b.written[0]
 		b.written = b.written[1:]

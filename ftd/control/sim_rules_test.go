@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ft/drivers"
@@ -37,9 +38,11 @@ type sideBook struct {
 	wordBy  string        // the request
 	wordAt  time.Time     // when it was made: a late answer to an earlier one does not count
 	risk    bool          // an admin has named last-side, and has not had it in since
+	riskAt  time.Time     // when
 	part    string        // by identity, as delivered
 	may     bool          // under defer: may come in without an admin
 	off     bool          // the guest powered it off, and nobody has wanted it in since
+	asked   string        // the last request that named it
 	wanted  time.Time     // when somebody last asked for it, heard or not
 	waits   bool          // its driver brings it in by itself: it need not be asked for again
 	failed  bool          // it was shot, and has not been in service since
@@ -68,6 +71,7 @@ type askBook struct {
 	at       time.Time
 	accepted bool
 	final    bool
+	in       []string // of a bringdown: the sides that were wanted in until then; of ClearMTBF: the parts
 }
 
 // partBook is a second, simpler judge.
@@ -80,6 +84,21 @@ type partBook struct {
 	forgivenD   int
 	broken      bool
 	brokenAt    time.Time
+}
+
+// clear forgets what happened up to a time.
+func (p *partBook) clear(at time.Time) {
+	real, drill := upTo(p.real, at), upTo(p.drill, at)
+	*p = partBook{since: at, real: p.real[real:], slots: p.slots[real:], drill: p.drill[drill:],
+		broken: p.broken && p.brokenAt.After(at), brokenAt: p.brokenAt}
+}
+
+// upTo is how many of these times are not after one of them.
+func upTo(times []time.Time, at time.Time) (n int) {
+	for n < len(times) && !times[n].After(at) {
+		n++
+	}
+	return n
 }
 
 func newRuleBook(b *simBox) *ruleBook {
@@ -116,7 +135,7 @@ func (r *ruleBook) booted() {
 	}
 }
 
-func (r *ruleBook) policy() BringupPolicy { return r.policyOf(&r.b.disk) }
+func (r *ruleBook) policy() BringupPolicy { return r.policyOf(r.b.given()) }
 
 func (r *ruleBook) policyOf(disk *Persistent) BringupPolicy {
 	if disk.Bringup != "" {
@@ -193,21 +212,26 @@ func (r *ruleBook) before(ev Event) {
 	case BringUp:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 		for _, s := range r.named(ev.Target) {
+			s.asked = ev.ID
 			s.waits, s.off, s.wanted = false, false, r.b.now
 		}
 	case BringDown:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 		for _, s := range r.named(ev.Target) {
+			s.asked = ev.ID
 			s.waits = false // also if that word is taken back
 		}
 		if ev.AcceptRisk == drivers.RiskLastSide {
 			for _, s := range r.named(ev.Target) {
-				s.risk = true
+				s.risk, s.riskAt = true, r.b.now
 			}
 		}
 		r.safe = map[string]bool{}
 		for _, v := range r.b.core.pull() {
 			r.safe[v.id] = v.safe
+			if v.out == "" && r.names(ev.Target, r.sides[v.id]) {
+				r.asked[ev.ID].in = append(r.asked[ev.ID].in, v.id)
+			}
 		}
 	case SwitchActive:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
@@ -216,7 +240,13 @@ func (r *ruleBook) before(ev Event) {
 	case SetMTBF:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 	case ClearMTBF:
-		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
+		ask := &askBook{ev: ev, at: r.b.now}
+		for _, s := range r.named(ev.Target) {
+			if s.part != "" {
+				ask.in = append(ask.in, s.part)
+			}
+		}
+		r.asked[ev.ID] = ask
 	case DeviceVanished:
 		r.vanished(r.sides[ev.ID])
 	case ModulePower:
@@ -295,7 +325,7 @@ func (r *ruleBook) fault(s *sideBook, at time.Time, injected bool) (broken bool)
 		p.slots = append(p.slots, sideID(s.dev, s.index))
 	}
 	*list = append(*list, at)
-	set := r.b.disk.Settings[sideID(s.dev, s.index)]
+	set := r.b.given().Settings[sideID(s.dev, s.index)]
 	policy, threshold, least := set.Policy, set.Threshold, set.MinFaults
 	if policy == "" {
 		policy = MTBFThreshold
@@ -444,6 +474,10 @@ func (r *ruleBook) answered(a Answer) {
 		r.unknown(ask.ev) // it was accepted, and that answer went with a write that failed
 	}
 	ask.accepted, ask.final = true, a.Final()
+	defer r.undone(a)
+	if a.Status == AnswerDone {
+		r.checkKept(ask)
+	}
 	target, word := "", In
 	switch ev := ask.ev.(type) {
 	case BringUp:
@@ -453,7 +487,7 @@ func (r *ruleBook) answered(a Answer) {
 	case ClearMTBF:
 		if a.Status == AnswerDone {
 			for _, s := range r.named(ev.Target) {
-				*r.part(s.part) = partBook{since: r.b.now}
+				r.part(s.part).clear(ask.at)
 			}
 		}
 		return
@@ -472,9 +506,9 @@ func (r *ruleBook) answered(a Answer) {
 		case taken && ask.at.After(s.wordAt):
 			s.word, s.wordBy, s.wordAt = word, a.Request, ask.at
 			if word == In {
-				s.may, s.risk = true, false
+				s.may, s.risk = true, s.risk && s.riskAt.After(ask.at)
 				if p := r.part(s.part); p.broken {
-					p.broken, p.forgivenR, p.forgivenD = false, len(p.real), len(p.drill)
+					p.broken, p.forgivenR, p.forgivenD = false, upTo(p.real, ask.at), upTo(p.drill, ask.at)
 				}
 			}
 		}
@@ -493,6 +527,18 @@ func (r *ruleBook) unknown(ev Event) {
 	for _, s := range r.named(target) {
 		_, up := ev.(BringUp)
 		s.word, s.wordBy, s.may = "", "", s.may || up
+	}
+}
+
+// undone takes back what an answer says was not done after all: at once, and again when
+// whoever asked is told, who may have been told last that it was accepted.
+func (r *ruleBook) undone(a Answer) {
+	if a.Status != AnswerRefused && !strings.Contains(a.Sentence, " stays in, for ") {
+		return
+	}
+	r.takenBack(a.Request)
+	if ask := r.asked[a.Request]; ask != nil && a.Code == drivers.RuleBusy {
+		r.unknown(ask.ev) // a stop that was not carried out has undone the words before it
 	}
 }
 

@@ -273,6 +273,60 @@ func TestSimulatorFindsBrokenRules(t *testing.T) {
 				return ev
 			}}
 		}},
+		{"a module goes all at once", "at the same time", func(cfg Config) stepper {
+			return variant{New(cfg), func(c *Core, _ Event, r *Result) {
+				for _, r := range c.requests {
+					if r.down != nil {
+						r.down.order = nil
+					}
+				}
+				c.after()
+				r.Actions = append(r.Actions, c.out.Actions[len(r.Actions):]...)
+			}}
+		}},
+		{"half of a module is left out", "is left out", func(cfg Config) stepper {
+			return variant{New(cfg), func(c *Core, _ Event, _ *Result) {
+				for _, r := range c.requests {
+					if r.down != nil {
+						r.down.was = r.down.set
+					}
+				}
+			}}
+		}},
+		{"a module without power is not known", "has no power", func(cfg Config) stepper {
+			return altered{New(cfg), func(ev Event) Event {
+				if _, ok := ev.(ModulePower); ok {
+					return Tick{}
+				}
+				return ev
+			}}
+		}},
+		{"faults that were forgotten count", "rule 6", func(cfg Config) stepper {
+			return altered{New(cfg), func(ev Event) Event {
+				if c, ok := ev.(ClearMTBF); ok {
+					return SetMTBF{Request: c.Request, Target: c.Target}
+				}
+				return ev
+			}}
+		}},
+		{"what is set for one part holds for nobody", "rule 6", func(cfg Config) stepper {
+			return altered{New(cfg), func(ev Event) Event {
+				if set, ok := ev.(SetMTBF); ok {
+					set.Settings = MTBFSettings{}
+					return set
+				}
+				return ev
+			}}
+		}},
+		{"a policy that was set is not kept", "rule 5", func(cfg Config) stepper {
+			return altered{New(cfg), func(ev Event) Event {
+				if loaded, ok := ev.(StateLoaded); ok {
+					loaded.State.Bringup = ""
+					return loaded
+				}
+				return ev
+			}}
+		}},
 		{"last answers are lost", "nobody has answered", func(cfg Config) stepper {
 			return variant{New(cfg), func(_ *Core, _ Event, r *Result) {
 				kept := r.Answers[:0]
@@ -286,7 +340,7 @@ func TestSimulatorFindsBrokenRules(t *testing.T) {
 		}},
 	} {
 		t.Run(m.name, func(t *testing.T) {
-			const enough = 500
+			const enough = 1000
 			var other []string
 			for seed := uint64(1); seed <= enough; seed++ {
 				wrong := strings.Join(simulate(seeded(seed), simThings, false, m.make).rules.wrong, "\n")

@@ -284,7 +284,7 @@ func (b *simBox) admin(d *simDriver, i drivers.Side) {
 	switch b.pick(8) {
 	case 0:
 		target = d.name
-	case 1:
+	case 1, 2:
 		target = d.kind.modules[i]
 	}
 	risk := func(r string) string {
@@ -315,6 +315,19 @@ func (b *simBox) admin(d *simDriver, i drivers.Side) {
 			Policy:    []MTBFPolicy{MTBFThreshold, MTBFAlways, MTBFNever, MTBFThreshold, ""}[b.pick(5)],
 			MinFaults: b.pick(5), Threshold: time.Duration(b.pick(30)) * time.Hour,
 		}, b.pick(4) == 0})
+	}
+}
+
+// warm lets a box that has just started come up, so that what happens next happens to a
+// good one. By policy defer it stays on one side.
+func (b *simBox) warm() {
+	for n := 0; n < 16; n++ {
+		for _, d := range b.devices {
+			b.writesDone()
+			b.deliver(d)
+			b.work(d, false)
+			b.tellLater(d, drivers.Side(n%2))
+		}
 	}
 }
 
