@@ -66,7 +66,7 @@ func (a *app) drill(ctx context.Context, o drill.Setup) error {
 	o.Socket = a.socket
 	v := &drillView{app: a}
 	if a.terminal != nil && !a.json {
-		v.screen = &screen{app: a}
+		v.screen = &inPlace{app: a}
 	}
 	if !a.json {
 		o.Say = func(line string) { _ = a.say("%s", line) }
@@ -107,7 +107,7 @@ func (a *app) drill(ctx context.Context, o drill.Setup) error {
 // elsewhere.
 type drillView struct {
 	app    *app
-	screen *screen
+	screen *inPlace
 }
 
 func (v *drillView) show(p drill.Progress) {

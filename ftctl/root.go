@@ -166,7 +166,7 @@ func (a *app) complain(err error, code int) {
 		return // interrupted: the person knows
 	}
 	if !a.json {
-		fmt.Fprintf(a.err, "ftctl: %v\n", err)
+		fmt.Fprintf(a.err, "ftctl: %s\n", visible(err.Error()))
 		return
 	}
 	e := struct {
@@ -192,6 +192,5 @@ func (a *app) writeJSON(v any) error {
 
 // say writes a line.
 func (a *app) say(format string, args ...any) error {
-	_, err := fmt.Fprintf(a.out, format+"\n", args...)
-	return err
+	return a.write(fmt.Sprintf(format, args...) + "\n")
 }
