@@ -129,7 +129,10 @@ func (b *Book) Rows() (rows []Row) {
 			if r.Judged {
 				row.Judged++
 			}
-			stall, back = append(stall, r.Stall), append(back, r.Back)
+			stall = append(stall, r.Stall)
+			if r.Noticed > 0 || k.quiet {
+				back = append(back, r.Back)
+			}
 			row.Errors, row.Lost = row.Errors+r.Errors, row.Lost+r.Lost
 		}
 		row.Noticed, row.Stall, row.Back = spanOf(noticed), spanOf(stall), spanOf(back)

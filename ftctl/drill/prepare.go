@@ -42,7 +42,7 @@ func refuse(format string, args ...any) error {
 
 // Prepare looks whether there may be a drill, and makes plan and loads. Its errors are for
 // the person who asked: a refusal says the way out.
-func Prepare(ctx context.Context, box Box, o Setup) (p *Prepared, err error) {
+func Prepare(ctx context.Context, box Box, o Setup) (*Prepared, error) {
 	st, err := box.Status(ctx)
 	if err != nil {
 		return nil, err
@@ -61,16 +61,12 @@ func Prepare(ctx context.Context, box Box, o Setup) (p *Prepared, err error) {
 	if plan.Size() == 0 {
 		return nil, refuse("there is nothing to drill%s", nothing(st, o, plan))
 	}
-	p = &Prepared{}
+	p := &Prepared{}
 	if p.lock, err = lock(o.Socket); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			p.Close()
-		}
-	}()
-	if err = clearFaults(ctx, box, st, plan); err != nil {
+	if err := clearFaults(ctx, box, st, plan); err != nil {
+		p.Close()
 		return nil, err
 	}
 	p.Runner = &Runner{Box: box, Plan: plan, For: o.For, Limit: o.Limit}
