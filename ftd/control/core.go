@@ -76,6 +76,7 @@ const (
 	drainWait    = 60 * time.Second // for I/O on a cut-off side, before an attach is tried all the same
 	eventWait    = 5 * time.Second  // for events that a snapshot contains, before they count as lost
 	driverWait   = 30 * time.Second // for a driver to connect, before it is asked for again
+	stoppedWait  = time.Second      // after one was stopped with its keeper, which is about to end as well
 	retryMax     = 60 * time.Second // between two tries
 	stableAfter  = 60 * time.Second // in service for so long: the next fault is tried again at once
 	readyPause   = time.Second      // between tries when a side is reported ready again and again

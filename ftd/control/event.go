@@ -41,11 +41,13 @@ type DriverConnected struct {
 
 // DriverLost says that the process died or its socket closed. That is no fault of a
 // side: the keeper starts a successor that adopts the face. GaveUp: the keeper will
-// not, because too many died in a row.
+// not, because too many died in a row. Stopped: it has ended as somebody asked it to, and
+// its face with it, without ftd: with the keeper, whose stop is that of the box.
 type DriverLost struct {
-	Device string
-	Reason string
-	GaveUp bool
+	Device  string
+	Reason  string
+	GaveUp  bool
+	Stopped bool
 }
 
 // DriverReport is one event of a connected driver, in order.

@@ -130,19 +130,26 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 // successor.
 func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	n := p.dev(d)
-	if n.link == LinkNone {
-		return // it was stopped
+	if n.link == LinkNone || ev.Stopped && n.link == LinkStopping {
+		return // it was stopped, or is being stopped, by us
 	}
 	link, severity, what := LinkLost, Warning, "its successor takes the face over"
 	if ev.GaveUp {
 		link, severity = LinkGaveUp, Critical
 		what = "it died too often and is not started again" + d.kind.kept
 	}
+	if ev.Stopped {
+		severity, what = Critical, "its face is down, until there is a keeper again"
+	}
 	if n.link == LinkStopping {
 		d.stopBack = link
 	} else {
 		n.link = link
-		d.process = processWork{again: c.now.Add(driverWait)}
+		wait := driverWait
+		if ev.Stopped {
+			wait = stoppedWait
+		}
+		d.process = processWork{again: c.now.Add(wait)}
 	}
 	d.lagging, d.lookAgain, d.pid = false, time.Time{}, 0
 	reason := fmt.Sprintf("the driver process of %s is gone (%s): %s", d.name, orElse(ev.Reason, "no reason known"), what)
@@ -152,7 +159,7 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	}
 	for i := range d.sides {
 		d.sides[i].endWork()
-		if f := &n.sides[i]; ev.GaveUp && withDriver(f.state) {
+		if f := &n.sides[i]; (ev.GaveUp || ev.Stopped) && withDriver(f.state) {
 			f.state, f.reason = drivers.Offline, reason
 		}
 	}
