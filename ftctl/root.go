@@ -76,6 +76,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 ftd cannot be reac
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "write JSON, for programs")
 	root.AddCommand(a.statusCmd(), a.lsCmd(), a.showCmd(), a.bringupCmd(), a.bringdownCmd(), a.switchCmd(),
 		a.waitCmd(), a.eventsCmd(), a.machineCmd(), a.consoleCmd(), a.dumpCmd(), a.priorityCmd(), a.resolveCmd(), a.mtbfCmd(), a.policyCmd(), a.injectCmd(), a.drillCmd(), a.supportBundleCmd(), a.versionCmd())
+	root.AddCommand(a.manCmd())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true // Use names them
 	}

@@ -88,6 +88,7 @@ var roles = map[string]func(args []string, out, errs io.Writer) int{
 	"replay":       runReplay,
 	"version":      runVersion,
 	"help":         runHelp,
+	"man":          runMan, // not in the usage: for packaging
 }
 
 func run(args []string, out, errs io.Writer) int {
