@@ -39,7 +39,7 @@ clean-box: build
 # Onto this machine, or below DESTDIR: binaries, units, man pages, completion, and
 # /etc/ft/ft.toml where there is none. It starts nothing.
 install: build
-	GO='$(GO)' ftd/packaging/install '$(DESTDIR)' '$(PREFIX)'
+	ftd/packaging/install '$(DESTDIR)' '$(PREFIX)'
 
 # Takes away what `install` has put there, but not /etc/ft and /var/lib/ft. A box that
 # runs is refused.
@@ -97,7 +97,7 @@ race: needs-test
 
 # The box's directory stays: it holds data.
 clean:
-	rm -rf bin
+	rm -rf bin dist
 
 needs-run needs-test: needs-%:
 	@GO='$(GO)' .ci/needs $*
