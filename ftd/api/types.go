@@ -21,6 +21,7 @@ type (
 	DeviceStatus = control.DeviceView
 	SideStatus   = control.SideView
 	MTBF         = control.MTBFView
+	Boot         = control.Boot
 	Progress     = drivers.Progress
 )
 

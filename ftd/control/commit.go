@@ -52,6 +52,7 @@ func (c *Core) derive() {
 		c.becomeModule(&c.modules[i])
 	}
 	c.becomeBox()
+	c.watchBoot()
 }
 
 func (c *Core) commitSide(p *proposal, s *side) {

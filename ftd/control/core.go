@@ -105,6 +105,7 @@ type Core struct {
 
 	settings  map[string]MTBFSettings // by side id
 	history   map[string]*History     // by identity
+	boot      *Boot                   // the last one, nil for none known
 	cleared   map[string]*cleared     // by identity
 	strangers map[string]Target       // targets of sides that are not configured now
 	parts     map[string]string       // by side id: the identity of what was in it last

@@ -1,6 +1,10 @@
 package control
 
-import "ft/drivers"
+import (
+	"time"
+
+	"ft/drivers"
+)
 
 // Event is something that happened outside: it goes into Step, one at a time. The
 // concrete types are below. Reports (what is) are never refused; requests (what a
@@ -13,6 +17,9 @@ type Event interface{ event() }
 type StateLoaded struct {
 	State   Persistent
 	LastSeq uint64
+	// Booted is when ftd began, if no driver was running then: the box boots. Zero when it was
+	// only ftd that was away.
+	Booted time.Time
 }
 
 // DeviceConfigured names a device of ft.toml, once each, in the order of the file.

@@ -139,7 +139,13 @@ func (b *simBox) boot() {
 	b.rules.forgetful = b.rules.forgetful || len(b.jobs) > 0
 	b.written, b.failed, b.jobs, b.held = nil, map[uint64]bool{}, nil, nil
 	b.rules.booted()
-	b.step(StateLoaded{State: b.disk, LastSeq: b.lastSeq})
+	loaded := StateLoaded{State: b.disk, LastSeq: b.lastSeq, Booted: b.now}
+	for _, d := range b.devices {
+		if d.alive {
+			loaded.Booted = time.Time{}
+		}
+	}
+	b.step(loaded)
 	for _, module := range moduleIDs {
 		if b.dark[module] {
 			b.step(ModulePower{Module: module})

@@ -158,7 +158,11 @@ func (b *stage) command(line string) {
 		b.config = append(b.config, ev)
 		b.step(ev)
 	case "load":
-		b.step(StateLoaded{State: b.disk, LastSeq: b.core.Seq()})
+		ev := StateLoaded{State: b.disk, LastSeq: b.core.Seq()}
+		if arg(1) == "boot" {
+			ev.Booted = b.now
+		}
+		b.step(ev)
 	case "restart": // ftd dies and starts again
 		seq := b.core.Seq()
 		b.core, b.timer, b.waiting = New(b.cfg), time.Time{}, nil

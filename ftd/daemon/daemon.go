@@ -70,6 +70,7 @@ type Daemon struct {
 	alarms *alarm.Alarms
 	keeper *keeper.Client
 	power  *power
+	began  time.Time // when this ftd did
 	notify *notifier
 	kept   kept
 
@@ -88,11 +89,12 @@ type Daemon struct {
 // Run is ftd from its start until ctx ends. reload carries a wish to read the
 // configuration again (SIGHUP).
 func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
+	began := time.Now()
 	cfg, err := config.Load(o.ConfigFile)
 	if err != nil {
 		return err
 	}
-	d := &Daemon{Options: o, runDir: filepath.Dir(o.Socket), config: cfg,
+	d := &Daemon{Options: o, runDir: filepath.Dir(o.Socket), config: cfg, began: began,
 		devices: map[string]*device{}, strangers: map[string]keeper.Process{}, served: map[string]bool{}}
 	if err := d.makeDirs(); err != nil {
 		return err
@@ -286,7 +288,11 @@ func (d *Daemon) start(state control.Persistent) {
 	case <-time.After(keeperPatience):
 	case <-d.ctx.Done():
 	}
-	_ = d.owner.post(d.ctx, control.StateLoaded{State: state, LastSeq: d.events.LastSeq()})
+	loaded := control.StateLoaded{State: state, LastSeq: d.events.LastSeq()}
+	if d.boots(d.ctx) {
+		loaded.Booted = d.began
+	}
+	_ = d.owner.post(d.ctx, loaded)
 	for _, module := range d.power.without() {
 		d.Log.Warn("a drill has left a module without power", "module", module, "way out", "ftctl inject "+module+" power-on")
 		_ = d.owner.post(d.ctx, control.ModulePower{Module: module, Reason: module + " has lost its power"})
