@@ -123,7 +123,7 @@ func (c *Core) proposePower(p *proposal, ev ModulePower) {
 		return // nothing new
 	case ev.On:
 		p.then = func() {
-			m.dark = ""
+			m.dark, m.reason = "", pulled // until what is in it is seen
 			c.changes++
 			c.noteOn(m.id, Info, m.id+" has its power again", nil)
 		}
@@ -176,7 +176,7 @@ func (c *Core) moduleVerdict(m *module) (verdict, action string, ok bool) {
 		action = fmt.Sprintf("put %s back: what it carries then comes in by itself", m.id)
 		if m.dark != "" {
 			verdict = m.dark
-			action = fmt.Sprintf("a drill took it: ftctl inject %s power-on gives it back", m.id)
+			action = fmt.Sprintf("a drill took its power: ftctl inject %s power-on gives it back", m.id)
 		}
 		switch {
 		case word && m.dark == "":

@@ -103,7 +103,7 @@ func TestModuleLosesItsPower(t *testing.T) {
 		for _, id := range []string{"pci1/disk0", "pci1/net0"} {
 			n.wait(id, "removed")
 		}
-		n.verdict("pci1 has lost its power", "a drill took it: ftctl inject pci1 power-on gives it back")
+		n.verdict("pci1 has lost its power", "a drill took its power: ftctl inject pci1 power-on gives it back")
 	}
 	dark()
 	if e := n.box.lastEvent("pci1", "removed"); e.Reason != "pci1 has lost its power" {
