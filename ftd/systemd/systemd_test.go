@@ -242,6 +242,13 @@ func (b *box) hardening() {
 	for _, want := range []string{"CapBnd:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"} {
 		wantWords(b.t, "ftd's status", status, want)
 	}
+	modules := strings.Fields(b.do("pgrep", "-f", "ftd cpu-module"))
+	if len(modules) != 2 {
+		b.t.Errorf("there are %d CPU modules", len(modules))
+	}
+	for _, pid := range modules {
+		wantWords(b.t, "a CPU module's status", b.do("cat", "/proc/"+pid+"/status"), "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2")
+	}
 }
 
 func (b *box) kill(sig, unit string) (pid string) {
