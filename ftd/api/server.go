@@ -203,6 +203,9 @@ func decodeBody(body io.Reader, c *Change) error {
 	if err := dec.Decode(c); err != nil {
 		return badRequest("the request's body is not the JSON of a change: %v", err)
 	}
+	if _, err := dec.Token(); err != io.EOF {
+		return badRequest("the request's body has more in it than the JSON of a change")
+	}
 	return nil
 }
 
