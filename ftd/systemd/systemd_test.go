@@ -20,7 +20,7 @@ import (
 const faceAddress = "192.0.2.10"
 
 // exposureMax are the scores of `systemd-analyze security` that ARCHITECTURE.md states.
-var exposureMax = map[string]float64{"ftd": 1.9, "ft-keeper": 5.2}
+var exposureMax = map[string]float64{"ftd": 1.9, "ft-keeper": 5.4}
 
 // versions that the packages and binaries are stamped with.
 const (
@@ -389,7 +389,19 @@ func (b *box) cleanStop() {
 		s := b.property("ft-keeper", "StatusText")
 		return strings.Contains(s, "waiting to stop: disk0"), s
 	})
+	// Nor is it taken from under somebody who has it open as it is: a process with other
+	// rights, that root or another user has started.
+	for _, who := range []string{"", "setpriv --reuid=65534 --regid=65534 --clear-groups"} {
+		b.do("sh", "-c", who+" sleep 1000 3</dev/ft/disk0 >/dev/null 2>&1 &")
+	}
 	b.do("umount", "/mnt/disk0")
+	for _, name := range []string{"first", "second"} {
+		b.eventually("the keeper waits for the "+name+" process", func() (bool, string) {
+			s := b.property("ft-keeper", "StatusText")
+			return strings.Contains(s, "waiting to stop: disk0") && strings.Contains(s, "sleep") && !strings.Contains(s, "mounted"), s
+		})
+		b.do("pkill", "-o", "sleep")
+	}
 	b.eventually("the keeper has stopped", func() (bool, string) {
 		s := b.property("ft-keeper", "ActiveState") + " " + b.property("ft-keeper", "StatusText")
 		return strings.HasPrefix(s, "inactive"), s
