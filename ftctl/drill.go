@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -91,11 +92,16 @@ func (a *app) drill(ctx context.Context, o drill.Setup) error {
 			fmt.Fprintln(a.err, "ftctl: what was taken is given back; another Ctrl-C leaves it as it is")
 		}
 	})()
+	viewed, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	kept := make(chan struct{})
+	go func() { defer close(kept); v.keep(viewed) }()
 	report := prepared.Runner.Run(ctx)
+	cancel()
+	<-kept
 	if a.json {
 		err = a.writeJSON(report)
 	} else {
-		err = a.write("\n" + report.Table())
+		err = a.write("\n" + visible(report.Table()))
 	}
 	if err == nil && !report.OK {
 		err = exit{exitFailed}
@@ -107,30 +113,63 @@ func (a *app) drill(ctx context.Context, o drill.Setup) error {
 // elsewhere.
 type drillView struct {
 	app    *app
-	screen *inPlace
+	screen *inPlace // nil elsewhere
+
+	mu   sync.Mutex // guards the fields below and the terminal
+	last drill.Progress
+	at   time.Time
 }
 
-func (v *drillView) show(p drill.Progress) {
-	if p.Ended != nil {
-		line := p.Ended.Line()
-		if v.screen == nil {
-			_ = v.app.say("%s", line)
-			return
-		}
-		_ = v.screen.draw(line)
-		v.screen.lines = 0 // it stays
-		return
-	}
+// keep draws again every second, as time passes, until ctx ends.
+func (v *drillView) keep(ctx context.Context) {
 	if v.screen == nil {
 		return
 	}
-	doing := p.Doing
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			_ = v.screen.clear()
+			return
+		case <-tick.C:
+			v.mu.Lock()
+			v.draw()
+			v.mu.Unlock()
+		}
+	}
+}
+
+func (v *drillView) show(p drill.Progress) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if p.Ended != nil {
+		if v.screen != nil {
+			_ = v.screen.clear()
+		}
+		_ = v.app.say("%s", visible(p.Ended.Line()))
+	}
+	v.last, v.at = p, now()
+	if v.screen != nil {
+		v.draw()
+	}
+}
+
+// draw is called with mu held.
+func (v *drillView) draw() {
+	if v.at.IsZero() {
+		return
+	}
+	doing := v.last.Doing
 	if doing == "" {
 		doing = "nothing is wrong"
 	}
 	verdict := v.app.paint(green, "no error, nothing lost")
-	if p.Errors > 0 || p.Lost > 0 {
-		verdict = v.app.paint(red, fmt.Sprintf("%d errors, %d lost", p.Errors, p.Lost))
+	if v.last.Errors > 0 || v.last.Lost > 0 {
+		verdict = v.app.paint(red, fmt.Sprintf("%d errors, %d lost", v.last.Errors, v.last.Lost))
 	}
-	_ = v.screen.draw(fmt.Sprintf("now      %s\n         %s left, %d faults, %s", doing, humanDuration(p.Left), p.Done, verdict))
+	_ = v.screen.draw(fmt.Sprintf("now      %s\n         %s left, %d faults, %s",
+		doing, humanDuration(v.last.Left-now().Sub(v.at)), v.last.Done, verdict))
 }

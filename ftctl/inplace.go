@@ -32,6 +32,18 @@ func (p *inPlace) draw(text string) error {
 	return err
 }
 
+// clear takes away what was drawn last, for something that stays.
+func (p *inPlace) clear() error {
+	if p.lines == 0 {
+		return nil
+	}
+	_, height := p.app.window()
+	up := min(p.lines, height-1)
+	p.lines = 0
+	_, err := fmt.Fprintf(p.app.out, "\x1b[%dA%s", up, eraseBelow)
+	return err
+}
+
 // window is the size of the terminal.
 func (a *app) window() (width, height int) {
 	width, height, err := term.GetSize(int(a.terminal.Fd()))

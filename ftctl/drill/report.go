@@ -178,23 +178,25 @@ func clock(d time.Duration) string {
 
 // Columns of the table.
 const (
-	nameColumn = 24
-	numColumn  = 10
+	nameColumn  = 22
+	timesColumn = 6
+	numColumn   = 8
+	badColumn   = 7
 )
 
 // Table is the report for a person.
 func (r *Report) Table() string {
 	var b strings.Builder
 	cell := func(text string) { fmt.Fprintf(&b, "%*s", numColumn, text) }
-	fmt.Fprintf(&b, "%-*s%7s%*s%*s%*s%8s%8s\n", nameColumn, "", "times", 2*numColumn, "noticed after", 2*numColumn, "stall or gap", 2*numColumn, "duplex again after", "errors", "lost")
-	fmt.Fprintf(&b, "%-*s%7s", nameColumn, "", "")
+	fmt.Fprintf(&b, "%-*s%*s%*s%*s%*s%*s%*s\n", nameColumn, "", timesColumn, "times", 2*numColumn, "noticed after", 2*numColumn, "stall or gap", 2*numColumn, "duplex after", badColumn, "errors", badColumn, "lost")
+	fmt.Fprintf(&b, "%-*s", nameColumn+timesColumn, "")
 	for range 3 {
 		cell("median")
 		cell("worst")
 	}
 	b.WriteByte('\n')
 	line := func(name string, k KindReport) {
-		fmt.Fprintf(&b, "%-*s%7d", nameColumn, name, k.Times)
+		fmt.Fprintf(&b, "%-*s%*d", nameColumn, name, timesColumn, k.Times)
 		for _, s := range []*SpanJSON{k.Noticed, k.Stall, k.Back} {
 			if s == nil {
 				cell("–")
@@ -204,7 +206,7 @@ func (r *Report) Table() string {
 			cell(short(s.Median))
 			cell(short(s.Worst))
 		}
-		fmt.Fprintf(&b, "%8d%8d%s\n", k.Errors, k.Lost, remark(k))
+		fmt.Fprintf(&b, "%*d%*d%s\n", badColumn, k.Errors, badColumn, k.Lost, remark(k))
 	}
 	on := ""
 	for _, k := range r.Kinds {
@@ -274,7 +276,7 @@ func short(ms float64) string {
 	switch {
 	case ms < 10:
 		return fmt.Sprintf("%.1f ms", ms)
-	case ms < 1000:
+	case ms < 999.5: // 999.6 would be written as 1000
 		return fmt.Sprintf("%.0f ms", ms)
 	case ms < 100_000:
 		return fmt.Sprintf("%.2f s", ms/1000)
