@@ -170,6 +170,6 @@ func (v *drillView) draw() {
 	if v.last.Errors > 0 || v.last.Lost > 0 {
 		verdict = v.app.paint(red, fmt.Sprintf("%d errors, %d lost", v.last.Errors, v.last.Lost))
 	}
-	_ = v.screen.draw(fmt.Sprintf("now      %s\n         %s left, %d faults, %s",
+	_ = v.screen.draw(fmt.Sprintf("now      %s\n         %s left, faults so far: %d, %s",
 		doing, humanDuration(v.last.Left-now().Sub(v.at)), v.last.Done, verdict))
 }

@@ -34,6 +34,7 @@ type Result struct {
 	// back, or that it was noticed where it comes back by itself.
 	Back    time.Duration
 	Stall   time.Duration // the longest of the loads on what was hit
+	Loaded  bool          // there is such a load
 	Windows map[string]Window
 	Errors  int64
 	Lost    int64
@@ -79,6 +80,9 @@ func (b *Book) Add(r Result) { b.Results = append(b.Results, r) }
 
 // AddCalm notes a while in which nothing was wrong.
 func (b *Book) AddCalm(windows map[string]Window) {
+	if len(windows) == 0 {
+		return
+	}
 	var all Window
 	for _, w := range windows {
 		all.add(w)
@@ -129,7 +133,9 @@ func (b *Book) Rows() (rows []Row) {
 			if r.Judged {
 				row.Judged++
 			}
-			stall = append(stall, r.Stall)
+			if r.Loaded {
+				stall = append(stall, r.Stall)
+			}
 			if r.Noticed > 0 || k.quiet {
 				back = append(back, r.Back)
 			}

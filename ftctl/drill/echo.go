@@ -26,6 +26,7 @@ const (
 	echoTargetsMax = 2
 	echoRing       = 4096 // requests remembered; above echoPatience / echoEvery
 	echoRead       = 100 * time.Millisecond
+	echoBuffer     = 4 << 20
 	echoTries      = 5 // to find out whether somebody answers at all
 
 	icmpEchoRequest, icmpEchoReply     = 8, 0
@@ -89,6 +90,7 @@ func (l *echoLoad) open() (int, error) {
 		return -1, fmt.Errorf("open a raw socket: %w", err)
 	}
 	wait := unix.NsecToTimeval(echoRead.Nanoseconds())
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, echoBuffer) // that answers are not lost here
 	err = errors.Join(
 		unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, l.f.face),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &wait),
@@ -234,14 +236,15 @@ func (t *echoTrack) answer(n uint64) (gap time.Duration) {
 	return gap
 }
 
-// silence is how long nothing has been answered, when that is longer than an answer takes.
+// silence is how long a request has been without an answer, when that is longer than an
+// answer takes.
 func (t *echoTrack) silence(now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.last == 0 || t.next-t.last >= echoRing {
+	if t.last == 0 || t.last+1 >= t.next || t.next-t.last >= echoRing {
 		return 0
 	}
-	if quiet := now.Sub(t.sent[t.last%echoRing]); quiet > echoRead {
+	if quiet := now.Sub(t.sent[(t.last+1)%echoRing]); quiet > echoRead {
 		return quiet
 	}
 	return 0

@@ -160,12 +160,15 @@ var closed = func() <-chan time.Time {
 	return c
 }()
 
+// looksOnly is a load that sees what becomes of a device, and not how long it stalls.
+type looksOnly interface{ looksOnly() }
+
 // primary are the loads that tell of a stall of some devices: those on them; for a device
 // that carries none itself, those on what hangs on it, such as a machine on its disk.
 func primary(loads []Load, st api.Status, devices []string) (names []string) {
 	on := func(device string) (found bool) {
 		for _, l := range loads {
-			if l.Device() == device {
+			if _, looks := l.(looksOnly); l.Device() == device && !looks {
 				found = true
 				if !slices.Contains(names, l.Name()) {
 					names = append(names, l.Name())

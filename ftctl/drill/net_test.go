@@ -59,8 +59,12 @@ func TestEchoGaps(t *testing.T) {
 	if s := track.silence(now.Add(2000 * echoEvery)); s != 0 {
 		t.Errorf("it is silent for %s", s)
 	}
-	if s := track.silence(now.Add(2000*echoEvery + time.Second)); s < time.Second {
-		t.Errorf("it is silent for %s only", s)
+	if s := track.silence(now.Add(2000*echoEvery + time.Second)); s != 0 {
+		t.Errorf("it is silent for %s while nobody asks", s)
+	}
+	track.ask(now.Add(2000 * echoEvery))
+	if s := track.silence(now.Add(2000*echoEvery + time.Second)); s != time.Second {
+		t.Errorf("it is silent for %s", s)
 	}
 }
 

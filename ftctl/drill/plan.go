@@ -121,11 +121,12 @@ func (p *Plan) Next() (Step, bool) {
 	return s, true
 }
 
-// hits says whether the plan puts faults into a side, or into all of its device.
+// hits says whether the plan puts faults into a side, or into anything of its device.
 func (p *Plan) hits(side, device string) bool {
 	return slices.ContainsFunc(p.hands, func(h *hand) bool {
 		return slices.ContainsFunc(h.parts, func(s Step) bool {
-			return s.ID == side || s.ID != ftdID && !strings.Contains(s.ID, "/") && slices.Contains(s.Devices, device)
+			whole := side == "" || !strings.Contains(s.ID, "/")
+			return s.ID == side || whole && slices.Contains(s.Devices, device)
 		})
 	})
 }

@@ -153,8 +153,8 @@ func TestBookSums(t *testing.T) {
 	second := time.Second
 	var b Book
 	b.AddCalm(map[string]Window{"disk0": {Stall: second}})
-	b.Add(Result{Step: Step{Kind: hang}, Noticed: second, Stall: 5 * second, Back: 2 * second})
-	b.Add(Result{Step: Step{Kind: hang}, Noticed: 3 * second, Stall: 7 * second, Back: 4 * second, Errors: 2, Lost: 1, Judged: true})
+	b.Add(Result{Step: Step{Kind: hang}, Noticed: second, Loaded: true, Stall: 5 * second, Back: 2 * second})
+	b.Add(Result{Step: Step{Kind: hang}, Noticed: 3 * second, Loaded: true, Stall: 7 * second, Back: 4 * second, Errors: 2, Lost: 1, Judged: true})
 	b.Add(Result{Step: Step{Kind: hang}, Refused: "no"})
 	b.Add(Result{Step: Step{Kind: flip}})
 	b.AddCalm(map[string]Window{"disk0": {Stall: 2 * second, Errors: 1}, "net0": {Stall: 3 * second, Lost: 4}})
@@ -174,5 +174,20 @@ func TestBookSums(t *testing.T) {
 	}
 	if r := rows[2]; r.Stall.Worst != 3*second || r.Lost != 4 {
 		t.Errorf("the row of the time in between is %+v", r)
+	}
+}
+
+// A machine is the load of the disk under it; what nobody feels is said.
+func TestLoadsThatFeelAFault(t *testing.T) {
+	st := statusOf(t)
+	guest, disk0 := &guestLoad{device: "guest"}, &diskLoad{device: "disk0"}
+	for devices, want := range map[string]string{"disk0": "disk0", "disk1": "guest", "net0": "guest", "guest": "guest", "disk0 disk1": "disk0 guest"} {
+		if got := strings.Join(primary([]Load{guest, disk0}, st, strings.Fields(devices)), " "); got != want {
+			t.Errorf("a fault of %s is felt by %s, want %s", devices, got, want)
+		}
+	}
+	d := &Runner{Plan: planOf(t, st, Options{Seed: 1}), Loads: []Load{newStepsLoad(nil, "guest"), disk0}, latest: st}
+	if got := strings.Join(d.unloaded(), " "); got != "disk1 net0 guest" {
+		t.Errorf("nobody feels faults of %s", got)
 	}
 }

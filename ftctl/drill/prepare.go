@@ -52,7 +52,7 @@ func Prepare(ctx context.Context, box Box, o Setup) (*Prepared, error) {
 		return nil, err
 	}
 	if state := st.System.State.String(); state != "duplex" {
-		return nil, refuse("the box is %s (%s): a drill takes one side away, so both must be good; %s; then ftctl wait box --for duplex", state, st.System.Verdict, action(st))
+		return nil, refuse("the box is %s (%s): a drill takes one side away, so both must be good; %s; then ftctl wait box --for duplex%s", state, st.System.Verdict, action(st), leftIn(st))
 	}
 	plan, err := NewPlan(st, Options{Seed: o.Seed, Parts: o.Parts, Supervised: version.Supervised})
 	if err != nil {
@@ -95,6 +95,18 @@ func action(st api.Status) string {
 		return a
 	}
 	return "ftctl status says what is under way"
+}
+
+// leftIn is the way out where an earlier drill that was killed has left a fault in.
+func leftIn(st api.Status) string {
+	for _, d := range st.Devices {
+		for _, s := range d.Sides {
+			if s.State.String() != "duplex" && s.State.String() != "simplex" && s.MTBF.Injected > 0 {
+				return fmt.Sprintf(". If an earlier drill was killed and has left a fault in: ftctl inject %s clear", s.ID)
+			}
+		}
+	}
+	return ""
 }
 
 func nothing(st api.Status, o Setup, plan *Plan) string {

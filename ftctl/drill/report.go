@@ -27,6 +27,7 @@ type Report struct {
 	Kinds       []KindReport `json:"kinds"`
 	Calm        *KindReport  `json:"calm,omitempty"` // what the loads saw between the steps
 	Loads       []LoadReport `json:"loads"`
+	Unloaded    []string     `json:"unloaded,omitempty"` // devices with no load on them that would feel a fault
 	LeftOut     []string     `json:"left_out,omitempty"`
 	Steps       []StepReport `json:"steps"`
 }
@@ -150,6 +151,9 @@ func (r *Report) conclude() {
 		r.Verdict, r.Action = "no fault was put in", "give it more time: --minutes"
 	default:
 		r.Verdict = fmt.Sprintf("no error and nothing lost in %s over %s; the box is duplex", count(int64(r.Faults), "fault"), took)
+		if len(r.Unloaded) > 0 {
+			r.Verdict += ". But there was no load on " + strings.Join(r.Unloaded, ", ") + ": of that only the states are known"
+		}
 	}
 	if r.Interrupted {
 		r.Verdict = "interrupted after " + took + ": " + r.Verdict
@@ -181,7 +185,7 @@ const (
 	nameColumn  = 22
 	timesColumn = 6
 	numColumn   = 8
-	badColumn   = 7
+	badColumn   = 8
 )
 
 // Table is the report for a person.
@@ -297,7 +301,11 @@ func (r *Result) Line() string {
 	case r.Kind.quiet:
 		noticed = ""
 	}
-	text += fmt.Sprintf("%-16s stall %-9s duplex %-9s", noticed, short(millis(r.Stall)), short(millis(r.Back)))
+	stall := ""
+	if r.Loaded {
+		stall = "stall " + short(millis(r.Stall))
+	}
+	text += fmt.Sprintf("%-16s %-15s duplex %-9s", noticed, stall, short(millis(r.Back)))
 	if r.Errors > 0 || r.Lost > 0 {
 		text += fmt.Sprintf(" %d errors, %d lost", r.Errors, r.Lost)
 		for name, w := range r.Windows {

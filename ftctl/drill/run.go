@@ -103,9 +103,27 @@ func (d *Runner) Run(ctx context.Context) *Report {
 	return r
 }
 
+// unloaded are the devices that are drilled without a load that would feel it.
+func (d *Runner) unloaded() (ids []string) {
+	for _, dev := range d.latest.Devices {
+		if d.Plan.hits("", dev.ID) && len(primary(d.Loads, d.latest, []string{dev.ID})) == 0 {
+			ids = append(ids, dev.ID)
+		}
+	}
+	return ids
+}
+
+func devicesOf(st api.Status) (ids []string) {
+	for _, dev := range st.Devices {
+		ids = append(ids, dev.ID)
+	}
+	return ids
+}
+
 func (d *Runner) fill(ctx context.Context, r *Report) {
 	r.Seconds = time.Since(d.began).Seconds()
 	r.book(&d.book)
+	r.Unloaded = d.unloaded()
 	if d.running != nil {
 		r.loads(d.running)
 	}
@@ -154,13 +172,12 @@ func (d *Runner) note(res *Result, windows map[string]Window) {
 	for _, w := range windows {
 		res.Errors, res.Lost, res.Missed = res.Errors+w.Errors, res.Lost+w.Lost, res.Missed+w.Missed
 	}
-	for _, name := range primary(d.Loads, d.latest, res.Devices) {
-		res.Stall = max(res.Stall, windows[name].Stall)
+	devices := res.Devices
+	if len(devices) == 0 { // ftd's: it must not be felt anywhere
+		devices = devicesOf(d.latest)
 	}
-	if len(res.Devices) == 0 { // ftd's: it must not be felt anywhere
-		for _, w := range windows {
-			res.Stall = max(res.Stall, w.Stall)
-		}
+	for _, name := range primary(d.Loads, d.latest, devices) {
+		res.Stall, res.Loaded = max(res.Stall, windows[name].Stall), true
 	}
 }
 
@@ -219,8 +236,11 @@ func (d *Runner) step(ctx context.Context, s Step) (*Result, error) {
 
 // put puts a fault in. A crash of ftd may take its answer along.
 func (d *Runner) put(ctx context.Context, s Step) error {
+	if s.ID != ftdID {
+		return d.change(ctx, s.change(s.Kind.do))
+	}
 	_, err := d.Box.Change(ctx, s.change(s.Kind.do))
-	if s.ID == ftdID && unreachable(err) {
+	if unreachable(err) {
 		return nil
 	}
 	return err
@@ -261,8 +281,11 @@ func (d *Runner) change(ctx context.Context, c api.Change) error {
 	deadline := time.Now().Add(awayMax)
 	for {
 		_, err := d.Box.Change(ctx, c)
-		if !unreachable(err) || time.Now().After(deadline) {
+		if !unreachable(err) {
 			return err
+		}
+		if time.Now().After(deadline) {
+			return silent(err)
 		}
 		if err := d.sleep(ctx, pollEvery); err != nil {
 			return err
@@ -404,7 +427,9 @@ func (d *Runner) giveUp(ctx context.Context, s Step, since uint64, why string) e
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), awayMax)
 		defer cancel()
 		if _, err := d.Box.Change(ctx, s.change(s.Kind.undo)); err != nil {
-			stop.Sentence += fmt.Sprintf("; the fault is still in (%v)", err)
+			c := s.change(s.Kind.undo)
+			stop.Sentence += "; the fault may still be in"
+			stop.Look = fmt.Sprintf("ftctl inject %s %s; %s", c.ID, c.Fault, stop.Look)
 		}
 	}
 	return stop
@@ -442,7 +467,7 @@ func (d *Runner) status(ctx context.Context) (api.Status, error) {
 		case !unreachable(err):
 			return st, err
 		case time.Now().After(deadline):
-			return st, fmt.Errorf("ftd has not answered for %s: %w", awayMax, err)
+			return st, silent(err)
 		}
 		if err := d.sleep(ctx, reconnectEvery); err != nil {
 			return st, err
@@ -487,6 +512,9 @@ func (d *Runner) show(doing string, ended *Result) {
 	errors, lost := d.book.Totals()
 	d.Show(Progress{Doing: doing, Left: max(0, d.For-time.Since(d.began)), Done: d.book.Done(), Errors: errors, Lost: lost, Ended: ended})
 }
+
+// silent is the end of a drill whose ftd does not come back.
+func silent(err error) error { return fmt.Errorf("ftd has not answered for %s: %w", awayMax, err) }
 
 func refused(err error) bool {
 	var wire *api.Error

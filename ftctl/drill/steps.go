@@ -32,6 +32,8 @@ func (l *stepsLoad) What() string {
 	return "its steps are looked at: they go on, and it does not start anew"
 }
 
+func (l *stepsLoad) looksOnly() {}
+
 // Run looks until ctx ends.
 func (l *stepsLoad) Run(ctx context.Context) {
 	tick := time.NewTicker(stepsEvery)
