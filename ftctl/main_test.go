@@ -116,6 +116,8 @@ func (b *box) FaultHistories(id string) (found []api.FaultHistory, ok bool) {
 
 func (b *box) Events() *eventlog.Log { return b.log }
 
+func (b *box) Others(context.Context) (*api.Version, []string) { return nil, nil }
+
 func (b *box) Console(context.Context, string) (net.Conn, error) {
 	b.mu.Lock()
 	open := b.console

@@ -124,7 +124,11 @@ func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) {
 	s.answer(w, s.backend.Status())
 }
 
-func (s *Server) getVersion(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.version) }
+func (s *Server) getVersion(w http.ResponseWriter, r *http.Request) {
+	v := s.version
+	v.Keeper, v.Outdated = s.backend.Others(r.Context())
+	s.answer(w, v)
+}
 
 func (s *Server) getComponents(w http.ResponseWriter, _ *http.Request) {
 	s.answer(w, Components(s.backend.Status()))

@@ -178,7 +178,7 @@ func TestRequests(t *testing.T) {
 		code               int
 		want               string
 	}{
-		{"GET", "/v1/version", "", 200, `{"version":"v1","go":"go"}`},
+		{"GET", "/v1/version", "", 200, `{"version":"v1","go":"go","keeper":{"version":"v0","go":"","pid":7},"outdated":["disk0"]}`},
 		{"POST", "/v1/components/pci1/disk0/bringup", "", 200, `{"text":"bringup pci1/disk0","seq":7}`},
 		{"POST", "/v1/components/pci1/disk0/bringup", `{"accept_risk":"overwrite"}`, 200, `{"text":"bringup pci1/disk0","seq":7}`},
 		{"POST", "/v1/components/pci1%2Fdisk0/bringdown", `{"accept_risk":"last-side"}`, 200, `{"text":"bringdown pci1/disk0","seq":7}`},

@@ -142,4 +142,8 @@ type Version struct {
 	Since   time.Time `json:"since,omitzero"`
 	// Supervised: somebody starts ftd again when it dies.
 	Supervised bool `json:"supervised,omitempty"`
+	// Keeper is the keeper that ftd has found; Outdated are the devices whose driver runs
+	// another program than the one that is installed, until its next start.
+	Keeper   *Version `json:"keeper,omitempty"`
+	Outdated []string `json:"outdated,omitempty"`
 }

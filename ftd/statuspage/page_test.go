@@ -35,6 +35,8 @@ func (s *shown) Status() api.Status {
 
 func (s *shown) Events() *eventlog.Log { return s.log }
 
+func (s *shown) Others(context.Context) (*api.Version, []string) { return nil, nil }
+
 // change changes the document; what it is told is an event.
 func (s *shown) change(t *testing.T, e api.Event, f func(*api.Status)) {
 	t.Helper()

@@ -331,7 +331,8 @@ func (b *box) upgrade(l *loads, deb string) {
 		b.t.Errorf("the upgrade has restarted the keeper")
 	}
 	version := b.do("ftctl", "version")
-	wantWords(b.t, "ftctl version", version, "ftctl  "+newer, "ftd    "+newer)
+	wantWords(b.t, "ftctl version", version, "ftctl  "+newer, "ftd    "+newer, "keeper "+older, "systemctl restart ft-keeper",
+		"drivers of disk0, guest, net0 run an older program")
 	if !strings.Contains(b.do("cat", "/etc/ft/ft.toml"), "eth0") {
 		b.t.Error("the upgrade has replaced ft.toml")
 	}
@@ -343,6 +344,7 @@ func (b *box) upgrade(l *loads, deb string) {
 	b.sameDrivers(before)
 	b.duplex()
 	l.going()
+	wantWords(b.t, "ftctl version", b.do("ftctl", "version"), "keeper "+newer)
 }
 
 func (b *box) ftdStopped(l *loads) {
