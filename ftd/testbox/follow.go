@@ -139,6 +139,7 @@ func (b *box) hint(st api.Status) {
 The box is %s. In another terminal, try:
 
   %[2]s status
+  %[2]s drill --minutes 5             # a fire drill: all that follows and more, under load, with a table at the end
   sudo mkfs.ext4 %[3]s && sudo mount %[3]s /mnt
   %[2]s inject pci1/disk0 vanish      # pull the leg out of PCI module 1
   sudo cp -r /usr/share/doc /mnt && sync    # write on, on the other leg
