@@ -56,6 +56,7 @@ type fakeBox struct {
 	refuses string        // this fault, by a rule
 	dies    bool          // ftd does not come back
 	tooSoon int           // so many times it may not be brought up
+	defers  bool          // what was out stays offline until it is brought up
 	judges  bool          // the part that fails stays broken until it is brought up
 }
 
@@ -110,7 +111,10 @@ func (b *fakeBox) Change(_ context.Context, c api.Change) (api.Outcome, error) {
 		b.tooSoon--
 		return api.Outcome{}, &api.Error{Code: "rule", Refused: true, Sentence: "it flaps"}
 	case c.Fault == "clear" || c.Fault == "return" || c.Fault == "cable-return" || c.Fault == "power-on" || c.Verb == api.Bringup:
-		if b.state() == "simplex" && (!b.judges || c.Verb == api.Bringup) {
+		if b.defers && c.Verb != api.Bringup {
+			b.side("offline")
+		}
+		if b.state() == "simplex" && (!b.judges && !b.defers || c.Verb == api.Bringup) {
 			b.later(b.mend, b.duplex)
 		}
 	case c.Fault == "slow" || c.Fault == "read-error":

@@ -76,20 +76,18 @@ func (d *Runner) Run(ctx context.Context) *Report {
 	d.began, d.pids, d.crashed = time.Now(), map[string]int{}, map[string]time.Time{}
 	d.random = rand.New(rand.NewPCG(d.Plan.Seed, 1)) // beside the plan's, whose order must not hang on how things go
 	r := &Report{Seed: d.Plan.Seed, Began: d.began, LeftOut: d.Plan.LeftOut}
-	following, unfollow := context.WithCancel(context.WithoutCancel(ctx))
+	d.running = start(ctx, d.Loads) // first of all: they end by leaving things as they were
 	st, err := d.status(ctx)
 	if err == nil {
 		r.Box = st.System.Name
+		following, unfollow := context.WithCancel(context.WithoutCancel(ctx))
 		events, ended := followEvents(following, d.Box, st.System.Seq)
-		d.events = events
 		defer func() { unfollow(); ended.Wait() }()
-		d.running = start(ctx, d.Loads)
+		d.events = events
 		err = d.steps(ctx)
-		d.show("the loads read back what they wrote", nil)
-		d.book.AddCalm(d.running.finish(loadPatience))
-	} else {
-		unfollow()
 	}
+	d.show("the loads read back what they wrote", nil)
+	d.book.AddCalm(d.running.finish(loadPatience))
 	var stop *stopped
 	switch {
 	case errors.As(err, &stop):
@@ -124,9 +122,7 @@ func (d *Runner) fill(ctx context.Context, r *Report) {
 	r.Seconds = time.Since(d.began).Seconds()
 	r.book(&d.book)
 	r.Unloaded = d.unloaded()
-	if d.running != nil {
-		r.loads(d.running)
-	}
+	r.loads(d.running)
 	ctx, cancel := context.WithTimeout(ctx, awayMax)
 	defer cancel()
 	if st, err := d.Box.Status(ctx); err != nil {
@@ -298,7 +294,7 @@ func (d *Runner) change(ctx context.Context, c api.Change) error {
 func (d *Runner) awaitDuplex(ctx context.Context, s Step, res *Result) error {
 	began := time.Now()
 	gotOn, best := began, 0.0
-	var raised time.Time // the last try to bring a broken part up
+	raised := began.Add(-raiseEvery) // the last try to bring a part up that stays out
 	why := ""
 	for {
 		st, err := d.status(ctx)
@@ -308,18 +304,19 @@ func (d *Runner) awaitDuplex(ctx context.Context, s Step, res *Result) error {
 		if st.System.State.String() == "duplex" {
 			return nil
 		}
-		broken, percent := d.underWay(s, st)
-		if broken != "" && time.Since(raised) > raiseEvery {
+		out, percent := d.underWay(s, st, time.Since(began) > raiseEvery)
+		if out != nil && time.Since(raised) >= raiseEvery {
 			// Its policy has judged the drill's own faults: that is what it is for, and this
-			// is the way back. It may be too soon for it.
-			res.Judged, raised = true, time.Now()
-			switch err := d.change(ctx, api.Change{Verb: api.Bringup, ID: broken}); {
+			// is the way back. It may be too soon for it. Or nothing comes in by itself here.
+			raised = time.Now()
+			res.Judged = res.Judged || out.State.String() == "broken"
+			switch err := d.change(ctx, api.Change{Verb: api.Bringup, ID: out.ID}); {
 			case err == nil:
 				continue
 			case ctx.Err() != nil:
 				return errInterrupted
 			default:
-				why = fmt.Sprintf("; bringup %s: %v", broken, err)
+				why = fmt.Sprintf("; bringup %s: %v", out.ID, err)
 			}
 		}
 		if percent > best {
@@ -334,20 +331,21 @@ func (d *Runner) awaitDuplex(ctx context.Context, s Step, res *Result) error {
 	}
 }
 
-// underWay finds a part that is broken, and how far those are that come back.
-func (d *Runner) underWay(s Step, st api.Status) (broken string, percent float64) {
+// underWay finds a part that does not come back by itself, and how far those are that do.
+// One that is offline may be about to: late says that it has had the time.
+func (d *Runner) underWay(s Step, st api.Status, late bool) (out *api.SideStatus, percent float64) {
 	for _, dev := range st.Devices {
-		for _, side := range dev.Sides {
-			if side.State.String() == "broken" {
-				broken = side.ID
-			}
-			if side.Progress != nil {
+		for i, side := range dev.Sides {
+			switch state := side.State.String(); {
+			case state == "broken", late && state == "offline" && side.RetryAt == nil:
+				out = &dev.Sides[i]
+			case side.Progress != nil:
 				percent += side.Progress.Percent
 				d.show(fmt.Sprintf("%s: %s %s %.0f %%", s.Text(), side.ID, side.Progress.What, side.Progress.Percent), nil)
 			}
 		}
 	}
-	return broken, percent
+	return out, percent
 }
 
 // beforeCrash notes which process is to die.

@@ -13,6 +13,7 @@ import (
 type fakeLoad struct {
 	meter
 	fails atomic.Bool
+	ended atomic.Bool
 	hangs bool
 }
 
@@ -33,6 +34,7 @@ func (l *fakeLoad) Run(ctx context.Context) {
 	if l.hangs {
 		time.Sleep(time.Hour)
 	}
+	l.ended.Store(true)
 }
 
 // drilled runs a drill on a fake box, in its own time.
@@ -121,6 +123,17 @@ func TestDrillIsInterrupted(t *testing.T) {
 	})
 }
 
+// Interrupted before it began: the loads leave things as they were all the same.
+func TestDrillThatDoesNotBegin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var load *fakeLoad
+		r := drilled(t, newFakeBox(t), Options{Seed: 5}, func(_ *Runner, l *fakeLoad, cancel context.CancelFunc) { load = l; cancel() })
+		if r.OK || !r.Interrupted || !strings.Contains(r.Verdict, "no fault was put in") || !load.ended.Load() {
+			t.Errorf("the report is\n%s", r.Table())
+		}
+	})
+}
+
 func TestDrillFailsOnErrorsAndLosses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := drilled(t, newFakeBox(t), Options{Seed: 5}, func(_ *Runner, l *fakeLoad, _ context.CancelFunc) {
@@ -151,6 +164,18 @@ func TestDrillBringsUpWhatIsBroken(t *testing.T) {
 		b.judges, b.tooSoon = true, 2
 		r := drilled(t, b, Options{Seed: 5, Parts: []string{"pci1/disk0"}}, nil)
 		if !r.OK || !b.wasAsked("bringup pci1/disk0") || !strings.Contains(r.Table(), "judged broken, brought up by hand") {
+			t.Errorf("the report is\n%s\n%v", r.Table(), b.asked)
+		}
+	})
+}
+
+// Where nothing comes in by itself, the drill does what a person has to do.
+func TestDrillOfABoxThatDefers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newFakeBox(t)
+		b.defers = true
+		r := drilled(t, b, Options{Seed: 5, Parts: []string{"pci1/disk0"}}, nil)
+		if !r.OK || !b.wasAsked("bringup pci1/disk0") || strings.Contains(r.Table(), "judged broken") {
 			t.Errorf("the report is\n%s\n%v", r.Table(), b.asked)
 		}
 	})
