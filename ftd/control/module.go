@@ -172,7 +172,7 @@ func (c *Core) moduleVerdict(m *module) (verdict, action string, ok bool) {
 	bringup := "ftctl bringup " + m.id
 	word := m.wantedOut()
 	if m.gone() {
-		verdict = m.id + " is gone: " + m.reason
+		verdict = m.id + " is gone: it was pulled, or has lost its power"
 		action = fmt.Sprintf("put %s back: what it carries then comes in by itself", m.id)
 		if m.dark != "" {
 			verdict = m.dark

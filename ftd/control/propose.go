@@ -94,7 +94,8 @@ func (c *Core) propose(p *proposal, ev Event) *refusal {
 		c.proposePower(p, ev)
 	case stuckDown:
 		s := ev.side
-		c.takeBackModule(p, s, AnswerRefused, drivers.RuleLastSide, c.notGood(s.partner()))
+		partner := s.partner()
+		c.takeBackModule(p, s, AnswerRefused, drivers.RuleLastSide, fmt.Sprintf("%s is %v: %s", partner.id, partner.state, partner.reason))
 	case ActionResult:
 		c.proposeResult(p, ev)
 	case overdue:
