@@ -161,6 +161,7 @@ func (c *Core) takeBackModule(p *proposal, s *side, status AnswerStatus, code, w
 		}
 		n := p.at(x)
 		n.target = r.down.was[x]
+		n.fresh = n.fresh && isNew(n.target)
 		if x == s || x.told {
 			n.hold = hold{} // its driver has been told, or may have been, that it is wanted out
 		}
