@@ -34,7 +34,8 @@ type device struct {
 	wake  chan struct{} // tells the link to try at once
 	peer  peer          // whom the link speaks to
 
-	power *power // of the modules
+	power *power     // of the modules
+	cutMu sync.Mutex // held while a side is being taken away or given back for that
 
 	mu      sync.Mutex             // guards the fields below
 	refusal [2]*drivers.Refused    // why the last attach of each side was refused, nil when it was not

@@ -77,6 +77,14 @@ func loadPower(runDir string, drills bool) (*power, error) {
 	return p, nil
 }
 
+// giving ends it for whoever asks now, but not on stable storage: what is under way is ended,
+// and ftd may be killed before that is done.
+func (p *power) giving(module string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.off, module)
+}
+
 // has says whether a module has power.
 func (p *power) has(module string) bool {
 	if p == nil {
@@ -139,10 +147,9 @@ func (d *Daemon) modulePower(ctx context.Context, module, fault string) error {
 	if fault == powerOff {
 		return d.cutPower(ctx, module)
 	}
-	err := d.onSides(module, func(dev *device, s drivers.Side) error {
-		return errors.Join(dev.tellPower(ctx, s, cuts[dev.as.kind].on), d.clearSide(ctx, dev, s, fault))
-	})
-	return errors.Join(err, d.givePower(ctx, module))
+	return errors.Join(d.givePower(ctx, module), d.onSides(module, func(dev *device, s drivers.Side) error {
+		return d.clearSide(ctx, dev, s, fault)
+	}))
 }
 
 func (d *Daemon) cutPower(ctx context.Context, module string) error {
@@ -153,25 +160,26 @@ func (d *Daemon) cutPower(ctx context.Context, module string) error {
 		return err
 	}
 	err := d.onSides(module, func(dev *device, s drivers.Side) error {
-		return errors.Join(dev.tellPower(ctx, s, cuts[dev.as.kind].off), dev.rewriteConfig())
+		return errors.Join(dev.cut(ctx, s), dev.rewriteConfig())
 	})
 	if err == nil {
 		return nil
 	}
-	// A module is without power or it is not: what has gone comes back.
-	back := d.onSides(module, func(dev *device, s drivers.Side) error { return dev.tellPower(ctx, s, cuts[dev.as.kind].on) })
-	return errors.Join(err, back, d.givePower(ctx, module))
+	return errors.Join(err, d.givePower(ctx, module)) // it is without power or it is not
 }
 
-// givePower tells everybody but the drivers that a module has its power again.
+// givePower gives a module its power back. What goes wrong with one side is said, and keeps no
+// other from coming back.
 func (d *Daemon) givePower(ctx context.Context, module string) error {
+	d.power.giving(module)
+	err := d.onSides(module, func(dev *device, s drivers.Side) error { return dev.uncut(ctx, s) })
 	if err := d.power.set(module, true); err != nil {
 		return err
 	}
 	if err := d.owner.post(ctx, control.ModulePower{Module: module, On: true}); err != nil {
 		return err
 	}
-	return d.onSides(module, func(dev *device, s drivers.Side) error {
+	return errors.Join(err, d.onSides(module, func(dev *device, s drivers.Side) error {
 		if err := dev.rewriteConfig(); err != nil {
 			return err
 		}
@@ -184,7 +192,7 @@ func (d *Daemon) givePower(ctx context.Context, module string) error {
 			seen.Identity = is.identity
 		}
 		return d.owner.post(ctx, seen)
-	})
+	}))
 }
 
 // clearSide ends what other drills have put into a side, where all of them are to end.
@@ -240,11 +248,28 @@ func (d *device) tellPower(ctx context.Context, s drivers.Side, fault string) er
 	return err
 }
 
+// cut takes a side away if its module has no power, uncut gives it back: one at a time, so that
+// a link that has just come up does not take away what has its power again.
+func (d *device) cut(ctx context.Context, s drivers.Side) error {
+	d.cutMu.Lock()
+	defer d.cutMu.Unlock()
+	if d.hasPower(s) {
+		return nil
+	}
+	return d.tellPower(ctx, s, cuts[d.as.kind].off)
+}
+
+func (d *device) uncut(ctx context.Context, s drivers.Side) error {
+	d.cutMu.Lock()
+	defer d.cutMu.Unlock()
+	return d.tellPower(ctx, s, cuts[d.as.kind].on)
+}
+
 // recut takes from a driver that has just been met what is in modules without power.
 func (d *device) recut(ctx context.Context) {
 	for i := range d.as.modules {
-		if s := drivers.Side(i); !d.hasPower(s) && d.as.paths[s] != "" {
-			if err := d.tellPower(ctx, s, cuts[d.as.kind].off); err != nil {
+		if s := drivers.Side(i); d.as.paths[s] != "" {
+			if err := d.cut(ctx, s); err != nil {
 				d.log.Warn("a drill has left the module without power, and its side cannot be taken away", "side", s, "error", err)
 			}
 		}
