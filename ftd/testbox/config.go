@@ -51,7 +51,7 @@ func nicConfig(netns string) string {
 
 // pageAddress is where the status page of the box on the default socket is. Others have none:
 // there is one such port. Where it is taken, ftd says so and goes on.
-const pageAddress = "127.0.0.1:8400"
+const pageAddress = "127.0.0.1:8090"
 
 func (b *box) page() string {
 	if b.Socket == api.DefaultSocket {
