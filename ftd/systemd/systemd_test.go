@@ -139,6 +139,9 @@ const configuration = `
 [system]
 drills = true
 
+[alarms]
+hook = "/usr/libexec/ft-hook"
+
 [[disk]]
 name = "disk0"
 pci0 = "LEGS/disk0-pci0"
@@ -162,7 +165,10 @@ func (b *box) configure() {
 	configuration := strings.ReplaceAll(configuration, "LEGS", b.legs)
 	b.sh(fmt.Sprintf("truncate -s 96M %s/disk0-pci0 %[1]s/disk0-pci1", b.legs))
 	b.write("/var/lib/ft/bare.elf", string(bare.Program()))
-	b.write("/etc/ft/ft.toml", "[system]\ndrills = true\n")
+	b.write("/usr/libexec/ft-hook", "#!/bin/sh\ncat >>/var/lib/ft/alarms\n")
+	b.do("chmod", "755", "/usr/libexec/ft-hook")
+	system, _, _ := strings.Cut(configuration, "[[disk]]")
+	b.write("/etc/ft/ft.toml", system)
 	b.do("systemctl", "restart", "ftd")
 	pid := b.pidOf("ftd")
 
@@ -282,6 +288,12 @@ func (b *box) ftdGoes(l *loads) {
 	b.fails(0, []string{"disk0"}, "ftctl", "status")
 	b.active("ftd", pid)
 	b.duplex()
+	// A journal that hangs, as one on a disk that does, holds nobody up.
+	b.do("pkill", "-STOP", "-x", "systemd-journal")
+	b.do("timeout", "60", "ftctl", "bringdown", "pci1/disk0")
+	b.do("timeout", "60", "ftctl", "bringup", "pci1/disk0")
+	b.duplex()
+	b.do("pkill", "-CONT", "-x", "systemd-journal")
 	l.going()
 	b.sameDrivers(before)
 }
@@ -421,6 +433,10 @@ func (b *box) cleanStop() {
 	b.eventually("ftd says that the box is down", func() (bool, string) {
 		out, _ := b.try("ftctl", "status")
 		return strings.Contains(out, "DOWN"), out
+	})
+	b.eventually("the alarm's hook, which has no more rights than ftd, is told", func() (bool, string) {
+		out, _ := b.try("grep", "-F", `"id":"disk0"`, "/var/lib/ft/alarms")
+		return strings.Contains(out, `"to":"down"`), out
 	})
 	b.do("systemctl", "start", "ft-keeper")
 	b.duplex()
