@@ -24,7 +24,7 @@ const statusText = `{"system": {"name": "box", "state": "duplex", "verdict": "ev
   {"id": "disk1", "kind": "disk", "state": "duplex", "face": "/dev/ft/disk1", "pid": 101, "driver": "connected",
    "sides": [{"id": "pci0/disk1", "state": "duplex"}, {"id": "pci1/disk1", "state": "duplex"}], "stats": {"survives_crash": true}},
   {"id": "net0", "kind": "nic", "state": "duplex", "face": "net0", "pid": 102, "driver": "connected",
-   "sides": [{"id": "pci0/net0", "state": "duplex"}, {"id": "pci1/net0", "state": "duplex"}]},
+   "sides": [{"id": "pci0/net0", "state": "duplex", "active": true}, {"id": "pci1/net0", "state": "duplex"}]},
   {"id": "guest", "kind": "machine", "state": "duplex", "face": "guest", "pid": 103, "driver": "connected",
    "sides": [{"id": "cpu0/guest", "state": "duplex"}, {"id": "cpu1/guest", "state": "duplex"}],
    "stats": {"disk": {"path": "/dev/ft/disk1"}, "nic": {"link": "net0"}}}]}`
@@ -96,6 +96,10 @@ func (b *fakeBox) Change(_ context.Context, c api.Change) (api.Outcome, error) {
 	switch {
 	case c.Fault != "" && c.Fault == b.refuses:
 		return api.Outcome{}, &api.Error{Code: "rule", Refused: true, Sentence: "a rule refuses it"}
+	case c.Verb == api.Switch:
+		sides := slices.Clone(b.status.Devices[2].Sides)
+		sides[0].Active, sides[1].Active = !sides[0].Active, sides[0].Active
+		b.status.Devices[2].Sides = sides
 	case c.ID == ftdID:
 		b.away = true
 		if !b.dies {

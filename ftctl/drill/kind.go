@@ -56,6 +56,9 @@ const (
 	noticeIdle = 20 * time.Second // a patrol of all of a machine's memory
 	slowMillis = "100"            // a slow leg that is not cut off for it
 	ftdID      = "ftd"
+	// One fault of a NIC in so many hits the port that is active at the moment or the other,
+	// as it comes; the rest hit the active one.
+	activeOneIn = 4
 
 	passingFault = "passing fault"     // of a CPU module that goes on
 	processGone  = "driver process of" // is gone
@@ -110,6 +113,9 @@ type Step struct {
 	// noticed, and their loads for the stall. None: the fault is ftd's, and no device's.
 	Devices []string
 	args    []string // beside the kind's own
+	// Active: the NIC is made the active one first, which is the one that matters; the other
+	// has its turns too.
+	Active bool
 }
 
 // Text is the step as a person would type it.
@@ -121,6 +127,9 @@ func (s Step) Text() string {
 	text := fmt.Sprintf("inject %s %s", c.ID, c.Fault)
 	for _, a := range c.Args {
 		text += " " + a
+	}
+	if s.Active {
+		text += " (active)"
 	}
 	return text
 }
@@ -141,4 +150,5 @@ func (s *Step) settle(r *rand.Rand) {
 	if s.Kind.seeded {
 		s.args = []string{fmt.Sprintf("--seed=%d", 1+r.Uint64N(1<<31))}
 	}
+	s.Active = s.Kind.On == onNIC && r.IntN(activeOneIn) > 0
 }

@@ -3,13 +3,13 @@
 // and given back.
 //
 // The way of data: plan.go makes steps of a status document and a seed; run.go does one
-// after the other, and looks at the events (watch.go) and the loads (load.go and the files
-// named after them); book.go keeps the times; report.go makes the table of them. plan, book
-// and report are pure: no clock, no I/O.
+// after the other, waits for what comes of it (await.go, watch.go) and looks at the loads
+// (load.go and the files named after them); book.go keeps the times; report.go makes the
+// table of them. plan, book and report are pure: no clock, no I/O.
 //
 // What a drill must never do is to harm what a person has on the box: a load writes into a
 // file of its own that has no name, or to blocks of a disk that nobody uses and that are
-// known to be empty (disk.go); anywhere else it only reads.
+// known to be empty (place.go); anywhere else it only reads.
 package drill
 
 import (

@@ -12,17 +12,18 @@ import (
 
 // How a drill goes on.
 const (
-	pollEvery    = 200 * time.Millisecond // while something is waited for, beside the events
-	calmLeast    = 400 * time.Millisecond // between two steps, with nothing wrong
-	calmMore     = 600 * time.Millisecond // at random
-	holdLeast    = 500 * time.Millisecond // that a part is out after it was noticed
-	holdMore     = 1500 * time.Millisecond
-	awayMax      = time.Minute     // that ftd may be away
-	crashApart   = 6 * time.Second // between two deaths of a process: what dies young is restarted with a delay
-	raiseEvery   = 3 * time.Second // between two tries to bring a broken part up
-	mendPatience = time.Minute     // to be duplex again after Ctrl-C
-	loadPatience = time.Minute     // for the loads to end
-	limitTimes   = 10              // a resync that goes on may take so many times the limit
+	pollEvery      = 200 * time.Millisecond // while something is waited for, beside the events
+	calmLeast      = 400 * time.Millisecond // between two steps, with nothing wrong
+	calmMore       = 600 * time.Millisecond // at random
+	holdLeast      = 500 * time.Millisecond // that a part is out after it was noticed
+	holdMore       = 1500 * time.Millisecond
+	awayMax        = time.Minute     // that ftd may be away
+	crashApart     = 6 * time.Second // between two deaths of a process: what dies young is restarted with a delay
+	switchPatience = 5 * time.Second // for a NIC to be the active one
+	raiseEvery     = 3 * time.Second // between two tries to bring a broken part up
+	mendPatience   = time.Minute     // to be duplex again after Ctrl-C
+	loadPatience   = time.Minute     // for the loads to end
+	limitTimes     = 10              // a resync that goes on may take so many times the limit
 )
 
 // DefaultLimit is how long a box may be without duplex, and without getting on, after a fault.
@@ -197,6 +198,9 @@ func (d *Runner) step(ctx context.Context, s Step) (*Result, error) {
 	if err := d.beforeCrash(ctx, s); err != nil {
 		return nil, err
 	}
+	if err := d.makeActive(ctx, s); err != nil {
+		return nil, err
+	}
 	since := d.events.number()
 	res := &Result{Step: s, At: time.Now()}
 	d.show(s.Text(), nil)
@@ -272,135 +276,6 @@ func (d *Runner) out(ctx context.Context, s Step, res *Result, since uint64) err
 	return d.sleep(ctx, d.between(holdLeast, holdMore))
 }
 
-// change asks for a change, also of an ftd that is away for a moment.
-func (d *Runner) change(ctx context.Context, c api.Change) error {
-	deadline := time.Now().Add(awayMax)
-	for {
-		_, err := d.Box.Change(ctx, c)
-		if !unreachable(err) {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return silent(err)
-		}
-		if err := d.sleep(ctx, pollEvery); err != nil {
-			return err
-		}
-	}
-}
-
-// awaitDuplex waits until the box is duplex again. It gives up when nothing has got on for
-// as long as the limit: a resync that goes on may take longer.
-func (d *Runner) awaitDuplex(ctx context.Context, s Step, res *Result) error {
-	began := time.Now()
-	gotOn, best := began, 0.0
-	raised := began.Add(-raiseEvery) // the last try to bring a part up that stays out
-	why := ""
-	for {
-		st, err := d.status(ctx)
-		if err != nil {
-			return err
-		}
-		if st.System.State.String() == "duplex" {
-			return nil
-		}
-		out, percent := d.underWay(s, st, time.Since(began) > raiseEvery)
-		if out != nil && time.Since(raised) >= raiseEvery {
-			// Its policy has judged the drill's own faults: that is what it is for, and this
-			// is the way back. It may be too soon for it. Or nothing comes in by itself here.
-			raised = time.Now()
-			res.Judged = res.Judged || out.State.String() == "broken"
-			switch err := d.change(ctx, api.Change{Verb: api.Bringup, ID: out.ID}); {
-			case err == nil:
-				continue
-			case ctx.Err() != nil:
-				return errInterrupted
-			default:
-				why = fmt.Sprintf("; bringup %s: %v", out.ID, err)
-			}
-		}
-		if percent > best {
-			best, gotOn = percent, time.Now()
-		}
-		if now := time.Now(); now.Sub(gotOn) > d.Limit || now.Sub(began) > limitTimes*d.Limit {
-			return fmt.Errorf("the box is still %s %s after %s: %s%s", st.System.State, now.Sub(began).Round(time.Second), s.Text(), st.System.Verdict, why)
-		}
-		if err := d.wait(ctx, pollEvery); err != nil {
-			return err
-		}
-	}
-}
-
-// underWay finds a part that does not come back by itself, and how far those are that do.
-// One that is offline may be about to: late says that it has had the time.
-func (d *Runner) underWay(s Step, st api.Status, late bool) (out *api.SideStatus, percent float64) {
-	for _, dev := range st.Devices {
-		for i, side := range dev.Sides {
-			switch state := side.State.String(); {
-			case state == "broken", late && state == "offline" && side.RetryAt == nil:
-				out = &dev.Sides[i]
-			case side.Progress != nil:
-				percent += side.Progress.Percent
-				d.show(fmt.Sprintf("%s: %s %s %.0f %%", s.Text(), side.ID, side.Progress.What, side.Progress.Percent), nil)
-			}
-		}
-	}
-	return out, percent
-}
-
-// beforeCrash notes which process is to die.
-func (d *Runner) beforeCrash(ctx context.Context, s Step) error {
-	if !s.crash() {
-		return nil
-	}
-	pid, err := d.pid(ctx, s)
-	d.pids[s.ID] = pid
-	return err
-}
-
-// awaitSuccessor waits until another process has taken over.
-func (d *Runner) awaitSuccessor(ctx context.Context, s Step) error {
-	d.crashed[s.ID] = time.Now()
-	deadline := time.Now().Add(d.Limit)
-	for {
-		pid, err := d.pid(ctx, s)
-		if err == nil && pid != 0 && pid != d.pids[s.ID] {
-			d.crashed[s.ID] = time.Now()
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("no process has followed the one of %s %s after it was killed", s.ID, d.Limit)
-		}
-		if err := d.wait(ctx, pollEvery); err != nil {
-			return err
-		}
-	}
-}
-
-// pid is the process of a step's device, 0 while ftd knows of none that answers.
-func (d *Runner) pid(ctx context.Context, s Step) (int, error) {
-	st, err := d.status(ctx)
-	if err != nil {
-		return 0, err
-	}
-	if s.ID == ftdID {
-		v, err := d.Box.Version(ctx)
-		if unreachable(err) {
-			return 0, nil
-		}
-		return v.Pid, err
-	}
-	for _, dev := range st.Devices {
-		if dev.ID == s.ID && dev.Driver == "connected" {
-			return dev.Pid, nil
-		}
-	}
-	return 0, nil
-}
-
 // mend is what is done after Ctrl-C: what was put in is taken out, and the box has a while
 // to be duplex again.
 func (d *Runner) mend(ctx context.Context, s Step, res *Result) error {
@@ -442,66 +317,6 @@ func (d *Runner) look(s Step, since uint64) string {
 	return look
 }
 
-// backAfter is how long it took from a moment to duplex, as ftd has it; none when the box
-// was duplex all the time. Who was killed is back when another has taken over.
-func (d *Runner) backAfter(s Step, from time.Time) time.Duration {
-	if s.crash() {
-		return max(0, d.crashed[s.ID].Sub(from))
-	}
-	return max(0, d.latest.System.Since.Sub(from))
-}
-
-// status asks for the status, also of an ftd that is away for a moment.
-func (d *Runner) status(ctx context.Context) (api.Status, error) {
-	deadline := time.Now().Add(awayMax)
-	for {
-		st, err := d.Box.Status(ctx)
-		switch {
-		case err == nil:
-			d.latest = st
-			return st, nil
-		case ctx.Err() != nil:
-			return st, errInterrupted
-		case !unreachable(err):
-			return st, err
-		case time.Now().After(deadline):
-			return st, silent(err)
-		}
-		if err := d.sleep(ctx, reconnectEvery); err != nil {
-			return st, err
-		}
-	}
-}
-
-// wait waits for an event, or a while.
-func (d *Runner) wait(ctx context.Context, while time.Duration) error {
-	t := time.NewTimer(while)
-	defer t.Stop()
-	select {
-	case <-d.events.more:
-	case <-t.C:
-	case <-ctx.Done():
-		return errInterrupted
-	}
-	return nil
-}
-
-// sleep lets time pass; the progress is shown as it does.
-func (d *Runner) sleep(ctx context.Context, while time.Duration) error {
-	t := time.NewTimer(while)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return errInterrupted
-	}
-}
-
-func (d *Runner) between(least, more time.Duration) time.Duration {
-	return least + time.Duration(d.random.Int64N(int64(more)))
-}
-
 // show tells how the drill stands.
 func (d *Runner) show(doing string, ended *Result) {
 	if d.Show == nil {
@@ -510,9 +325,6 @@ func (d *Runner) show(doing string, ended *Result) {
 	errors, lost := d.book.Totals()
 	d.Show(Progress{Doing: doing, Left: max(0, d.For-time.Since(d.began)), Done: d.book.Done(), Errors: errors, Lost: lost, Ended: ended})
 }
-
-// silent is the end of a drill whose ftd does not come back.
-func silent(err error) error { return fmt.Errorf("ftd has not answered for %s: %w", awayMax, err) }
 
 func refused(err error) bool {
 	var wire *api.Error

@@ -181,6 +181,17 @@ func TestDrillOfABoxThatDefers(t *testing.T) {
 	})
 }
 
+// Most faults of NICs are those of the one that is active.
+func TestDrillMakesANICActive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newFakeBox(t)
+		r := drilled(t, b, Options{Seed: 5, Parts: []string{"pci1/net0"}}, nil)
+		if !r.OK || !b.wasAsked("switch net0") || !b.status.Devices[2].Sides[1].Active || !strings.Contains(r.Steps[0].Step+r.Steps[1].Step, "(active)") {
+			t.Errorf("the report is\n%s\n%v", r.Table(), b.asked)
+		}
+	})
+}
+
 func TestDrillLeavesALoadThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := drilled(t, newFakeBox(t), Options{Seed: 5}, func(_ *Runner, l *fakeLoad, _ context.CancelFunc) { l.hangs = true })
