@@ -23,6 +23,9 @@ func (a *app) bringdownCmd() *cobra.Command {
 can be pulled. What an admin has taken out stays out, also over restarts, until it is
 brought up again.
 
+A module goes as a whole or not at all: if something that it carries cannot go, it is named,
+and what had gone before comes back.
+
 The last good side of a device is refused, as its face would go down:
 --accept-risk=last-side takes that risk.`,
 		Example:           "  ftctl bringdown pci1\n  ftctl bringdown pci1/disk0",

@@ -46,7 +46,11 @@ func (c *Core) commit(p *proposal) {
 // derive follows the changes of sides through faces and modules to the box.
 func (c *Core) derive() {
 	for _, d := range c.devices {
+		down := d.face.state == drivers.FaceDown
 		c.becomeFace(d)
+		if down && d.face.state != drivers.FaceDown {
+			c.faceIsUp(d)
+		}
 	}
 	for i := range c.modules {
 		c.becomeModule(&c.modules[i])

@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"ft/drivers"
@@ -144,6 +145,23 @@ func (c *Core) waitsFor(d *device) string {
 		return name
 	}
 	return ""
+}
+
+// faceIsUp lifts refusals of what stands on a face that has come up: a driver that runs already
+// may have looked at what lay in its place before (after all was killed, the keeper starts the
+// drivers by itself, all at once).
+func (c *Core) faceIsUp(on *device) {
+	for _, d := range c.devices {
+		if !slices.Contains(d.needs, on.name) {
+			continue
+		}
+		for i := range d.sides {
+			s := &d.sides[i]
+			if s.stirred = c.now; s.hold.kind == holdRefused {
+				s.hold = hold{}
+			}
+		}
+	}
 }
 
 // waits says that the device is wanted, and what it stands on is not there.

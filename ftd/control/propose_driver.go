@@ -234,7 +234,10 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 	if c.identify(s, ev.Identity) {
 		n.target = n.target.newPart()
 	}
-	s.moved, s.said = true, to
+	s.said = to
+	if to != was { // else it may be the end of a detach from before the attach
+		s.moved = true
+	}
 	p.cause, p.extra = s, extraOf(ev)
 	n.state, n.reason = to, ev.Reason
 	n.draining, _ = ev.Detail["draining"].(bool)

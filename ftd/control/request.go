@@ -155,6 +155,9 @@ func (c *Core) finish(r *request) {
 	}
 	if r.status != AnswerDone {
 		sentence = strings.Join(r.wrong, "; ")
+		if r.up && r.reached {
+			sentence += "; the rest of " + r.target + " is coming in"
+		}
 	}
 	c.answer(r.id, r.status, r.code, sentence)
 }

@@ -14,11 +14,9 @@ import (
 
 // newWholeBox is a box with a disk, a NIC and a machine that stands on both, so that pci1
 // carries a leg and a NIC, and cpu1 half of a machine. Nothing runs yet.
-func newWholeBox(t *testing.T) *nicBox {
+func newWholeBox(t *testing.T, leg0, leg1 string) *nicBox {
 	t.Helper()
 	n := newNICBox(t)
-	leg0, _ := legLoop(t, legBytes)
-	leg1, _ := legLoop(t, legBytes)
 	file := filepath.Join(n.dir, "ft.toml")
 	text, err := os.ReadFile(file) // with the NIC
 	if err != nil {
@@ -50,7 +48,8 @@ func (b *box) verdict(verdict, action string) {
 // TestModuleIsTakenOutAsAWhole: first its NIC, then its leg; or nothing of it.
 func TestModuleIsTakenOutAsAWhole(t *testing.T) {
 	t.Parallel()
-	n := newWholeBox(t)
+	leg1 := legFile(t, legBytes)
+	n := newWholeBox(t, legFile(t, legBytes), leg1)
 	n.up()
 	n.wait("box", "duplex")
 	if out := n.do("bringdown", "pci1"); !strings.HasPrefix(out, "pci1 is safe to pull") {
@@ -85,7 +84,19 @@ func TestModuleIsTakenOutAsAWhole(t *testing.T) {
 	n.wait("disk0", "simplex")
 	n.wait("net0", "simplex")
 	n.do("bringup", "pci1")
-	n.wait("pci1", "duplex")
+	n.wait("box", "duplex") // the machine, too, whose driver may have been quicker than its disk's
+
+	// Pulled without a word: first a part of it is missed, then all, which is the module.
+	n.deleteNIC(1)
+	n.wait("pci1/net0", "removed")
+	if s := n.status().System; !strings.HasPrefix(s.Verdict, "pci1/net0 is not there: ") {
+		t.Errorf("with its NIC gone the box says %q", s.Verdict)
+	}
+	show := hide(t, leg1)
+	n.verdict("pci1 is gone: it was pulled, or has lost its power", "put pci1 back: what it carries then comes in by itself")
+	show()
+	n.makeNIC(1)
+	n.wait("box", "duplex")
 	n.stop()
 }
 
@@ -93,7 +104,9 @@ func TestModuleIsTakenOutAsAWhole(t *testing.T) {
 // comes back by itself; in between ftd and drivers are killed.
 func TestModuleLosesItsPower(t *testing.T) {
 	t.Parallel()
-	n := newWholeBox(t)
+	leg0, _ := legLoop(t, legBytes)
+	leg1, _ := legLoop(t, legBytes)
+	n := newWholeBox(t, leg0, leg1)
 	n.up()
 	n.wait("box", "duplex")
 	n.do("inject", "pci1", "power-off")
