@@ -120,10 +120,7 @@ func (p *power) set(module string, on bool) error {
 		off = append(off, module)
 	}
 	slices.Sort(off)
-	b, err := json.Marshal(off)
-	if err == nil {
-		err = replaceFile(p.path, append(b, '\n'))
-	}
+	err := p.write(off)
 	if err != nil {
 		return fmt.Errorf("note that %s is without power: %w", module, err)
 	}
@@ -132,6 +129,21 @@ func (p *power) set(module string, on bool) error {
 		p.off[m] = true
 	}
 	return nil
+}
+
+// write puts the book on stable storage; there is none when all modules have power.
+func (p *power) write(off []string) error {
+	if len(off) == 0 {
+		if err := os.Remove(p.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
+	b, err := json.Marshal(off)
+	if err != nil {
+		return err
+	}
+	return replaceFile(p.path, append(b, '\n'))
 }
 
 // cuts says how the power of a side is taken away from its driver, and how it is given back;

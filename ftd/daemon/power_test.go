@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"strings"
 	"testing"
 
@@ -81,6 +83,9 @@ func TestAModuleWithoutPowerStaysOut(t *testing.T) {
 		if a.Kind == control.ActionAttach {
 			break
 		}
+	}
+	if _, err := os.Stat(d.power.path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the book is left: %v", err)
 	}
 	if len(m.asked) != 2 || !dev.hasPower(1) {
 		t.Errorf("the driver was asked %q; power: %v", m.asked, dev.hasPower(1))
