@@ -91,6 +91,9 @@ func (c *Core) beginDown(p *proposal) *moduleDown {
 	down := &moduleDown{module: p.module, order: c.downOrder(p.sides), was: map[*side]Target{}, set: map[*side]Target{}, risk: p.risk == drivers.RiskLastSide}
 	for _, s := range p.sides {
 		down.was[s], down.set[s] = s.target, p.at(s).target
+		if before := c.pendingDown(s); before != nil && before.module == p.module {
+			down.was[s] = before.was[s] // the same word, said again
+		}
 	}
 	return down
 }
