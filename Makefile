@@ -39,7 +39,7 @@ clean-box: build
 # Onto this machine, or below DESTDIR: binaries, units, man pages, completion, and
 # /etc/ft/ft.toml where there is none. It starts nothing.
 install: build
-	GO='$(GO)' ftd/packaging/install '$(DESTDIR)' '$(PREFIX)'
+	ftd/packaging/install '$(DESTDIR)' '$(PREFIX)'
 
 # Takes away what `install` has put there, but not /etc/ft and /var/lib/ft. A box that
 # runs is refused.
@@ -80,6 +80,7 @@ bench-guest: needs-test
 # More seeds than the tests run: make sim SEEDS=10000 SEED0=1
 sim:
 	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./mirror/sim -sim.seeds $(SEEDS) -sim.seed0 $(SEED0)
+	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./ftd/control -run 'TestSimulator$$' -control.seeds $(SEEDS) -control.seed0 $(SEED0)
 
 # The hart against QEMU, more seeds than the tests run: make oracle SEEDS=10000 SEED0=1
 oracle:
@@ -96,7 +97,7 @@ race: needs-test
 
 # The box's directory stays: it holds data.
 clean:
-	rm -rf bin
+	rm -rf bin dist
 
 needs-run needs-test: needs-%:
 	@GO='$(GO)' .ci/needs $*

@@ -24,7 +24,12 @@ import (
 // Kind is the name under which the driver is registered.
 const Kind = "bond"
 
-func init() { drivers.Register(Kind, New) }
+// Links, filters and sockets for probes; eBPF, and a mount for its pins; a real-time thread;
+// memory that stays and a place before the end of it.
+func init() {
+	drivers.Register(Kind, New, unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_BPF, unix.CAP_PERFMON, unix.CAP_SYS_ADMIN,
+		unix.CAP_SYS_NICE, unix.CAP_IPC_LOCK, unix.CAP_SYS_RESOURCE)
+}
 
 const (
 	eventsMax      = 4096                  // events that nobody has read yet

@@ -88,6 +88,12 @@ func (d *driver) stats(counters map[string]uint64) map[string]any {
 		"active": active, "failovers": d.counts.failovers, "switches": d.counts.planned, "kernel_turns": d.counts.kernelTurns,
 		"damped": d.counts.damped, "events_dropped": d.dropped,
 	}
+	if d.opt.Netns != "" {
+		m["netns"] = d.opt.Netns
+	}
+	if len(d.opt.Probe) > 0 {
+		m["probe"] = d.opt.Probe
+	}
 	if missing := append(append([]string(nil), d.notes...), desc.Missing...); len(missing) > 0 {
 		m["datapath_missing"] = missing
 	}

@@ -29,6 +29,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ft/chipset/backend"
 	"ft/chipset/crossbar"
 	"ft/chipset/lockstep"
@@ -38,7 +40,12 @@ import (
 // Kind is the name under which the driver is registered.
 const Kind = "machine"
 
-func init() { drivers.Register(Kind, New) }
+// A macvtap, its node, and sysfs of its network namespace; disks and kernels that belong to
+// others; memory that stays and a place before the end of it.
+func init() {
+	drivers.Register(Kind, New, unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN, unix.CAP_MKNOD, unix.CAP_DAC_OVERRIDE,
+		unix.CAP_SYS_NICE, unix.CAP_IPC_LOCK, unix.CAP_SYS_RESOURCE)
+}
 
 // Limits.
 const (

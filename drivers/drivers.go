@@ -246,16 +246,26 @@ type New func(Config, Env) (Driver, error)
 var (
 	registryMu sync.Mutex
 	registry   = map[string]New{}
+	rights     = map[string][]int{}
 )
 
 // Register makes a kind of driver known under the name used by `ftd driver KIND NAME`.
-func Register(kind string, n New) {
+// capabilities (CAP_… in capabilities(7)) are what its work takes: a driver process gives up
+// all others before it starts. With none it keeps what it has.
+func Register(kind string, n New, capabilities ...int) {
 	registryMu.Lock()
 	defer registryMu.Unlock()
 	if registry[kind] != nil {
 		panic("drivers: kind registered twice: " + kind)
 	}
-	registry[kind] = n
+	registry[kind], rights[kind] = n, capabilities
+}
+
+// Rights are the capabilities that a kind was registered with.
+func Rights(kind string) []int {
+	registryMu.Lock()
+	defer registryMu.Unlock()
+	return rights[kind]
 }
 
 // Lookup finds a registered kind.

@@ -23,6 +23,9 @@ func (a *app) bringdownCmd() *cobra.Command {
 can be pulled. What an admin has taken out stays out, also over restarts, until it is
 brought up again.
 
+A module goes as a whole or not at all: if something that it carries cannot go, it is named,
+and what had gone before comes back.
+
 The last good side of a device is refused, as its face would go down:
 --accept-risk=last-side takes that risk.`,
 		Example:           "  ftctl bringdown pci1\n  ftctl bringdown pci1/disk0",
@@ -113,7 +116,10 @@ func (a *app) broughtDown(c api.Component, out api.Outcome) error {
 		}{out, c.State, c.SafeToPull})
 	}
 	text := c.ID + " is " + c.State
-	if c.SafeToPull != nil {
+	switch {
+	case c.Kind == api.KindModule && *c.SafeToPull: // this is what was wanted
+		text = fmt.Sprintf("%s is %s: all that it carries is out of service", c.ID, a.pullText(true))
+	case c.SafeToPull != nil:
 		text += ": " + a.pullText(*c.SafeToPull)
 	}
 	return a.say("%s", text)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -21,6 +22,8 @@ type watcher struct {
 	event func(api.Event) (bool, error)
 	// status sees the status at first, after changes, and each tick.
 	status func(api.Status) (bool, error)
+	// document is status for those who want it as ftd sent it, too.
+	document func(api.Status, json.RawMessage) (bool, error)
 	// lost is told once each time that ftd goes away; follow tries on until ctx ends.
 	lost func(error)
 	// tick is how often status is called when nothing changes, 0 for never.
@@ -55,12 +58,12 @@ func (a *app) follow(ctx context.Context, w watcher) error {
 
 // followOnce goes on until the watcher is done or the connection ends.
 func (a *app) followOnce(ctx context.Context, w watcher, away *bool) (bool, error) {
-	st, err := a.client.Status(ctx)
+	st, raw, err := a.wholeStatus(ctx)
 	if err != nil {
 		return false, err
 	}
 	a.reached, *away = true, false
-	if done, err := w.status(st); done || err != nil {
+	if done, err := w.see(st, raw); done || err != nil {
 		return true, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
@@ -87,13 +90,21 @@ func (a *app) followOnce(ctx context.Context, w watcher, away *bool) (bool, erro
 			}
 		case <-tick:
 		}
-		if st, err = a.client.Status(ctx); err != nil {
+		if st, raw, err = a.wholeStatus(ctx); err != nil {
 			return false, err
 		}
-		if done, err := w.status(st); done || err != nil {
+		if done, err := w.see(st, raw); done || err != nil {
 			return true, err
 		}
 	}
+}
+
+// see hands over a status.
+func (w watcher) see(st api.Status, raw json.RawMessage) (bool, error) {
+	if w.document != nil {
+		return w.document(st, raw)
+	}
+	return w.status(st)
 }
 
 // take hands over an event and those that come with it.

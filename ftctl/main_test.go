@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,8 +29,11 @@ var update = flag.Bool("update", false, "write what ftctl says into the scripts 
 // The clock of all tests: boxes in testdata changed their states at 03:04:05.
 var testNow = time.Date(2026, 1, 2, 3, 4, 17, 0, time.UTC)
 
+// testLater is how much later it is, in nanoseconds.
+var testLater atomic.Int64
+
 func TestMain(m *testing.M) {
-	now = func() time.Time { return testNow }
+	now = func() time.Time { return testNow.Add(time.Duration(testLater.Load())) }
 	time.Local = time.UTC
 	testscript.Main(m, map[string]func(){"ftctl": main})
 }
@@ -111,6 +115,8 @@ func (b *box) FaultHistories(id string) (found []api.FaultHistory, ok bool) {
 }
 
 func (b *box) Events() *eventlog.Log { return b.log }
+
+func (b *box) Others(context.Context) (*api.Version, []string) { return nil, nil }
 
 func (b *box) Console(context.Context, string) (net.Conn, error) {
 	b.mu.Lock()

@@ -75,7 +75,8 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 ftd cannot be reac
 	root.PersistentFlags().StringVar(&a.socket, "socket", api.DefaultSocket, "where ftd listens")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "write JSON, for programs")
 	root.AddCommand(a.statusCmd(), a.lsCmd(), a.showCmd(), a.bringupCmd(), a.bringdownCmd(), a.switchCmd(),
-		a.waitCmd(), a.eventsCmd(), a.machineCmd(), a.consoleCmd(), a.dumpCmd(), a.priorityCmd(), a.scrubCmd(), a.resolveCmd(), a.mtbfCmd(), a.policyCmd(), a.injectCmd(), a.supportBundleCmd(), a.versionCmd())
+		a.waitCmd(), a.eventsCmd(), a.machineCmd(), a.consoleCmd(), a.dumpCmd(), a.priorityCmd(), a.scrubCmd(), a.resolveCmd(), a.mtbfCmd(), a.policyCmd(), a.injectCmd(), a.drillCmd(), a.supportBundleCmd(), a.versionCmd())
+	root.AddCommand(a.manCmd())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true // Use names them
 	}
@@ -166,7 +167,7 @@ func (a *app) complain(err error, code int) {
 		return // interrupted: the person knows
 	}
 	if !a.json {
-		fmt.Fprintf(a.err, "ftctl: %v\n", err)
+		fmt.Fprintf(a.err, "ftctl: %s\n", visible(err.Error()))
 		return
 	}
 	e := struct {
@@ -192,6 +193,5 @@ func (a *app) writeJSON(v any) error {
 
 // say writes a line.
 func (a *app) say(format string, args ...any) error {
-	_, err := fmt.Fprintf(a.out, format+"\n", args...)
-	return err
+	return a.write(fmt.Sprintf(format, args...) + "\n")
 }

@@ -53,14 +53,20 @@ func (a *app) printStatus(ctx context.Context) (api.Status, error) {
 		}
 		return st, err
 	}
-	var st api.Status
-	raw, err := a.client.Raw(ctx, "/v1/status")
+	st, raw, err := a.wholeStatus(ctx)
 	if err == nil {
-		if err = json.Unmarshal(raw, &st); err == nil {
-			err = a.writeJSON(raw)
-		}
+		err = a.writeJSON(raw)
 	}
 	return st, err
+}
+
+// wholeStatus is the status, and the same as ftd sent it, with the fields that this ftctl
+// does not know.
+func (a *app) wholeStatus(ctx context.Context) (st api.Status, raw json.RawMessage, err error) {
+	if raw, err = a.client.Raw(ctx, "/v1/status"); err == nil {
+		err = json.Unmarshal(raw, &st)
+	}
+	return st, raw, err
 }
 
 // checkStatus turns the state into an exit code; whatever keeps it from being known
@@ -83,6 +89,6 @@ func (a *app) checkStatus(st api.Status, err error) error {
 }
 
 func (a *app) write(text string) error {
-	_, err := a.out.Write([]byte(text))
+	_, err := a.out.Write([]byte(visible(text)))
 	return err
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +13,7 @@ import (
 func (a *app) versionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "The versions of ftctl, and of the ftd that runs",
+		Short: "The versions of ftctl, and of the ftd and the keeper that run",
 		Args:  args(0, 0),
 		RunE: a.verb(func(ctx context.Context, _ []string) error {
 			mine := api.BuildVersion()
@@ -29,9 +31,36 @@ func (a *app) versionCmd() *cobra.Command {
 			if err != nil {
 				return a.say("ftd    %v", err)
 			}
-			return a.say("ftd    %s, pid %d, for %s", versionText(daemon), daemon.Pid, since(daemon.Since))
+			if err := a.say("ftd    %s, pid %d, for %s", versionText(daemon), daemon.Pid, since(daemon.Since)); err != nil {
+				return err
+			}
+			return a.sayOthers(daemon)
 		}),
 	}
+}
+
+// sayOthers says what ftd's other processes run, and how they come to run what is installed.
+func (a *app) sayOthers(ftd api.Version) error {
+	switch k := ftd.Keeper; {
+	case k == nil:
+		return a.say("keeper none answers; `systemctl start ft-keeper` starts it")
+	case k.Pid == 0:
+		if err := a.say("keeper %s; `systemctl restart ft-keeper` takes the installed one in, the faces stay up", k.Version); err != nil {
+			return err
+		}
+	default:
+		text := fmt.Sprintf("%s, pid %d, for %s", k.Version, k.Pid, since(k.Since))
+		if k.Version != ftd.Version {
+			text += "; `systemctl restart ft-keeper` takes the installed one in, the faces stay up"
+		}
+		if err := a.say("keeper %s", text); err != nil {
+			return err
+		}
+	}
+	if len(ftd.Outdated) > 0 {
+		return a.say("drivers of %s run an older program than is installed, until their next start", strings.Join(ftd.Outdated, ", "))
+	}
+	return nil
 }
 
 func versionText(v api.Version) string {

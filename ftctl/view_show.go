@@ -29,6 +29,7 @@ func (a *app) componentText(c api.Component) string {
 	case api.KindSystem:
 		f.add("action", "%s", c.System.Action)
 		f.add("bringup", "%s", c.System.Bringup)
+		f.boot(c.System.Boot)
 	case api.KindModule:
 		f.add("pull", "%s", pullWords(c.Module.SafeToPull, c.Module.PullNote))
 		for _, x := range c.Sides {
@@ -69,6 +70,38 @@ func (a *app) componentText(c api.Component) string {
 		}
 	}
 	return text
+}
+
+// boot says how long the last start of the box took.
+func (f *facts) boot(b *api.Boot) {
+	if b == nil {
+		return
+	}
+	text := "started " + b.Started.Local().Format(time.DateTime)
+	for _, step := range []struct {
+		what string
+		ms   *int64
+	}{{"served", b.ServesMS}, {"duplex", b.DuplexMS}} {
+		if step.ms != nil {
+			text += ", " + step.what + " after " + bootTime(*step.ms)
+		}
+	}
+	f.add("boot", "%s", text)
+	for _, face := range b.Faces {
+		text := "served after " + bootTime(face.ServesMS)
+		if face.DuplexMS != nil {
+			text += ", duplex after " + bootTime(*face.DuplexMS)
+		}
+		f.add("boot "+face.ID, "%s", text)
+	}
+}
+
+// bootTime writes 0.4 s, 21.3 s, 3:05.
+func bootTime(ms int64) string {
+	if ms >= 60_000 {
+		return humanDuration(time.Duration(ms) * time.Millisecond)
+	}
+	return fmt.Sprintf("%.1f s", float64(ms)/1000)
 }
 
 func kindText(c api.Component) string {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -107,52 +108,22 @@ func TestWatchPrintsAnewAtEachChange(t *testing.T) {
 	}
 }
 
-func TestWatchRedrawsInPlaceOnATerminal(t *testing.T) {
-	_, socket, stop := startBox(t, "duplex", "syncing")
+// With --json each status is a line, as ftd sent it.
+func TestWatchInJSONIsADocumentALine(t *testing.T) {
+	_, socket, _ := startBox(t, "duplex", "simplex", "syncing")
 	out := newOutput()
-	// The file stands for a terminal of unknown size: 80 × 24.
-	end := run(t, &app{out: out, err: out, terminal: os.Stdin, colour: true}, "--socket", socket, "status", "--watch")
-	out.until(t, `SYNCING`)
-	screen := show(out.String())
-	if !strings.HasPrefix(screen, "box      SYNCING for 0:12\ncause") || strings.Contains(screen, "DUPLEX") {
-		t.Errorf("the terminal shows\n%s", screen)
+	// A terminal makes no difference.
+	end := run(t, &app{out: out, err: out, terminal: os.Stdin, colour: true}, "--socket", socket, "--json", "status", "--watch")
+	out.until(t, `(?s)"state":"duplex".*\n.*"state":"simplex".*\n.*"state":"syncing".*\n$`)
+	if code := end(); code != 0 {
+		t.Errorf("exit code %d", code)
 	}
-	stop()
-	out.until(t, `waiting for ftd`)
-	if screen := show(out.String()); !strings.HasPrefix(screen, "box      SYNCING") || !strings.Contains(screen, "\nas of 03:04:17, waiting for ftd: ") {
-		t.Errorf("with ftd gone the terminal shows\n%s", screen)
+	for line := range strings.Lines(out.String()) {
+		var st api.Status
+		if err := json.Unmarshal([]byte(line), &st); err != nil || st.System.Name != "box" {
+			t.Errorf("%v: %s", err, line)
+		}
 	}
-	end()
-}
-
-// show is what a terminal shows after such output: lines, cursor up, erase.
-func show(out string) string {
-	var lines []string
-	row := 0
-	up := regexp.MustCompile(`^\x1b\[(\d+)A`)
-	for out != "" {
-		if m := up.FindStringSubmatch(out); m != nil {
-			n := 0
-			for _, d := range m[1] {
-				n = n*10 + int(d-'0')
-			}
-			row -= n
-			out = out[len(m[0]):]
-			continue
-		}
-		if rest, ok := strings.CutPrefix(out, "\x1b[J"); ok {
-			lines, out = lines[:row], rest
-			continue
-		}
-		line, rest, _ := strings.Cut(out, "\n")
-		for len(lines) <= row {
-			lines = append(lines, "")
-		}
-		lines[row] = regexp.MustCompile(`\x1b\[[0-9;]*[mK]`).ReplaceAllString(line, "")
-		row++
-		out = rest
-	}
-	return strings.Join(lines, "\n")
 }
 
 func TestAFollowerWaitsOutARestartOfFtd(t *testing.T) {

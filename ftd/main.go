@@ -27,6 +27,7 @@ import (
 
 	"ft/chipset/backplane"
 	"ft/ftd/api"
+	"ft/ftd/testbox"
 )
 
 // Exit codes, beside those that a driver process has towards the keeper.
@@ -40,6 +41,7 @@ const (
 func runningVersion() api.Version {
 	v := api.BuildVersion()
 	v.Pid, v.Since = os.Getpid(), time.Now()
+	v.Supervised = os.Getenv("NOTIFY_SOCKET") != "" || testbox.Child() // systemd, or a test box
 	return v
 }
 
@@ -86,6 +88,7 @@ var roles = map[string]func(args []string, out, errs io.Writer) int{
 	"replay":       runReplay,
 	"version":      runVersion,
 	"help":         runHelp,
+	"man":          runMan, // not in the usage: for packaging
 }
 
 func run(args []string, out, errs io.Writer) int {

@@ -28,7 +28,7 @@ func runKeeper(args []string, out, errs io.Writer) int {
 	if err := absolute(run); err != nil {
 		return failed(errs, err)
 	}
-	if err := keeper.Run(context.Background(), keeper.Options{RunDir: *run}); err != nil {
+	if err := keeper.Run(context.Background(), keeper.Options{RunDir: *run, Version: api.BuildVersion().Version}); err != nil {
 		return failed(errs, err)
 	}
 	return exitDone

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"ft/drivers"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
@@ -20,7 +22,12 @@ import (
 // Kind is the name under which the driver is registered.
 const Kind = "mirror"
 
-func init() { drivers.Register(Kind, New) }
+// FUSE mounts and loop devices; memory that stays and a place before the end of it; a loop
+// device's node; legs that belong to others; and to see whose process has the face open.
+func init() {
+	drivers.Register(Kind, New, unix.CAP_SYS_ADMIN, unix.CAP_IPC_LOCK, unix.CAP_SYS_RESOURCE, unix.CAP_MKNOD,
+		unix.CAP_DAC_OVERRIDE, unix.CAP_SYS_PTRACE)
+}
 
 const (
 	loopsDefault = 1                      // a second one costs more in wake-ups than it brings, measured on two cores

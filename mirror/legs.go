@@ -28,9 +28,9 @@ func (d *driver) startLegs(mode drivers.StartMode, hung [2]bool, shared bool) er
 	for i := range got {
 		g := got[i].leg
 		d.mu.Lock()
-		in := d.engine.in()
+		in, out := d.engine.in(), d.out[i]
 		d.mu.Unlock()
-		if g == nil || g.Image == nil || in&(1<<i) != 0 || g.Image.Super.InService != 3 || g.Image.Super.Syncing {
+		if g == nil || g.Image == nil || out || in&(1<<i) != 0 || g.Image.Super.InService != 3 || g.Image.Super.Syncing {
 			continue
 		}
 		f := got[i]

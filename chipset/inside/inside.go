@@ -31,6 +31,9 @@ func Run(args []string, errs io.Writer) (code int) {
 		return 2
 	}
 	return backplane.Run(side, errs, func(s *backplane.Settings, ram []byte, send func(*lockstep.Record)) (backplane.Executor, error) {
+		if err := confine(); err != nil { // it computes as well without
+			fmt.Fprintf(errs, "%s: %v\n", side, err)
+		}
 		return cpu.New(cpu.Config{RAM: ram, Build: Machine(s.Machine), Send: send})
 	})
 }

@@ -143,6 +143,9 @@ func serve(ctx context.Context, kind, name, configPath string) int {
 		h.lastWords(inheritErr)
 		return ExitFailed
 	}
+	if err := Restrict(drivers.Rights(kind)); err != nil {
+		h.log.Warn("the process keeps rights that it does not need", "err", err)
+	}
 	if h.crash, err = openCrashFile(CrashPath(h.cfg.RunDir, name)); err != nil {
 		h.log.Warn("no crash file: the stack of a panic goes to the log alone", "err", err)
 	}

@@ -76,7 +76,17 @@ type Process struct {
 	Descriptors map[string]int `json:"descriptors,omitempty"`
 	// Predecessors are processes of this name that are dying but not gone.
 	Predecessors []int `json:"predecessors,omitempty"`
-	Spec         Spec  `json:"spec"`
+	// Outdated: it runs another program than the one that is installed now, and takes that
+	// in at its next start.
+	Outdated bool `json:"outdated,omitempty"`
+	Spec     Spec `json:"spec"`
+}
+
+// About is a keeper about itself.
+type About struct {
+	Version string    `json:"version"`
+	Pid     int       `json:"pid"`
+	Since   time.Time `json:"since"`
 }
 
 // EventKind says what happened to a process.
@@ -168,6 +178,14 @@ func (c *Client) Processes(ctx context.Context) ([]Process, error) {
 	var ps []Process
 	err := c.c.Do(ctx, http.MethodGet, "/processes", nil, &ps)
 	return ps, err
+}
+
+// About is the keeper about itself. One that knows no such question is of a version before
+// it: unixhttp.ErrNotFound.
+func (c *Client) About(ctx context.Context) (About, error) {
+	var a About
+	err := c.c.Do(ctx, http.MethodGet, "/about", nil, &a)
+	return a, err
 }
 
 // Process is one of them.

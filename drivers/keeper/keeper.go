@@ -51,8 +51,9 @@ import (
 
 // Options of a keeper. Zero values mean the defaults given.
 type Options struct {
-	RunDir string       // sockets, state and logs; not persistent; an absolute path
-	Log    *slog.Logger // must not block; by default the journal's or stderr, dropping what does not fit
+	Version string       // of this program, for those who ask
+	RunDir  string       // sockets, state and logs; not persistent; an absolute path
+	Log     *slog.Logger // must not block; by default the journal's or stderr, dropping what does not fit
 
 	HealthyTime time.Duration   // ready this long: a death is restarted at once; 5 s
 	Delays      []time.Duration // before the start after each early death; 1, 2, 4, 8, 16, 30 s
@@ -102,6 +103,7 @@ type keeper struct {
 	o        Options
 	log      *slog.Logger
 	instance string
+	since    time.Time
 	upstream *upstream
 	watchdog time.Duration // systemd's, towards us; 0 for none
 	receiver *notify.Receiver
@@ -154,7 +156,7 @@ func Run(ctx context.Context, o Options) error {
 	host.Harden(o.Log)
 	go host.Prefault()
 	k := &keeper{
-		o: o, log: o.Log,
+		o: o, log: o.Log, since: time.Now(),
 		instance: strconv.Itoa(os.Getpid()) + "." + strconv.FormatInt(time.Now().UnixNano(), 36),
 		watchdog: notify.WatchdogFromEnv(),
 		inbox:    make(chan func(), inboxMax),

@@ -123,6 +123,15 @@ func exiting(pid int) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)
 }
 
+// outdated says whether a process runs another program than the one that its path leads to
+// now: a newer one was installed since. What cannot be seen is not said. The program of a
+// process is looked at without holding the process's memory (see identify).
+func outdated(pid int, path string) bool {
+	var runs, there unix.Stat_t
+	return unix.Stat("/proc/"+strconv.Itoa(pid)+"/exe", &runs) == nil && unix.Stat(path, &there) == nil &&
+		(runs.Ino != there.Ino || runs.Dev != there.Dev)
+}
+
 // ending is how a process ended.
 type ending struct {
 	known  bool

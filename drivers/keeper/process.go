@@ -332,6 +332,7 @@ func (p *process) info() Process {
 	}
 	if c := p.cur; c != nil {
 		i.Pid, i.Started, i.Adopted, i.Restored = c.pid, c.started, c.adopted, c.restored
+		i.Outdated = outdated(c.pid, c.spec.Argv[0])
 	}
 	for _, c := range p.preds {
 		i.Predecessors = append(i.Predecessors, c.pid)

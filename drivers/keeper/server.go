@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -40,6 +41,9 @@ func (k *keeper) mux() http.Handler {
 	m.HandleFunc("POST /processes/{name}/restart", k.verb(k.restart))
 	m.HandleFunc("POST /processes/{name}/crash", k.verb(k.crash))
 	m.HandleFunc("POST /processes/{name}/reset", k.verb(k.reset))
+	m.HandleFunc("GET /about", func(w http.ResponseWriter, _ *http.Request) {
+		unixhttp.Write(w, About{Version: k.o.Version, Pid: os.Getpid(), Since: k.since})
+	})
 	m.Handle("GET /events", k.events)
 	m.HandleFunc("POST /stop", k.postStop)
 	return m

@@ -28,6 +28,9 @@ type Backend interface {
 	// FaultHistories are those of the parts that an ID stands for; false when there is no
 	// such side, device or module.
 	FaultHistories(id string) ([]FaultHistory, bool)
+	// Others are the versions of ftd's other processes: the keeper, nil where none answers,
+	// and the devices whose driver runs another program than is installed.
+	Others(ctx context.Context) (keeper *Version, outdated []string)
 	// Events is the box's event log.
 	Events() *eventlog.Log
 	// Console connects to a machine's console: raw bytes both ways, first the end of its

@@ -208,8 +208,14 @@ func (c *Client) send(ctx context.Context, method, path string, body []byte) (*h
 		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := c.http.Do(req)
+	// An ftd that died with the question in hand: under systemd the socket has stayed, and
+	// the next ftd answers.
+	gone := func() bool { return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) }
+	if method == http.MethodGet && gone() {
+		resp, err = c.http.Do(req)
+	}
 	if err != nil {
-		if method == http.MethodPost && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		if method == http.MethodPost && gone() {
 			return nil, &Error{Code: CodeUnreachable, Sentence: "ftd went away before it answered; `ftctl status` shows whether it was done"}
 		}
 		return nil, c.unreachable(err)
@@ -246,6 +252,8 @@ func (c *Client) unreachable(err error) error {
 		sentence = fmt.Sprintf("%s cannot be opened: permission denied; the directories above it must be open to you", c.socket)
 	case errors.Is(err, context.DeadlineExceeded):
 		sentence = fmt.Sprintf("ftd does not answer on %s in time; `systemctl status ftd` and `journalctl -u ftd` say more", c.socket)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
+		sentence = "ftd went away before it answered; try again, and start it with `systemctl start ftd` where it stays away"
 	default:
 		sentence = fmt.Sprintf("ftd cannot be reached on %s: %v", c.socket, err)
 	}

@@ -42,6 +42,10 @@ func (f *fake) FaultHistories(id string) ([]FaultHistory, bool) {
 	return []FaultHistory{{ID: id, Part: "SN-1", Verdict: "good: no fault counts against it", Action: "none"}}, true
 }
 
+func (f *fake) Others(context.Context) (*Version, []string) {
+	return &Version{Version: "v0", Pid: 7}, []string{"disk0"}
+}
+
 func (f *fake) Events() *eventlog.Log { return f.log }
 
 func (f *fake) Change(_ context.Context, c Change) (Outcome, error) {

@@ -124,7 +124,11 @@ func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) {
 	s.answer(w, s.backend.Status())
 }
 
-func (s *Server) getVersion(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.version) }
+func (s *Server) getVersion(w http.ResponseWriter, r *http.Request) {
+	v := s.version
+	v.Keeper, v.Outdated = s.backend.Others(r.Context())
+	s.answer(w, v)
+}
 
 func (s *Server) getComponents(w http.ResponseWriter, _ *http.Request) {
 	s.answer(w, Components(s.backend.Status()))
@@ -202,6 +206,9 @@ func decodeBody(body io.Reader, c *Change) error {
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(c); err != nil {
 		return badRequest("the request's body is not the JSON of a change: %v", err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return badRequest("the request's body has more in it than the JSON of a change")
 	}
 	return nil
 }

@@ -178,7 +178,7 @@ func TestRequests(t *testing.T) {
 		code               int
 		want               string
 	}{
-		{"GET", "/v1/version", "", 200, `{"version":"v1","go":"go"}`},
+		{"GET", "/v1/version", "", 200, `{"version":"v1","go":"go","keeper":{"version":"v0","go":"","pid":7},"outdated":["disk0"]}`},
 		{"POST", "/v1/components/pci1/disk0/bringup", "", 200, `{"text":"bringup pci1/disk0","seq":7}`},
 		{"POST", "/v1/components/pci1/disk0/bringup", `{"accept_risk":"overwrite"}`, 200, `{"text":"bringup pci1/disk0","seq":7}`},
 		{"POST", "/v1/components/pci1%2Fdisk0/bringdown", `{"accept_risk":"last-side"}`, 200, `{"text":"bringdown pci1/disk0","seq":7}`},
@@ -325,13 +325,16 @@ func TestTheClientSaysWhenFtdDiesUnderAChange(t *testing.T) {
 	}
 }
 
-// Whatever the bytes: no panic, and every answer but a success is a code and a sentence.
+// Whatever the bytes: no panic, every answer but a success is a code and a sentence, and an
+// outsider is told nothing and changes nothing.
 func FuzzRequest(f *testing.F) {
 	f.Add("POST", "/v1/components/pci1/disk0/bringup", []byte(`{"accept_risk":"overwrite"}`))
 	f.Add("POST", "/v1/components/disk0/inject", []byte(`{"fault":"slow","args":["1","2"]}`))
 	f.Add("POST", "/v1/components//x/../resolve", []byte(`{"keep":"pci0"}`))
 	f.Add("GET", "/v1/events?since=18446744073709551615&follow=0", []byte(nil))
 	f.Add("GET", "/v1/components/%2e%2e", []byte("x"))
+	f.Add("POST", "/v1/components/pci1/bringdown", []byte(`{} {}`))
+	f.Add("HEAD", "/metrics", []byte(nil))
 	b := newFake(f)
 	s := NewServer(b, Version{}, nil)
 	s.log = discardLog
@@ -345,6 +348,15 @@ func FuzzRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
+		b.mu.Lock()
+		b.asked = nil
+		b.mu.Unlock()
+		outside := &answer{header: http.Header{}, code: 200}
+		h.ServeHTTP(outside, req.WithContext(context.WithValue(t.Context(), peerKey{}, peer{uid: 65534, gids: []uint32{65534}})))
+		if outside.code != http.StatusForbidden || len(b.changes()) > 0 {
+			t.Fatalf("%s %q of an outsider: %d %q, and %d changes", method, path, outside.code, outside.body.String(), len(b.changes()))
+		}
+		req.Body = io.NopCloser(bytes.NewReader(body))
 		w := &answer{header: http.Header{}, code: 200}
 		h.ServeHTTP(w, req.WithContext(context.WithValue(t.Context(), peerKey{}, peer{})))
 		if w.code == 200 || w.code == 301 || w.code == 307 || w.code == 308 { // the mux cleans paths by redirection
@@ -359,8 +371,5 @@ func FuzzRequest(f *testing.F) {
 				t.Fatalf("reached the daemon: %+v", c)
 			}
 		}
-		b.mu.Lock()
-		b.asked = nil
-		b.mu.Unlock()
 	})
 }

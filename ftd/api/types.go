@@ -21,6 +21,7 @@ type (
 	DeviceStatus = control.DeviceView
 	SideStatus   = control.SideView
 	MTBF         = control.MTBFView
+	Boot         = control.Boot
 	Progress     = drivers.Progress
 )
 
@@ -150,4 +151,10 @@ type Version struct {
 	Go      string    `json:"go"`
 	Pid     int       `json:"pid,omitempty"`
 	Since   time.Time `json:"since,omitzero"`
+	// Supervised: somebody starts ftd again when it dies.
+	Supervised bool `json:"supervised,omitempty"`
+	// Keeper is the keeper that ftd has found; Outdated are the devices whose driver runs
+	// another program than the one that is installed, until its next start.
+	Keeper   *Version `json:"keeper,omitempty"`
+	Outdated []string `json:"outdated,omitempty"`
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"ft/bond/nic"
 	"ft/drivers/netns"
 )
@@ -133,6 +135,9 @@ func (k *checker) machineLink(n MachineNIC, h Host) {
 			WayOut: fmt.Sprintf("make it: ip tuntap add %s mode tap", n.TAP)})
 	case errors.Is(err, nic.ErrNone):
 		k.add(n.Line, Problem{Absent: true, What: fmt.Sprintf("there is no interface %s%s", n.Link, in), WayOut: "mend the name, or plug it in"})
+	case errors.Is(err, unix.EPERM):
+		k.add(n.Line, Problem{Advice: true, What: fmt.Sprintf("this process may not look at %s%s: %v", n.link(), in, err),
+			WayOut: "the machine's driver, which may, says what is wrong with it; `ftd --check-config` as root looks as well"})
 	case err != nil:
 		k.add(n.Line, Problem{What: err.Error(), WayOut: "name another interface, or mend that"})
 	case n.TAP != "" && !tap:

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"ft/bond/nic"
 	"ft/drivers"
 	"ft/drivers/netns"
@@ -54,6 +56,12 @@ func (k *checker) nic(n NIC, look func(NIC) (Found, error)) {
 		k.add(n.Line, Problem{Absent: true,
 			What:   fmt.Sprintf("the network namespace of %s is not there: there is no %s", n.Name, netns.Path(n.Netns)),
 			WayOut: "make it (ip netns add), or mend netns"})
+		return
+	}
+	if errors.Is(err, unix.EPERM) {
+		k.add(n.Line, Problem{Advice: true,
+			What:   fmt.Sprintf("this process may not look at the NICs of %s: %v", n.Name, err),
+			WayOut: "its driver, which may, says what is wrong with them; `ftd --check-config` as root looks as well"})
 		return
 	}
 	if err != nil {

@@ -255,6 +255,7 @@ func TestLoadSaysWhatToDoWithoutAFile(t *testing.T) {
 // Config that keeps what the rest of ftd relies on.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(goodFile))
+	f.Add([]byte(uncommented()))
 	f.Add([]byte("[[disk]]\nname = \"a\"\npci0=\"/x\"\n[disk.sub]\n"))
 	f.Add([]byte("disk = [{name = 'd', pci0 = \"/a\"}]\nsystem.name = '''x'''\n"))
 	f.Add([]byte("[[nic]]\naddresses = [\"::/0\", 1]\n[[machine]]\nmemory = 1e9\n"))

@@ -133,6 +133,9 @@ func (c *Core) afterSide(s *side, gate uint64) {
 // mayDetach: the side is wanted out, and rule 1 allows it now.
 func (c *Core) mayDetach(s *side) bool {
 	wanted := s.target.out() || s.recall != ""
+	if r := s.request; r != nil && r.down != nil && r.down.holds(s) {
+		return false
+	}
 	if !wanted || !withDriver(s.state) || s.state == drivers.Dumping || c.now.Before(s.detachAt) {
 		return false
 	}
@@ -146,7 +149,7 @@ func (c *Core) mayDetach(s *side) bool {
 // down the sides are tried one after the other (rule 5): the first that serves is what
 // the other is synced from.
 func (c *Core) mayAttach(s *side) bool {
-	if s.target.out() || s.draining {
+	if s.target.out() || s.draining || c.moduleOf(s).dark != "" {
 		return false
 	}
 	partner := s.partner()

@@ -46,12 +46,17 @@ func (c *Core) commit(p *proposal) {
 // derive follows the changes of sides through faces and modules to the box.
 func (c *Core) derive() {
 	for _, d := range c.devices {
+		down := d.face.state == drivers.FaceDown
 		c.becomeFace(d)
+		if down && d.face.state != drivers.FaceDown {
+			c.faceIsUp(d)
+		}
 	}
 	for i := range c.modules {
 		c.becomeModule(&c.modules[i])
 	}
 	c.becomeBox()
+	c.watchBoot()
 }
 
 func (c *Core) commitSide(p *proposal, s *side) {
@@ -169,43 +174,6 @@ func (c *Core) becomeFace(d *device) {
 	}
 	become(c, &d.face, d.name, to, reason, severity)
 }
-
-// becomeModule derives the state of a module: the worst of its sides.
-func (c *Core) becomeModule(m *module) {
-	if len(m.sides) == 0 {
-		return
-	}
-	to, reason := drivers.Empty, m.sides[0].reason
-	gone := 0
-find:
-	for _, state := range worst {
-		for _, s := range m.sides {
-			if s.state == state {
-				to, reason = state, s.id+": "+s.reason
-				break find
-			}
-		}
-	}
-	for _, s := range m.sides {
-		if s.state == drivers.Removed {
-			gone++
-		}
-	}
-	if gone > 1 && gone == len(m.sides) {
-		reason = pulled
-	}
-	severity := Info
-	if to != drivers.Duplex && m.state == drivers.Duplex {
-		severity = Warning
-	}
-	if reason == pulled && m.reason != pulled && m.state == to {
-		c.noteOn(m.id, Warning, pulled, nil) // one part after the other: now it is the module
-	}
-	become(c, &m.mark, m.id, to, reason, severity)
-}
-
-// pulled is the reason of a module that has lost everything.
-const pulled = "all that it carries is gone: the module was pulled or has lost its power"
 
 // becomeBox derives the state of the box: its worst face.
 func (c *Core) becomeBox() {

@@ -119,7 +119,7 @@ func (s *side) untold() bool {
 // asking says that the driver of a side that is not there is about to be told that it is
 // wanted.
 func (s *side) asking() bool {
-	return s.dev.kind.returns && s.state == drivers.Removed && s.hold.kind != holdWaits && s.hold.kind != holdRefused
+	return s.dev.kind.returns && s.state == drivers.Removed && !s.pulled && s.hold.kind != holdWaits && s.hold.kind != holdRefused
 }
 
 // asked notes an action that was given out for the side.
@@ -221,13 +221,6 @@ func (d *device) faceName() string {
 	return d.kind.face + " " + d.name
 }
 
-// module is what is pulled as one.
-type module struct {
-	id    string
-	sides []*side
-	mark[drivers.State]
-}
-
 func (c *Core) device(name string) *device {
 	for _, d := range c.devices {
 		if d.name == name {
@@ -271,16 +264,11 @@ func (c *Core) find(id string) (scope, *refusal) {
 		add(&d.sides[0])
 		add(&d.sides[1])
 	} else {
-		for i := range c.modules {
-			if c.modules[i].id == id {
-				sc.module = &c.modules[i]
-				for _, s := range c.modules[i].sides {
-					add(s)
-				}
-			}
-		}
-		if sc.module == nil {
+		if sc.module = c.module(id); sc.module == nil {
 			return sc, refuse(RuleUnknown, "there is no %q: ftctl ls shows modules, devices and sides", id)
+		}
+		for _, s := range sc.module.sides {
+			add(s)
 		}
 	}
 	if len(sc.sides) == 0 {

@@ -76,6 +76,7 @@ const (
 	drainWait    = 60 * time.Second // for I/O on a cut-off side, before an attach is tried all the same
 	eventWait    = 5 * time.Second  // for events that a snapshot contains, before they count as lost
 	driverWait   = 30 * time.Second // for a driver to connect, before it is asked for again
+	stoppedWait  = time.Second      // after one was stopped with its keeper, which is about to end as well
 	retryMax     = 60 * time.Second // between two tries
 	stableAfter  = 60 * time.Second // in service for so long: the next fault is tried again at once
 	readyPause   = time.Second      // between tries when a side is reported ready again and again
@@ -104,6 +105,7 @@ type Core struct {
 
 	settings  map[string]MTBFSettings // by side id
 	history   map[string]*History     // by identity
+	boot      *Boot                   // the last one, nil for none known
 	cleared   map[string]*cleared     // by identity
 	strangers map[string]Target       // targets of sides that are not configured now
 	parts     map[string]string       // by side id: the identity of what was in it last

@@ -1,6 +1,10 @@
 package control
 
-import "ft/drivers"
+import (
+	"time"
+
+	"ft/drivers"
+)
 
 // Event is something that happened outside: it goes into Step, one at a time. The
 // concrete types are below. Reports (what is) are never refused; requests (what a
@@ -13,6 +17,9 @@ type Event interface{ event() }
 type StateLoaded struct {
 	State   Persistent
 	LastSeq uint64
+	// Booted is when ftd began, if no driver was running then: the box boots. Zero when it was
+	// only ftd that was away.
+	Booted time.Time
 }
 
 // DeviceConfigured names a device of ft.toml, once each, in the order of the file.
@@ -41,11 +48,13 @@ type DriverConnected struct {
 
 // DriverLost says that the process died or its socket closed. That is no fault of a
 // side: the keeper starts a successor that adopts the face. GaveUp: the keeper will
-// not, because too many died in a row.
+// not, because too many died in a row. Stopped: it has ended as somebody asked it to, and
+// its face with it, without ftd: with the keeper, whose stop is that of the box.
 type DriverLost struct {
-	Device string
-	Reason string
-	GaveUp bool
+	Device  string
+	Reason  string
+	GaveUp  bool
+	Stopped bool
 }
 
 // DriverReport is one event of a connected driver, in order.
@@ -75,6 +84,15 @@ type DeviceVanished struct {
 type DeviceSeen struct {
 	ID       string
 	Identity string
+}
+
+// ModulePower says that a module has lost its power, or has it again. Of one that has none
+// nothing is there, whatever else is said, and what is in it when it has its power again is
+// said by DeviceSeen.
+type ModulePower struct {
+	Module string
+	On     bool
+	Reason string // when it is lost
 }
 
 // ActionResult is the outcome of an action, by its number. A number that the core no
@@ -171,6 +189,7 @@ func (DriverReport) event()     {}
 func (DriverStatus) event()     {}
 func (DeviceVanished) event()   {}
 func (DeviceSeen) event()       {}
+func (ModulePower) event()      {}
 func (ActionResult) event()     {}
 func (Tick) event()             {}
 func (BringUp) event()          {}

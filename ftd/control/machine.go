@@ -2,6 +2,7 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"ft/drivers"
@@ -35,6 +36,9 @@ func (c *Core) poweredOff(p *proposal, d *device, reason string, at time.Time) {
 			*t = off
 		case s.undo != nil && !s.undo.out() && counts(*s.undo):
 			*s.undo = off
+		}
+		if down := c.pendingDown(s); down != nil && !down.was[s].out() && counts(down.was[s]) {
+			down.was[s] = off
 		}
 	}
 }
@@ -98,7 +102,7 @@ func (c *Core) proposeStopMachine(p *proposal, ev StopMachine) *refusal {
 	for i := range d.sides {
 		s := &d.sides[i]
 		n := p.at(s)
-		settled := n.target.out() && n.target.By != ByFault // a verdict is lifted when the part is replaced
+		settled := n.target.out() && n.target.By != ByFault && !c.mayReturn(s) // a verdict is lifted when the part is replaced
 		if s.state == drivers.Empty || settled && !withDriver(n.state) && s.work == idle && d.link != LinkStarting {
 			continue
 		}
@@ -141,6 +145,23 @@ func (c *Core) waitsFor(d *device) string {
 		return name
 	}
 	return ""
+}
+
+// faceIsUp lifts refusals of what stands on a face that has come up: a driver that runs already
+// may have looked at what lay in its place before (after all was killed, the keeper starts the
+// drivers by itself, all at once).
+func (c *Core) faceIsUp(on *device) {
+	for _, d := range c.devices {
+		if !slices.Contains(d.needs, on.name) {
+			continue
+		}
+		for i := range d.sides {
+			s := &d.sides[i]
+			if s.stirred = c.now; s.hold.kind == holdRefused {
+				s.hold = hold{}
+			}
+		}
+	}
 }
 
 // waits says that the device is wanted, and what it stands on is not there.

@@ -23,6 +23,7 @@ type Persistent struct {
 	Settings map[string]MTBFSettings `json:"mtbf_settings"`     // by side id
 	History  map[string]History      `json:"mtbf_history"`      // by identity
 	Parts    map[string]string       `json:"parts"`             // by side id: the identity of what was in it last
+	Boot     *Boot                   `json:"boot,omitempty"`    // the last one
 }
 
 // Target says where a side is wanted, and why. It is a person's word, or the verdict on
@@ -74,6 +75,7 @@ func (c *Core) snapshot() *Persistent {
 	p := &Persistent{
 		Version:  PersistentVersion,
 		Bringup:  c.bringupSet,
+		Boot:     c.boot.clone(),
 		Targets:  map[string]Target{},
 		Settings: map[string]MTBFSettings{},
 		History:  map[string]History{},
@@ -118,6 +120,10 @@ func (c *Core) load(ev StateLoaded) {
 	for identity, h := range ev.State.History {
 		h := h.clone()
 		c.history[identity] = &h
+	}
+	c.boot = ev.State.Boot.clone()
+	if !ev.Booted.IsZero() {
+		c.boot = &Boot{Started: ev.Booted, Faces: []BootFace{}}
 	}
 	c.saved = ev.State
 	c.dirty = ev.State.Version != PersistentVersion

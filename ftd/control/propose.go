@@ -36,6 +36,7 @@ type proposal struct {
 	id      string // as the admin wrote it
 	sides   []*side
 	device  *device // the request is about the whole device
+	module  *module // the request takes a module out
 	risk    string
 	either  bool   // one of the sides is enough
 	then    func() // what a request changes beside facts; run by commit
@@ -89,6 +90,12 @@ func (c *Core) propose(p *proposal, ev Event) *refusal {
 		c.proposeVanished(p, ev)
 	case DeviceSeen:
 		c.proposeSeen(p, ev)
+	case ModulePower:
+		c.proposePower(p, ev)
+	case stuckDown:
+		s := ev.side
+		partner := s.partner()
+		c.takeBackModule(p, s, AnswerRefused, drivers.RuleLastSide, fmt.Sprintf("%s is %v: %s", partner.id, partner.state, partner.reason))
 	case ActionResult:
 		c.proposeResult(p, ev)
 	case overdue:
@@ -151,6 +158,9 @@ func (c *Core) configure(ev DeviceConfigured) {
 		switch {
 		case spec.Resource.Path == "":
 			s.state, s.reason = drivers.Empty, "nothing is configured here"
+		case c.module(k.modules[i]).dark != "":
+			s.state, s.reason = drivers.Removed, c.module(k.modules[i]).dark
+			s.pulled, s.present = true, false
 		case spec.Absent:
 			s.state, s.reason = drivers.Removed, spec.Resource.Path+" was not there at start"
 		default:
@@ -180,13 +190,10 @@ func (c *Core) taken(id string) bool {
 
 // carry makes a module the carrier of a side.
 func (c *Core) carry(id string, s *side) {
-	for i := range c.modules {
-		if m := &c.modules[i]; m.id == id {
-			m.sides = append(m.sides, s)
-			if m.since.IsZero() {
-				m.since = c.now
-			}
-		}
+	m := c.module(id)
+	m.sides = append(m.sides, s)
+	if m.since.IsZero() {
+		m.since = c.now
 	}
 }
 

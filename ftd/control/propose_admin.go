@@ -46,6 +46,9 @@ func (c *Core) wantIn(p *proposal, sc scope, who, risk string) {
 			if s.dev.kind.returns {
 				break // its driver looks all the time
 			}
+			if c.moduleOf(s).dark != "" {
+				break // there is nothing to be looked for
+			}
 			n.present = true // so the admin thinks: see side.probe
 			n.state, n.reason = drivers.Offline, "looked for at an admin's word"
 		}
@@ -93,10 +96,10 @@ func (c *Core) proposeBringDown(p *proposal, ev BringDown) *refusal {
 	}
 	for _, s := range sc.sides {
 		n := p.at(s)
-		if whole && n.target.out() && n.target.By != ByFault {
+		if whole && n.target.out() && n.target.By != ByFault && !c.mayReturn(s) {
 			continue // it was out before the device goes down, and is out if it does not
 		}
-		settled := n.target.By == ByAdmin && !n.target.Whole && n.target.Risk == ev.AcceptRisk
+		settled := n.target.By == ByAdmin && !n.target.Whole && n.target.Risk == ev.AcceptRisk && !c.mayReturn(s)
 		if n.target.out() && settled && !withDriver(n.state) && s.work == idle && s.dev.link != LinkStarting {
 			continue
 		}
@@ -117,6 +120,11 @@ func (c *Core) proposeBringDown(p *proposal, ev BringDown) *refusal {
 		p.dev(sc.device).link = LinkStopping
 	} else if len(p.sides) == 0 {
 		p.nothing = fmt.Sprintf("%s is out already", sc.id)
+		if sc.module != nil {
+			p.nothing += "; " + c.downSentence(sc.module)
+		}
+	} else {
+		p.module = sc.module
 	}
 	p.then = func() {
 		if whole && sc.device.link != LinkStopping {

@@ -130,19 +130,26 @@ func (c *Core) adopt(p *proposal, d *device, st drivers.Status, all bool) {
 // successor.
 func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	n := p.dev(d)
-	if n.link == LinkNone {
-		return // it was stopped
+	if n.link == LinkNone || ev.Stopped && n.link == LinkStopping {
+		return // it was stopped, or is being stopped, by us
 	}
 	link, severity, what := LinkLost, Warning, "its successor takes the face over"
 	if ev.GaveUp {
 		link, severity = LinkGaveUp, Critical
 		what = "it died too often and is not started again" + d.kind.kept
 	}
+	if ev.Stopped {
+		severity, what = Critical, "its face is down, until there is a keeper again"
+	}
 	if n.link == LinkStopping {
 		d.stopBack = link
 	} else {
 		n.link = link
-		d.process = processWork{again: c.now.Add(driverWait)}
+		wait := driverWait
+		if ev.Stopped {
+			wait = stoppedWait
+		}
+		d.process = processWork{again: c.now.Add(wait)}
 	}
 	d.lagging, d.lookAgain, d.pid = false, time.Time{}, 0
 	reason := fmt.Sprintf("the driver process of %s is gone (%s): %s", d.name, orElse(ev.Reason, "no reason known"), what)
@@ -152,7 +159,7 @@ func (c *Core) proposeLost(p *proposal, d *device, ev DriverLost) {
 	}
 	for i := range d.sides {
 		d.sides[i].endWork()
-		if f := &n.sides[i]; ev.GaveUp && withDriver(f.state) {
+		if f := &n.sides[i]; (ev.GaveUp || ev.Stopped) && withDriver(f.state) {
 			f.state, f.reason = drivers.Offline, reason
 		}
 	}
@@ -227,7 +234,10 @@ func (c *Core) proposeSide(p *proposal, s *side, ev drivers.Event) {
 	if c.identify(s, ev.Identity) {
 		n.target = n.target.newPart()
 	}
-	s.moved, s.said = true, to
+	s.said = to
+	if to != was { // else it may be the end of a detach from before the attach
+		s.moved = true
+	}
 	p.cause, p.extra = s, extraOf(ev)
 	n.state, n.reason = to, ev.Reason
 	n.draining, _ = ev.Detail["draining"].(bool)
@@ -370,6 +380,9 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 	if s == nil || s.state == drivers.Empty {
 		return
 	}
+	if c.moduleOf(s).dark != "" {
+		return // it cannot be: whoever gives the power back looks again
+	}
 	n := p.at(s)
 	p.cause, s.pulled, s.probe, s.stirred = s, false, false, c.now
 	switch {
@@ -390,7 +403,9 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 			n.state, n.reason = drivers.Offline, s.resource.Path+" is there again"
 		}
 	}
-	n.hold = hold{}
+	if n.hold.kind != holdWaits { // else its driver brings it in by itself
+		n.hold = hold{}
+	}
 	s.fails = 0
 }
 

@@ -48,6 +48,9 @@ func (c *Core) due() Event {
 				return drainOver{s}
 			}
 		}
+		if s := c.stuckDown(d); s != nil {
+			return stuckDown{s}
+		}
 		for _, w := range d.works() {
 			if w.id != 0 && !c.now.Before(w.until) {
 				return noAnswer(w.id)
@@ -280,6 +283,10 @@ func (c *Core) detachResult(p *proposal, s *side, ev ActionResult) {
 		}
 	case ev.Outcome == Refused && ev.Code == drivers.RuleLastSide && s.workRisk != n.target.Risk:
 		s.endWork() // an admin has named the risk since: ask again, with it
+	case s.request != nil && s.request.down != nil && (ev.Outcome == Failed || ev.Code == drivers.RuleLastSide || withDriver(n.state)):
+		s.endWork()
+		s.dev.lagging = true
+		c.takeBackModule(p, s, statusOf(ev.Outcome), ev.Code, orElse(ev.Sentence, "no reason was given"))
 	case ev.Outcome == Refused && ev.Code == drivers.RuleLastSide && s.request != nil && !s.request.up:
 		// The partner was lost meanwhile: rule 1 goes before the wish, and whoever has it
 		// is told. (Without him the wish stays, and waits for the partner.)

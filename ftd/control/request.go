@@ -17,11 +17,12 @@ import (
 type request struct {
 	id       string
 	up       bool
-	target   string  // the id as the admin wrote it
-	sides    []*side // still under way
-	either   bool    // it is done when one side has got there
-	reached  bool    // one has
-	device   bool    // waits for a deviceWork
+	target   string      // the id as the admin wrote it
+	sides    []*side     // still under way
+	either   bool        // it is done when one side has got there
+	reached  bool        // one has
+	device   bool        // waits for a deviceWork
+	down     *moduleDown // it takes a module out
 	deadline time.Time
 	status   AnswerStatus // the worst so far
 	code     string
@@ -48,6 +49,9 @@ func (c *Core) open(p *proposal, up bool, target string) {
 		return
 	}
 	r := &request{id: p.ask.ID, up: up, either: p.either, target: target, deadline: c.now.Add(requestWait), status: AnswerDone, coming: comingSentence(p.sides, target)}
+	if p.module != nil && !up {
+		r.down = c.beginDown(p)
+	}
 	for _, s := range p.sides {
 		c.supersede(s)
 		s.request = r
@@ -146,8 +150,14 @@ func (c *Core) finish(r *request) {
 	if r.up {
 		sentence = r.coming
 	}
+	if r.down != nil {
+		sentence = c.downSentence(r.down.module)
+	}
 	if r.status != AnswerDone {
 		sentence = strings.Join(r.wrong, "; ")
+		if r.up && r.reached {
+			sentence += "; the rest of " + r.target + " is coming in"
+		}
 	}
 	c.answer(r.id, r.status, r.code, sentence)
 }
@@ -227,15 +237,6 @@ func (c *Core) offSentence(d *device) string {
 		sentence += ": " + safe[0] + " and " + safe[1] + " are safe to pull"
 	}
 	return strings.Join(append([]string{sentence}, notes...), "; ")
-}
-
-func (c *Core) moduleOf(s *side) *module {
-	for i := range c.modules {
-		if c.modules[i].id == s.dev.kind.modules[s.index] {
-			return &c.modules[i]
-		}
-	}
-	panic("control: a side without a module: " + s.id)
 }
 
 // expireRequests answers those that have waited for too long.

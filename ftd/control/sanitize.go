@@ -41,8 +41,9 @@ func (c *Core) sanitizeSide(p *proposal, s *side, n *facts) {
 		return
 	}
 	if !withDriver(n.state) {
+		n.present = n.present && c.moduleOf(s).dark == ""
 		n.recall = ""
-		n.state, n.reason = outState(s, n)
+		n.state, n.reason = c.outState(s, n)
 	} else {
 		n.draining = false
 	}
@@ -62,9 +63,12 @@ func (c *Core) sanitizeSide(p *proposal, s *side, n *facts) {
 }
 
 // outState is the state of a side that its driver has nothing to do with.
-func outState(s *side, n *facts) (drivers.State, string) {
+func (c *Core) outState(s *side, n *facts) (drivers.State, string) {
 	switch {
 	case !n.present:
+		if dark := c.moduleOf(s).dark; dark != "" {
+			return drivers.Removed, dark
+		}
 		if s.state == drivers.Removed {
 			return drivers.Removed, s.reason
 		}

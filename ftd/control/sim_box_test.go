@@ -25,13 +25,17 @@ type simBox struct {
 	diskBad  bool
 	written  []ActionResult  // of writes, on their way to the core
 	failed   map[uint64]bool // writes that failed
+	jobs     []job           // sim_disk_test.go: what waits for the disk
+	held     []Action        // that wait for it too
 	lastSeq  uint64
 	requests int
 	parts    int
 
 	// What kind of run this is.
-	faulty bool // parts fail more often than admins have wishes
-	polls  bool // the shell looks at the drivers' status regularly; else events are never lost
+	faulty   bool            // parts fail more often than admins have wishes
+	slowDisk bool            // writes take a while, and may be lost with ftd
+	dark     map[string]bool // modules without power
+	polls    bool            // the shell looks at the drivers' status regularly; else events are never lost
 
 	rules   *ruleBook
 	telling bool     // whether the story is kept
@@ -43,17 +47,57 @@ type simBox struct {
 type stepper interface {
 	Step(time.Time, Event) Result
 	Status(time.Time) StatusDocument
+	pull() []pullView
+	faces() []faceView
+}
+
+// faceView is what the status says of a face, and its driver.
+type faceView struct {
+	id, kind string
+	state    drivers.FaceState
+	driver   DriverLink
+}
+
+func (c *Core) faces() (views []faceView) {
+	for _, d := range c.devices {
+		views = append(views, faceView{d.name, d.kind.name, d.face.state, d.link})
+	}
+	return views
+}
+
+// pullView is what the status says of a side, without what takes time to say: it is asked for
+// at nearly every step.
+type pullView struct {
+	id    string
+	state drivers.State
+	safe  bool
+	out   Author // by whose word it is wanted out, "" when it is wanted in
+}
+
+func (c *Core) pull() (views []pullView) {
+	views = make([]pullView, 0, 2*len(c.devices))
+	for _, d := range c.devices {
+		for i := range d.sides {
+			s := &d.sides[i]
+			v := pullView{id: s.id, state: s.state, safe: c.pullNote(s) == ""}
+			if s.target.out() {
+				v.out = s.target.By
+			}
+			views = append(views, v)
+		}
+	}
+	return views
 }
 
 func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *simBox {
 	b := &simBox{
 		pick: pick, make: make, telling: telling, now: time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC),
-		cfg: Config{Name: "box", Bringup: BringupAuto},
+		cfg: Config{Name: "box", Bringup: BringupAuto}, dark: map[string]bool{},
 	}
 	if pick(4) == 0 {
 		b.cfg.Bringup = BringupDefer
 	}
-	b.faulty, b.polls = pick(3) == 0, pick(2) == 0
+	b.faulty, b.polls, b.slowDisk = pick(3) == 0, pick(2) == 0, pick(3) == 0
 	for i, n := 0, 1+pick(3); i < n; i++ {
 		d := &simDriver{kind: &kinds[pick(len(kinds))]}
 		d.name = fmt.Sprintf("%s%d", d.kind.name, i)
@@ -67,6 +111,9 @@ func newSimBox(pick func(int) int, telling bool, make func(Config) stepper) *sim
 	}
 	b.rules = newRuleBook(b)
 	b.boot()
+	if pick(3) == 0 {
+		b.warm()
+	}
 	return b
 }
 
@@ -89,9 +136,21 @@ func (b *simBox) tell(format string, args ...any) {
 func (b *simBox) boot() {
 	b.tell("ftd starts")
 	b.core, b.timer, b.uevents = b.make(b.cfg), time.Time{}, nil
-	b.written, b.failed = nil, map[uint64]bool{}
+	b.rules.forgetful = b.rules.forgetful || len(b.jobs) > 0
+	b.written, b.failed, b.jobs, b.held = nil, map[uint64]bool{}, nil, nil
 	b.rules.booted()
-	b.step(StateLoaded{State: b.disk, LastSeq: b.lastSeq})
+	loaded := StateLoaded{State: b.disk, LastSeq: b.lastSeq, Booted: b.now}
+	for _, d := range b.devices {
+		if d.alive {
+			loaded.Booted = time.Time{}
+		}
+	}
+	b.step(loaded)
+	for _, module := range moduleIDs {
+		if b.dark[module] {
+			b.step(ModulePower{Module: module})
+		}
+	}
 	for _, d := range b.devices {
 		d.connected, d.queue, d.results = false, nil, nil
 		if b.pick(2) == 0 {
@@ -132,46 +191,7 @@ func (b *simBox) step(ev Event) {
 		b.lastSeq = e.Seq
 	}
 	b.rules.after(ev, r)
-	for _, a := range r.Actions {
-		if b.failed[a.After] {
-			b.rules.dropped(a)
-			continue
-		}
-		if a.Kind != ActionTimer && a.Kind != ActionAlarm && a.Kind != ActionStart && (a.Kind != ActionPersist || len(r.Answers) > 0) {
-			b.tell("  action %d %s %s %d after %d", a.ID, a.Kind, a.Device, a.Side, a.After)
-		}
-		switch a.Kind {
-		case ActionPersist:
-			res := ActionResult{ID: a.ID, Outcome: OK}
-			if b.diskBad {
-				res.Outcome, res.Sentence, b.failed[a.ID] = Failed, "no space left on device", true
-			} else {
-				b.disk = *a.State
-			}
-			b.written = append(b.written, res)
-		case ActionTimer:
-			b.timer = a.At
-		case ActionStart, ActionConfigure:
-			d := b.device(a.Device)
-			d.config = a.Sides
-			if a.Kind == ActionStart {
-				if !d.alive {
-					d.start(b.now)
-				}
-				d.gaveUp = false
-				d.results = append(d.results, ActionResult{ID: a.ID, Outcome: OK})
-			}
-		case ActionAttach, ActionDetach, ActionStop, ActionSwitch, ActionSnapshot:
-			d := b.device(a.Device)
-			d.calls = append(d.calls, a)
-		}
-	}
-	for _, a := range r.Answers {
-		if !b.failed[a.After] {
-			b.tell("  answer %s %s %s %s", a.Request, a.Status, a.Code, a.Sentence)
-			b.rules.answered(a)
-		}
-	}
+	b.carryOut(r)
 }
 
 // describe is an event in a line, or "" if nothing came of it that is worth one.
@@ -205,8 +225,9 @@ func describeStatus(what, device string, st drivers.Status) string {
 		st.Sides[0].State, st.Sides[0].Resource.Identity, st.Sides[1].State, st.Sides[1].Resource.Identity)
 }
 
-// writesDone brings results of writes to the core: now, or later.
+// writesDone lets the disk finish and brings the results to the core: now, or later.
 func (b *simBox) writesDone() {
+	b.write(len(b.jobs))
 	for len(b.written) > 0 {
 		res := b.written[0]
 		b.written = b.written[1:]

@@ -15,10 +15,8 @@ import (
 func (r *ruleBook) after(ev Event, res Result) {
 	ev = r.plain(ev)
 	if _, ok := ev.(DeviceConfigured); ok { // it has a state before it has an entry
-		for _, d := range r.b.core.Status(r.b.now).Devices {
-			for _, v := range d.Sides {
-				r.sides[v.ID].logged = v.State.String()
-			}
+		for _, v := range r.b.core.pull() {
+			r.sides[v.id].logged = v.state.String()
 		}
 	}
 	faults := r.believe(ev)
@@ -27,12 +25,8 @@ func (r *ruleBook) after(ev Event, res Result) {
 	r.checkFaults(faults, res)
 	for _, a := range res.Answers {
 		r.checkAnswer(ev, a)
-		if a.Status == AnswerRefused {
-			r.takenBack(a.Request)
-			if ask := r.asked[a.Request]; ask != nil && a.Code == drivers.RuleBusy {
-				r.unknown(ask.ev) // a stop that was not carried out has undone the words before it
-			}
-		}
+		r.undone(a)
+		r.checkModule(a)
 	}
 	for _, a := range res.Actions {
 		r.checkAction(ev, a, res)
@@ -101,7 +95,7 @@ func (r *ruleBook) checkFaults(faults []seen, res Result) {
 		for _, e := range res.Entries {
 			broken = broken || e.ID == id && e.To == "broken"
 		}
-		if f.broken != broken && r.b.disk.Targets[id].By != ByAdmin {
+		if f.broken != broken && r.b.given().Targets[id].By != ByAdmin {
 			r.fail("rule 3: a fault of %s (%s): broken should be %v, is %v", id, f.s.part, f.broken, broken)
 		}
 		if p := r.part(f.s.part); f.broken && broken {
@@ -130,6 +124,67 @@ func (r *ruleBook) checkAnswer(event Event, a Answer) {
 		}
 		if event == Event(ev) && ev.Target == id && a.Status == AnswerRefused && a.Code == drivers.RuleLastSide && r.safe[id] {
 			r.fail("bringdown of %s refused as the last side, and the status said that it is safe to pull", id)
+		}
+	}
+}
+
+// checkModule: a module that stays in is in with all that was in.
+func (r *ruleBook) checkModule(a Answer) {
+	ask := r.asked[a.Request]
+	if ask == nil || a.Status != AnswerRefused && !strings.Contains(a.Sentence, " stays in, for ") || a.Code == RulePersist {
+		return
+	}
+	ev, ok := ask.ev.(BringDown)
+	if !ok || !slices.Contains(moduleIDs[:], ev.Target) {
+		return
+	}
+	for _, v := range r.b.core.pull() {
+		if slices.Contains(ask.in, v.id) && v.out == ByAdmin && r.sides[v.id].asked == a.Request {
+			r.fail("%s of %s is %s, and %s is left out", a.Request, ev.Target, a.Status, v.id)
+		}
+	}
+}
+
+// checkKept: what people are told has been set or forgotten is so on disk.
+func (r *ruleBook) checkKept(ask *askBook) {
+	switch ev := ask.ev.(type) {
+	case SetMTBF:
+		for _, s := range r.named(ev.Target) {
+			id := sideID(s.dev, s.index)
+			is := r.b.disk.Settings[id]
+			if want := ev.Settings.over(is); want != is || ev.Default && is != ev.Settings {
+				r.fail("rule 6: %s is judged by %+v on disk, and an admin set %+v", id, is, ev.Settings)
+			}
+		}
+	case ClearMTBF:
+		for _, part := range ask.in {
+			h := r.b.disk.History[part]
+			for _, f := range append(h.Real.Last, h.Injected.Last...) {
+				if !f.At.After(ask.at) {
+					r.fail("rule 6: a fault of %s at %v is on disk, and an admin forgot it", part, f.At)
+				}
+			}
+		}
+	case SetBringup:
+		if r.b.disk.Bringup != ev.Policy {
+			r.fail("rule 6: the policy on disk is %q, and an admin set %s", r.b.disk.Bringup, ev.Policy)
+		}
+	}
+}
+
+// checkOneByOne: a module's parts go one after the other.
+func (r *ruleBook) checkOneByOne(s *sideBook) {
+	ask := r.asked[s.asked]
+	if ask == nil || ask.final || !s.said.InService() {
+		return
+	}
+	ev, ok := ask.ev.(BringDown)
+	if !ok || !slices.Contains(moduleIDs[:], ev.Target) || ev.AcceptRisk != "" {
+		return
+	}
+	for _, x := range r.named(ev.Target) {
+		if x != s && x.asked == s.asked && x.said.InService() && !x.since.Before(ask.at) && r.busy(x, x.detach) && r.busy(s, s.detach) {
+			r.fail("%s and %s are taken out with %s at the same time", sideID(s.dev, s.index), sideID(x.dev, x.index), ev.Target)
 		}
 	}
 }
@@ -192,6 +247,8 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 			r.fail("rule 6: %s is detached and on disk it is wanted in", id)
 		}
 		s.detach, s.attach, s.since = a.ID, 0, r.b.now // the core asks for one at a time
+		s.waits = false                                // what its driver has promised is void
+		r.checkOneByOne(s)
 		return
 	}
 	if r.busy(s, s.attach) || r.busy(s, s.detach) {
@@ -202,6 +259,9 @@ func (r *ruleBook) checkAction(ev Event, a Action, res Result) {
 	}
 	if s.word == Out && !r.wants(ev, s) {
 		r.fail("rule 4: %s is attached, and an admin took it out", id)
+	}
+	if module := s.dev.kind.modules[s.index]; r.b.dark[module] {
+		r.fail("%s is attached, and %s has no power", id, module)
 	}
 	if s.off {
 		r.fail("rule 4: %s is attached, and its guest powered it off", id)
@@ -227,9 +287,12 @@ func (r *ruleBook) turnedOff(s *sideBook, at time.Time) {
 
 // missing is what a device stands on and is down, but for a NIC without a carrier.
 func (r *ruleBook) missing(d *simDriver) string {
-	for _, v := range r.b.core.Status(r.b.now).Devices {
-		if slices.Contains(d.needs, v.ID) && v.State == drivers.FaceDown && (v.Kind != "nic" || v.Driver != LinkConnected) {
-			return v.ID
+	if len(d.needs) == 0 {
+		return ""
+	}
+	for _, v := range r.b.core.faces() {
+		if slices.Contains(d.needs, v.id) && v.state == drivers.FaceDown && (v.kind != "nic" || v.driver != LinkConnected) {
+			return v.id
 		}
 	}
 	return ""
@@ -243,9 +306,14 @@ func (r *ruleBook) wants(ev Event, s *sideBook) bool {
 			return true
 		}
 	case SetBringup:
-		return ev.Policy == BringupAuto && s.word != Out
+		if ev.Policy == BringupAuto && s.word != Out {
+			return true
+		}
 	}
 	for _, a := range r.asked { // one whose answer waits for the disk
+		if auto, ok := a.ev.(SetBringup); ok && !a.final && auto.Policy == BringupAuto && s.word != Out {
+			return true
+		}
 		up, ok := a.ev.(BringUp)
 		if ok && !a.final && !a.accepted && r.names(up.Target, s) {
 			return true
@@ -260,6 +328,9 @@ func (r *ruleBook) diskFor(a Action, res Result) *Persistent {
 		if w.Kind == ActionPersist && w.ID == a.After {
 			return w.State
 		}
+	}
+	if w := r.b.writing(a.After); w != nil {
+		return w
 	}
 	return &r.b.disk
 }
@@ -278,13 +349,11 @@ func (r *ruleBook) dropped(a Action) {
 
 // checkPull: what the status says is safe to pull is.
 func (r *ruleBook) checkPull() {
-	for _, d := range r.b.core.Status(r.b.now).Devices {
-		for _, v := range d.Sides {
-			s := r.sides[v.ID]
-			partner := r.partner(s)
-			if v.SafeToPull && v.State.InService() && (!partner.said.InService() || partner.word == Out && !r.wants(Tick{}, partner) || !partner.present) {
-				r.fail("safe to pull: %s, and %s is not good: %v, present %v, wanted %q", v.ID, sideID(partner.dev, partner.index), partner.said, partner.present, partner.word)
-			}
+	for _, v := range r.b.core.pull() {
+		s := r.sides[v.id]
+		partner := r.partner(s)
+		if v.safe && v.state.InService() && (!partner.said.InService() || partner.word == Out && !r.wants(Tick{}, partner) || !partner.present) {
+			r.fail("safe to pull: %s, and %s is not good: %v, present %v, wanted %q", v.id, sideID(partner.dev, partner.index), partner.said, partner.present, partner.word)
 		}
 	}
 }

@@ -82,6 +82,9 @@ func (d *simDriver) set(now time.Time, i drivers.Side, to drivers.State, ev driv
 		ev.Detail = map[string]any{"draining": true}
 	}
 	s.outBy, _ = ev.Detail["out_by"].(string)
+	if to != drivers.Removed && withDriver(to) {
+		d.sides[1-i].outBy = "" // the machine is on: who powered it off before is past
+	}
 	d.emit(ev)
 	partner := &d.sides[1-i]
 	if !to.InService() && partner.state == drivers.Duplex {

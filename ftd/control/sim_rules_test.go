@@ -37,9 +37,11 @@ type sideBook struct {
 	wordBy  string        // the request
 	wordAt  time.Time     // when it was made: a late answer to an earlier one does not count
 	risk    bool          // an admin has named last-side, and has not had it in since
+	riskAt  time.Time     // when
 	part    string        // by identity, as delivered
 	may     bool          // under defer: may come in without an admin
 	off     bool          // the guest powered it off, and nobody has wanted it in since
+	asked   string        // the last request that named it
 	wanted  time.Time     // when somebody last asked for it, heard or not
 	waits   bool          // its driver brings it in by itself: it need not be asked for again
 	failed  bool          // it was shot, and has not been in service since
@@ -68,6 +70,7 @@ type askBook struct {
 	at       time.Time
 	accepted bool
 	final    bool
+	in       []string // of a bringdown: the sides that were wanted in until then; of ClearMTBF: the parts
 }
 
 // partBook is a second, simpler judge.
@@ -80,6 +83,21 @@ type partBook struct {
 	forgivenD   int
 	broken      bool
 	brokenAt    time.Time
+}
+
+// clear forgets what happened up to a time.
+func (p *partBook) clear(at time.Time) {
+	real, drill := upTo(p.real, at), upTo(p.drill, at)
+	*p = partBook{since: at, real: p.real[real:], slots: p.slots[real:], drill: p.drill[drill:],
+		broken: p.broken && p.brokenAt.After(at), brokenAt: p.brokenAt}
+}
+
+// upTo is how many of these times are not after one of them.
+func upTo(times []time.Time, at time.Time) (n int) {
+	for n < len(times) && !times[n].After(at) {
+		n++
+	}
+	return n
 }
 
 func newRuleBook(b *simBox) *ruleBook {
@@ -101,7 +119,7 @@ func (r *ruleBook) booted() {
 		}
 		s.logged, s.attach, s.detach, s.waits = "", 0, 0, false
 		s.off = s.off && r.b.disk.target(id).out()
-		s.said, s.present = drivers.Offline, s.dev.sides[s.index].present || s.dev.kind.returns
+		s.said, s.present = drivers.Offline, (s.dev.sides[s.index].present || s.dev.kind.returns) && !r.b.dark[s.dev.kind.modules[s.index]]
 		s.pulled = !s.present
 		s.may = r.policy() == BringupAuto || s.failed
 	}
@@ -116,7 +134,7 @@ func (r *ruleBook) booted() {
 	}
 }
 
-func (r *ruleBook) policy() BringupPolicy { return r.policyOf(&r.b.disk) }
+func (r *ruleBook) policy() BringupPolicy { return r.policyOf(r.b.given()) }
 
 func (r *ruleBook) policyOf(disk *Persistent) BringupPolicy {
 	if disk.Bringup != "" {
@@ -163,9 +181,12 @@ func (r *ruleBook) plain(ev Event) Event {
 			return ask.ev
 		}
 		target := ev.Target
+		broken := func(v SideView) bool {
+			return v.State == drivers.Broken || r.part(r.sides[v.ID].part).broken
+		}
 		for _, d := range r.b.core.Status(r.b.now).Devices {
 			for i, v := range d.Sides {
-				if d.ID == ev.Target && v.State == drivers.Broken && d.Sides[1-i].State != drivers.Broken {
+				if d.ID == ev.Target && broken(v) && !broken(d.Sides[1-i]) {
 					target = d.Sides[1-i].ID
 				}
 			}
@@ -190,22 +211,25 @@ func (r *ruleBook) before(ev Event) {
 	case BringUp:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 		for _, s := range r.named(ev.Target) {
+			s.asked = ev.ID
 			s.waits, s.off, s.wanted = false, false, r.b.now
 		}
 	case BringDown:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 		for _, s := range r.named(ev.Target) {
+			s.asked = ev.ID
 			s.waits = false // also if that word is taken back
 		}
 		if ev.AcceptRisk == drivers.RiskLastSide {
 			for _, s := range r.named(ev.Target) {
-				s.risk = true
+				s.risk, s.riskAt = true, r.b.now
 			}
 		}
 		r.safe = map[string]bool{}
-		for _, d := range r.b.core.Status(r.b.now).Devices {
-			for _, s := range d.Sides {
-				r.safe[s.ID] = s.SafeToPull
+		for _, v := range r.b.core.pull() {
+			r.safe[v.id] = v.safe
+			if v.out == "" && r.names(ev.Target, r.sides[v.id]) {
+				r.asked[ev.ID].in = append(r.asked[ev.ID].in, v.id)
 			}
 		}
 	case SwitchActive:
@@ -215,12 +239,20 @@ func (r *ruleBook) before(ev Event) {
 	case SetMTBF:
 		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
 	case ClearMTBF:
-		r.asked[ev.ID] = &askBook{ev: ev, at: r.b.now}
+		ask := &askBook{ev: ev, at: r.b.now}
+		for _, s := range r.named(ev.Target) {
+			if s.part != "" {
+				ask.in = append(ask.in, s.part)
+			}
+		}
+		r.asked[ev.ID] = ask
 	case DeviceVanished:
-		s := r.sides[ev.ID]
-		if s.pulled = true; s.present {
-			s.present = false
-			r.left(s)
+		r.vanished(r.sides[ev.ID])
+	case ModulePower:
+		for _, s := range r.named(ev.Module) {
+			if !ev.On {
+				r.vanished(s)
+			}
 		}
 	case DeviceSeen:
 		s := r.sides[ev.ID]
@@ -257,6 +289,14 @@ func (r *ruleBook) before(ev Event) {
 	}
 }
 
+// vanished: the kernel, or the power, says that it is gone.
+func (r *ruleBook) vanished(s *sideBook) {
+	if s.pulled = true; s.present {
+		s.present = false
+		r.left(s)
+	}
+}
+
 // left: I/O errors just before a part went were its going.
 func (r *ruleBook) left(s *sideBook) {
 	s.may = s.word == In || s.failed || s.said.InService() // in service, it may be back before anybody misses it
@@ -284,7 +324,7 @@ func (r *ruleBook) fault(s *sideBook, at time.Time, injected bool) (broken bool)
 		p.slots = append(p.slots, sideID(s.dev, s.index))
 	}
 	*list = append(*list, at)
-	set := r.b.disk.Settings[sideID(s.dev, s.index)]
+	set := r.b.given().Settings[sideID(s.dev, s.index)]
 	policy, threshold, least := set.Policy, set.Threshold, set.MinFaults
 	if policy == "" {
 		policy = MTBFThreshold
@@ -416,81 +456,4 @@ func (r *ruleBook) knows(s *sideBook, at time.Time) bool {
 		}
 	}
 	return false
-}
-
-// answered takes over what people have been told: words that were accepted hold.
-func (r *ruleBook) answered(a Answer) {
-	ask := r.asked[a.Request]
-	if ask == nil {
-		return
-	}
-	if ask.final {
-		r.fail("a second final answer to %s: %s %s", a.Request, a.Status, a.Sentence)
-	}
-	taken := a.Status == AnswerAccepted || a.Status == AnswerDone && !ask.accepted
-	_, up := ask.ev.(BringUp)
-	if !ask.accepted && (a.Status == AnswerFailed || a.Status == AnswerRefused && up && a.Code != RulePersist) {
-		r.unknown(ask.ev) // it was accepted, and that answer went with a write that failed
-	}
-	ask.accepted, ask.final = true, a.Final()
-	target, word := "", In
-	switch ev := ask.ev.(type) {
-	case BringUp:
-		target = ev.Target
-	case BringDown:
-		target, word = ev.Target, Out
-	case ClearMTBF:
-		if a.Status == AnswerDone {
-			for _, s := range r.named(ev.Target) {
-				*r.part(s.part) = partBook{since: r.b.now}
-			}
-		}
-		return
-	case SetBringup:
-		if a.Status == AnswerDone && ev.Policy == BringupAuto {
-			for _, s := range r.sides {
-				s.may = true
-			}
-		}
-		return
-	default:
-		return
-	}
-	for _, s := range r.named(target) {
-		switch {
-		case taken && ask.at.After(s.wordAt):
-			s.word, s.wordBy, s.wordAt = word, a.Request, ask.at
-			if word == In {
-				s.may, s.risk = true, false
-				if p := r.part(s.part); p.broken {
-					p.broken, p.forgivenR, p.forgivenD = false, len(p.real), len(p.drill)
-				}
-			}
-		}
-	}
-}
-
-// unknown: nobody can say any more what is wanted of the sides that a request names.
-func (r *ruleBook) unknown(ev Event) {
-	target := ""
-	switch ev := ev.(type) {
-	case BringUp:
-		target = ev.Target
-	case BringDown:
-		target = ev.Target
-	}
-	for _, s := range r.named(target) {
-		_, up := ev.(BringUp)
-		s.word, s.wordBy, s.may = "", "", s.may || up
-	}
-}
-
-// takenBack: a request was refused after it had been accepted, so that nobody knows what
-// is wanted.
-func (r *ruleBook) takenBack(request string) {
-	for _, s := range r.sides {
-		if s.wordBy == request {
-			s.word = ""
-		}
-	}
 }

@@ -47,9 +47,11 @@ func (b *simBox) happen() {
 			}
 		}
 	case n < 77:
-		if !s.present {
+		if !s.present && !b.dark[d.kind.modules[i]] {
 			b.returns(d, i)
 		}
+	case n < 78 && b.pick(2) == 0:
+		b.power(d.kind.modules[i])
 	case n < 80 && b.pick(2) == 0:
 		b.dies(d)
 	case n < 81:
@@ -188,6 +190,32 @@ func (b *simBox) returns(d *simDriver, i drivers.Side) {
 	b.uevents = append(b.uevents, ev)
 }
 
+// power takes a module's power away, and with it all that it carries, or gives it back.
+func (b *simBox) power(module string) {
+	b.dark[module] = !b.dark[module]
+	b.tell("the power of %s: %v", module, !b.dark[module])
+	b.step(ModulePower{Module: module, On: !b.dark[module]})
+	for _, d := range b.devices {
+		for i := range d.sides {
+			switch s := &d.sides[i]; {
+			case d.kind.modules[i] != module:
+			case b.dark[module] && s.present:
+				d.lose(b.now, drivers.Side(i))
+			case !b.dark[module] && !s.present:
+				s.present = true
+				if d.kind.returns {
+					d.found(b.now, drivers.Side(i))
+				} else if s.state == drivers.Removed {
+					s.state = drivers.Offline
+				}
+				b.uevents = append(b.uevents, DeviceSeen{ID: sideID(d, drivers.Side(i)), Identity: s.part})
+			case !b.dark[module]:
+				b.uevents = append(b.uevents, DeviceSeen{ID: sideID(d, drivers.Side(i)), Identity: s.part})
+			}
+		}
+	}
+}
+
 // dies kills a driver process; sometimes the keeper has had enough of it.
 func (b *simBox) dies(d *simDriver) {
 	switch {
@@ -203,6 +231,9 @@ func (b *simBox) dies(d *simDriver) {
 	}
 }
 
+// ticksMax is how many timers go off while time passes.
+const ticksMax = 16
+
 // pass lets time pass, and stops at the timer.
 func (b *simBox) pass(dur time.Duration) {
 	b.writesDone()
@@ -215,7 +246,9 @@ func (b *simBox) pass(dur time.Duration) {
 		}
 	}
 	until := b.now.Add(dur)
-	for !b.timer.IsZero() && !b.timer.After(until) {
+	// Hours of tries once a minute all look alike: then the clock jumps, as that of a computer
+	// does that was asleep.
+	for n := 0; n < ticksMax && !b.timer.IsZero() && !b.timer.After(until); n++ {
 		b.now = b.timer
 		b.step(Tick{})
 		b.writesDone()
@@ -225,6 +258,9 @@ func (b *simBox) pass(dur time.Duration) {
 	}
 	if until.After(b.now) {
 		b.now = until
+	}
+	if !b.timer.IsZero() && !b.timer.After(b.now) {
+		b.step(Tick{})
 	}
 }
 
@@ -248,7 +284,7 @@ func (b *simBox) admin(d *simDriver, i drivers.Side) {
 	switch b.pick(8) {
 	case 0:
 		target = d.name
-	case 1:
+	case 1, 2:
 		target = d.kind.modules[i]
 	}
 	risk := func(r string) string {
@@ -282,11 +318,29 @@ func (b *simBox) admin(d *simDriver, i drivers.Side) {
 	}
 }
 
+// warm lets a box that has just started come up, so that what happens next happens to a
+// good one. By policy defer it stays on one side.
+func (b *simBox) warm() {
+	for n := 0; n < 16; n++ {
+		for _, d := range b.devices {
+			b.writesDone()
+			b.deliver(d)
+			b.work(d, false)
+			b.tellLater(d, drivers.Side(n%2))
+		}
+	}
+}
+
 // settle lets everything that is on its way arrive, and time pass, with nothing more
 // going wrong.
 func (b *simBox) settle() {
 	b.calm, b.diskBad = true, false
 	b.tell("nothing goes wrong from here on")
+	for _, module := range moduleIDs {
+		if b.dark[module] {
+			b.power(module)
+		}
+	}
 	for _, d := range b.devices {
 		for i := range d.sides {
 			if !d.sides[i].present {

@@ -14,7 +14,7 @@ import (
 func (c *Core) Status(now time.Time) StatusDocument {
 	doc := StatusDocument{
 		System: SystemView{
-			Name: c.cfg.Name, State: c.box.state, Since: c.box.since, Seq: c.seq, Bringup: c.bringup(),
+			Name: c.cfg.Name, State: c.box.state, Since: c.box.since, Seq: c.seq, Bringup: c.bringup(), Boot: c.boot.clone(),
 		},
 		Modules: []ModuleView{},
 		Devices: []DeviceView{},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,7 @@ type stage struct {
 	timer    time.Time
 	disk     Persistent // the state directory
 	diskFull bool
+	dark     []string // modules without power
 	config   []DeviceConfigured
 	seq      map[string]uint64 // of each driver's events
 	waiting  []Action          // that have no result yet
@@ -158,11 +160,18 @@ func (b *stage) command(line string) {
 		b.config = append(b.config, ev)
 		b.step(ev)
 	case "load":
-		b.step(StateLoaded{State: b.disk, LastSeq: b.core.Seq()})
+		ev := StateLoaded{State: b.disk, LastSeq: b.core.Seq()}
+		if arg(1) == "boot" {
+			ev.Booted = b.now
+		}
+		b.step(ev)
 	case "restart": // ftd dies and starts again
 		seq := b.core.Seq()
 		b.core, b.timer, b.waiting = New(b.cfg), time.Time{}, nil
 		b.step(StateLoaded{State: b.disk, LastSeq: seq})
+		for _, module := range b.dark { // ftd's shell keeps that
+			b.step(ModulePower{Module: module})
+		}
 		for _, ev := range b.config {
 			b.step(ev)
 		}
@@ -188,6 +197,13 @@ func (b *stage) command(line string) {
 		b.result(w, opt)
 	case "vanished":
 		b.step(DeviceVanished{ID: w[1]})
+	case "power": // of a module: on or off
+		ev := ModulePower{Module: w[1], On: w[2] == "on"}
+		b.dark = slices.DeleteFunc(b.dark, func(id string) bool { return id == w[1] })
+		if !ev.On {
+			b.dark = append(b.dark, w[1])
+		}
+		b.step(ev)
 	case "seen":
 		b.step(DeviceSeen{ID: w[1], Identity: arg(2)})
 	case "bringup":

@@ -20,9 +20,11 @@ type rule struct {
 var rules = [...]rule{
 	{RuleNotReady, notReady},
 	{RuleNotReady, notConnected},
+	{drivers.RuleState, noPower},
 	{drivers.RuleBusy, stopping},
 	{drivers.RuleState, dumping},
 	{drivers.RuleLastSide, lastSide},
+	{RuleNotReady, moduleKnown},
 }
 
 func (c *Core) validate(p *proposal) *refusal {

@@ -38,7 +38,18 @@ func (c *Core) verdict(now time.Time) (verdict, action string) {
 		}
 		return "every face is served by two good sides", "none"
 	}
-	verdict, action = c.deviceVerdict(bad, now)
+	m := c.moduleOf(bad.telling())
+	verdict, action, whole := c.moduleVerdict(m)
+	if whole = whole && bad.face.state != drivers.FaceDown && bad.link == LinkConnected; whole {
+		others = 0
+		for _, d := range c.devices {
+			if d.face.state != drivers.FaceDuplex && (d.face.state == drivers.FaceDown || c.moduleOf(d.telling()) != m) {
+				others++
+			}
+		}
+	} else {
+		verdict, action = c.deviceVerdict(bad, now)
+	}
 	if others > 0 {
 		verdict += fmt.Sprintf(" (and %d more: ftctl status)", others)
 	}
@@ -154,6 +165,9 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 		action = fmt.Sprintf("put %s back: it then comes in by itself", s.resource.Path)
 		if s.target.out() || c.bringup() == BringupDefer && !s.dev.kind.returns {
 			action = fmt.Sprintf("put %s back, then: %s", s.resource.Path, bringup)
+		}
+		if m := c.moduleOf(s); m.gone() {
+			_, action, _ = c.moduleVerdict(m)
 		}
 		return why("is not there"), action
 	case drivers.Broken:

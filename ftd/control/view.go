@@ -27,6 +27,7 @@ type SystemView struct {
 	Action  string            `json:"action"`  // what to do about it; begins with "none" when nothing is
 	Seq     uint64            `json:"seq"`     // number of the last log entry that this document contains
 	Bringup BringupPolicy     `json:"bringup"`
+	Boot    *Boot             `json:"boot,omitempty"` // the last start of the box, nil when none was seen
 }
 
 // ModuleView is what fails, is pulled and is replaced as one.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"ft/drivers"
+	"ft/drivers/keeper"
 	"ft/ftd/api"
 	"ft/ftd/control"
 	"ft/ftd/eventlog"
@@ -211,4 +212,26 @@ func sidesOf(doc api.Status, id string) (found []side) {
 		}
 	}
 	return found
+}
+
+// othersPatience is how long the keeper may take to say what it is.
+const othersPatience = 2 * time.Second
+
+// Others are the versions of the keeper and of the drivers.
+func (d *Daemon) Others(ctx context.Context) (k *api.Version, outdated []string) {
+	ctx, cancel := context.WithTimeout(ctx, othersPatience)
+	defer cancel()
+	switch about, err := d.keeper.About(ctx); {
+	case err == nil:
+		k = &api.Version{Version: about.Version, Pid: about.Pid, Since: about.Since}
+	case !errors.Is(err, keeper.ErrUnreachable) && ctx.Err() == nil:
+		k = &api.Version{Version: "older than this question"}
+	}
+	ps, _ := d.keeper.Processes(ctx)
+	for _, p := range ps {
+		if p.Outdated {
+			outdated = append(outdated, p.Name)
+		}
+	}
+	return k, outdated
 }

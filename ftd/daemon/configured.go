@@ -28,7 +28,6 @@ type configured struct {
 	options  func(devDir string) any // of the driver, as JSON; devDir is where faces appear
 	netns    string                  // that its driver lives in, "" for ftd's own
 	watched  bool                    // ftd looks whether what the sides are made of is there; else the driver does
-	faults   map[string]string       // what a module's faults are to a side of it
 	settings any                     // all that the file says of it, but for where
 }
 
@@ -86,6 +85,7 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 		up:         func() { d.noteServed(c.name) },
 		queue:      make(chan queued, actionsMax),
 		wake:       make(chan struct{}, 1),
+		power:      d.power,
 	}
 	told := control.DeviceConfigured{Kind: c.kind, Name: c.name, Needs: c.needs}
 	var watches []*watch

@@ -69,6 +69,8 @@ type Daemon struct {
 	events *eventlog.Log
 	alarms *alarm.Alarms
 	keeper *keeper.Client
+	power  *power
+	began  time.Time // when this ftd did
 	notify *notifier
 	kept   kept
 
@@ -87,11 +89,12 @@ type Daemon struct {
 // Run is ftd from its start until ctx ends. reload carries a wish to read the
 // configuration again (SIGHUP).
 func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
+	began := time.Now()
 	cfg, err := config.Load(o.ConfigFile)
 	if err != nil {
 		return err
 	}
-	d := &Daemon{Options: o, runDir: filepath.Dir(o.Socket), config: cfg,
+	d := &Daemon{Options: o, runDir: filepath.Dir(o.Socket), config: cfg, began: began,
 		devices: map[string]*device{}, strangers: map[string]keeper.Process{}, served: map[string]bool{}}
 	if err := d.makeDirs(); err != nil {
 		return err
@@ -140,8 +143,13 @@ func (d *Daemon) makeDirs() error {
 // checkHost looks whether legs and NICs are there and fit. An absent one is a reason not
 // to begin with a device, but none not to go on with it: then it has been pulled.
 func (d *Daemon) checkHost(cfg *config.Config) error {
+	host := config.ThisHost
+	if !d.StartKeeper {
+		// The drivers are not this process's children, and have rights that it has not.
+		host.NetAdmin = func() error { return nil }
+	}
 	var fatal config.Problems
-	for _, p := range config.Check(cfg, config.ThisHost) {
+	for _, p := range config.Check(cfg, host) {
 		switch {
 		case p.Advice, p.Absent && d.hasServed(p.Device):
 			d.Log.Warn("configuration", "problem", p.Error())
@@ -258,6 +266,10 @@ func (d *Daemon) serve(ctx context.Context, reload <-chan os.Signal) error {
 func (d *Daemon) start(state control.Persistent) {
 	core := control.New(control.Config{Name: d.config.System.Name, Bringup: d.config.System.Bringup,
 		MTBF: control.MTBFSettings{Policy: d.config.MTBF.Policy, Threshold: d.config.MTBF.Threshold, MinFaults: d.config.MTBF.MinFaults}})
+	var err error
+	if d.power, err = loadPower(d.runDir, d.config.System.Drills); err != nil {
+		d.Log.Warn("drills", "error", err)
+	}
 	d.rec = newRecorder(d.StateDir, d.events, d.Log)
 	d.owner = newOwner(core, d.rec, d.Log)
 	d.rec.post, d.owner.dispatch = d.owner.post, d.dispatch
@@ -276,7 +288,15 @@ func (d *Daemon) start(state control.Persistent) {
 	case <-time.After(keeperPatience):
 	case <-d.ctx.Done():
 	}
-	_ = d.owner.post(d.ctx, control.StateLoaded{State: state, LastSeq: d.events.LastSeq()})
+	loaded := control.StateLoaded{State: state, LastSeq: d.events.LastSeq()}
+	if d.boots(d.ctx) {
+		loaded.Booted = d.began
+	}
+	_ = d.owner.post(d.ctx, loaded)
+	for _, module := range d.power.without() {
+		d.Log.Warn("a drill has left a module without power", "module", module, "way out", "ftctl inject "+module+" power-on")
+		_ = d.owner.post(d.ctx, control.ModulePower{Module: module, Reason: module + " has lost its power"})
+	}
 	for _, c := range allConfigured(d.config) {
 		d.addDevice(d.config, c)
 	}

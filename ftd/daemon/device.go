@@ -34,9 +34,12 @@ type device struct {
 	wake  chan struct{} // tells the link to try at once
 	peer  peer          // whom the link speaks to
 
-	mu        sync.Mutex          // guards the fields below
-	refusal   [2]*drivers.Refused // why the last attach of each side was refused, nil when it was not
-	unpowered [2]bool             // drills: a CPU module without power
+	power *power     // of the modules
+	cutMu sync.Mutex // held while a side is being taken away or given back for that
+
+	mu      sync.Mutex             // guards the fields below
+	refusal [2]*drivers.Refused    // why the last attach of each side was refused, nil when it was not
+	wanted  *[2]drivers.SideConfig // as the core last said what the next process starts with
 }
 
 // queued is an action and the gate that it waits at.
@@ -126,7 +129,7 @@ func (d *device) do(ctx context.Context, a control.Action) error {
 	case control.ActionAttach:
 		return d.attach(ctx, a.Side, a.Resource)
 	case control.ActionDetach:
-		if !d.hasPower(a.Side) {
+		if d.as.kind == "machine" && !d.hasPower(a.Side) {
 			return nil // it goes by itself
 		}
 		_, err := d.client.Detach(ctx, a.Side, a.Reason, false)
@@ -242,6 +245,24 @@ func (d *device) spec() (keeper.Spec, error) {
 
 // writeConfig puts down what the device's next process starts with.
 func (d *device) writeConfig(sides [2]drivers.SideConfig) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	wanted := sides
+	d.wanted = &wanted
+	return d.writeConfigLocked(sides)
+}
+
+// rewriteConfig does it again, after a module has lost its power or has it back.
+func (d *device) rewriteConfig() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.wanted == nil {
+		return nil
+	}
+	return d.writeConfigLocked(*d.wanted)
+}
+
+func (d *device) writeConfigLocked(sides [2]drivers.SideConfig) error {
 	c := d.config
 	for s := range sides {
 		sides[s].Out = sides[s].Out || !d.hasPower(drivers.Side(s))

@@ -18,8 +18,7 @@ const goneDeadline = 5 * time.Second
 
 // configuredDisk is a [[disk]] of the configuration. Its legs are watched from here.
 func configuredDisk(disk config.Disk) configured {
-	c := configured{kind: kindDisk, name: disk.Name, line: disk.Line, driver: mirror.Kind, modules: pciModules, watched: true,
-		faults: map[string]string{"power-off": "vanish", "power-on": "return"}}
+	c := configured{kind: kindDisk, name: disk.Name, line: disk.Line, driver: mirror.Kind, modules: pciModules, watched: true}
 	for i := range disk.Legs {
 		c.paths[i] = disk.Legs[i].Path
 		disk.Legs[i].Line = 0

@@ -58,7 +58,7 @@ func (d *Daemon) injectDevice(ctx context.Context, c api.Change) error {
 	return d.keeper.Crash(ctx, c.ID)
 }
 
-// moduleFaults are those of a whole module; configured.faults says what they are to a side.
+// moduleFaults are those of a whole module.
 var moduleFaults = []string{powerOff, powerOn, faultClear}
 
 // injectSides puts a fault into a side, or a module's fault into all that it carries.
@@ -76,19 +76,14 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 			return fmt.Errorf("%s of a module takes no arguments", c.Fault)
 		}
 	}
+	if d.device(c.ID) == nil && whole {
+		return d.modulePower(ctx, c.ID, c.Fault)
+	}
 	var errs []error
 	for _, s := range sides {
 		dev, err := d.device(s.device), error(nil)
-		switch {
-		case dev == nil:
-		case whole && dev.as.kind == "machine":
-			err = d.modulePower(ctx, dev, s, c.Fault)
-		default:
-			fault := drivers.Fault{Name: c.Fault, Args: c.Args}
-			if name := dev.as.faults[c.Fault]; whole && name != "" {
-				fault.Name = name
-			}
-			err = d.injectSide(ctx, dev, s, fault)
+		if dev != nil {
+			err = d.injectSide(ctx, dev, s, drivers.Fault{Name: c.Fault, Args: c.Args})
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -106,13 +101,16 @@ func (d *Daemon) injectSide(ctx context.Context, dev *device, s side, fault driv
 			return fmt.Errorf("%s: %s is for the sides of machines, which count steps", s.side.ID, arg)
 		}
 	}
+	if !dev.hasPower(s.number) {
+		return dev.noPower(s.number)
+	}
 	if err := dev.client.Inject(ctx, s.number, fault); err != nil {
 		return err
 	}
 	switch {
 	case dev.as.watched && (fault.Name == "return" || fault.Name == faultClear):
 		d.seenAgain(ctx, s)
-	case dev.as.kind == "machine" && fault.Name == faultClear && dev.hasPower(s.number):
+	case dev.as.kind == "machine" && fault.Name == faultClear:
 		// A test that failed for what was cleared is worth another try.
 		_ = d.owner.post(ctx, control.DeviceSeen{ID: s.side.ID})
 	}

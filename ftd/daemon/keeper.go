@@ -102,6 +102,8 @@ func (k *keeperLink) event(ctx context.Context, ev keeper.Event) error {
 		d.kick()
 	case keeper.EventFailed:
 		return k.post(ctx, gaveUp(ev.Name, ev.Text))
+	case keeper.EventStopped:
+		return k.post(ctx, control.DriverLost{Device: ev.Name, Reason: "it was stopped", Stopped: true})
 	}
 	return nil
 }

@@ -120,6 +120,9 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 		switch {
 		case it.Current || connected && it.Gap:
 			// What happened before is in the snapshot; events with higher numbers follow.
+			if !connected {
+				d.recut(ctx)
+			}
 			st, err := d.startedSnapshot(ctx)
 			if err != nil {
 				return err

@@ -209,6 +209,10 @@ func machineBox(t *testing.T, m *machineDriver, dispatch func(control.Action, *g
 	rec, _ := testRecorder(t, dir)
 	d := &Daemon{Options: Options{Log: log}, runDir: dir, rec: rec, events: rec.events, devices: map[string]*device{},
 		owner: newOwner(control.New(control.Config{Name: "box"}), rec, log)}
+	var err error
+	if d.power, err = loadPower(dir, true); err != nil {
+		t.Fatal(err)
+	}
 	rec.post, d.owner.dispatch = d.owner.post, dispatch
 	ctx, cancel := context.WithCancel(context.Background())
 	d.ctx = ctx
@@ -218,7 +222,7 @@ func machineBox(t *testing.T, m *machineDriver, dispatch func(control.Action, *g
 	_ = d.owner.post(ctx, control.StateLoaded{})
 	for _, c := range allConfigured(cfg) {
 		sock := host.SocketPath(dir, c.name)
-		d.devices[c.name] = &device{as: c, config: drivers.Config{Name: c.name}, log: log, client: host.Dial(sock), post: d.owner.post}
+		d.devices[c.name] = &device{as: c, config: drivers.Config{Name: c.name}, log: log, client: host.Dial(sock), post: d.owner.post, power: d.power}
 		told := control.DeviceConfigured{Kind: c.kind, Name: c.name, Needs: c.needs}
 		for i, path := range c.paths {
 			told.Sides[i].Resource.Path = path

@@ -11,8 +11,7 @@ import (
 // configuredNIC is a [[nic]] of the configuration. Its driver lives in the network namespace
 // of the NICs, and sees them come and go: nothing is watched from here.
 func configuredNIC(n config.NIC) configured {
-	c := configured{kind: "nic", name: n.Name, line: n.Line, driver: bond.Kind, modules: pciModules, netns: n.Netns,
-		faults: map[string]string{"power-off": "remove", "power-on": "return"}}
+	c := configured{kind: "nic", name: n.Name, line: n.Line, driver: bond.Kind, modules: pciModules, netns: n.Netns}
 	for i := range n.Ports {
 		c.paths[i] = n.Ports[i].NIC
 		n.Ports[i].Line = 0

@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"strings"
 	"testing"
 
@@ -31,13 +33,6 @@ func (d *Daemon) drill(id, fault string, args ...string) error {
 	return err
 }
 
-func stateOf(d *Daemon, id string) string {
-	for _, s := range sidesOf(d.Status(), id) {
-		return s.side.State.String()
-	}
-	return ""
-}
-
 // A CPU module without power is killed, and is not started again before it has power. That is
 // no fault of it.
 func TestAModuleWithoutPowerStaysOut(t *testing.T) {
@@ -50,16 +45,6 @@ func TestAModuleWithoutPowerStaysOut(t *testing.T) {
 	if len(m.asked) != 1 || !strings.Contains(m.asked[0], `"name":"kill"`) || !strings.Contains(m.asked[0], `"side":1`) {
 		t.Errorf("the driver was asked %q", m.asked)
 	}
-	for a := range actions { // its partner is good, so the core would take it out: the kill does that
-		if a.Kind != control.ActionDetach {
-			continue
-		}
-		if err := dev.do(d.ctx, a); err != nil {
-			t.Error(err)
-		}
-		_ = d.owner.post(d.ctx, control.ActionResult{ID: a.ID, Outcome: control.OK})
-		break
-	}
 	_ = d.owner.post(d.ctx, control.DriverReport{Device: "guest", Event: drivers.Event{Seq: 1, Kind: drivers.EventSide, Side: 1, To: "shot",
 		Reason: "cpu1 was shot: its process has died", Fault: "dead", Injected: true}})
 	s := sidesOf(d.Status(), "cpu1/guest")[0].side
@@ -67,24 +52,27 @@ func TestAModuleWithoutPowerStaysOut(t *testing.T) {
 		t.Errorf("it is %v (%s), with %d faults and %d of drills", s.State, s.Reason, s.MTBF.Faults, s.MTBF.Injected)
 	}
 
-	// Who wants it in is told.
-	out := make(chan error, 1)
-	go func() {
-		_, err := d.Change(context.Background(), api.Change{Verb: api.Bringup, ID: "cpu1", By: "anna"})
-		out <- err
-	}()
-	for a := range actions {
-		if a.Kind != control.ActionAttach {
-			continue
-		}
-		_ = d.owner.post(d.ctx, resultOf(a, dev.do(d.ctx, a)))
-		break
-	}
-	if err := <-out; err == nil || !strings.Contains(err.Error(), "cpu1 has no power: ftctl inject cpu1 power-on gives it back") {
+	// Who wants it in is told. A successor of ftd knows, too.
+	var refused *drivers.Refused
+	_, err := d.Change(context.Background(), api.Change{Verb: api.Bringup, ID: "cpu1", By: "anna"})
+	if !errors.As(err, &refused) || refused.Sentence != "cpu1 has no power: ftctl inject cpu1 power-on gives it back" {
 		t.Errorf("bringup says %v", err)
 	}
-	if got := stateOf(d, "cpu1/guest"); got != "removed" {
-		t.Errorf("after a bringup it is %s", got)
+	if err := d.drill("cpu1/guest", "clear"); !errors.As(err, &refused) || refused.Sentence != "cpu1 has no power: ftctl inject cpu1 power-on gives it back" {
+		t.Errorf("a fault of its side: %v", err)
+	}
+	if err := dev.attach(d.ctx, 1, drivers.Resource{}); !errors.As(err, &refused) {
+		t.Errorf("an attach says %v", err)
+	}
+	if p, err := loadPower(d.runDir, true); err != nil || p.has("cpu1") || !p.has("cpu0") {
+		t.Errorf("a successor finds %v, %v", p.without(), err)
+	}
+	if p, err := loadPower(d.runDir, false); err != nil || !p.has("cpu1") {
+		t.Errorf("where drills are not allowed a successor finds %v, %v", p.without(), err)
+	}
+	dev.recut(d.ctx) // as when a driver process starts
+	if len(m.asked) != 2 || m.asked[1] != m.asked[0] {
+		t.Errorf("the driver was asked %q", m.asked)
 	}
 
 	// It has power again, and comes in.
@@ -96,7 +84,10 @@ func TestAModuleWithoutPowerStaysOut(t *testing.T) {
 			break
 		}
 	}
-	if len(m.asked) != 1 || !dev.hasPower(1) {
+	if _, err := os.Stat(d.power.path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the book is left: %v", err)
+	}
+	if len(m.asked) != 2 || !dev.hasPower(1) {
 		t.Errorf("the driver was asked %q; power: %v", m.asked, dev.hasPower(1))
 	}
 }

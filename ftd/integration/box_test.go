@@ -285,12 +285,21 @@ func (b *box) processOf(name string) keeper.Process {
 // keeperPid finds the keeper by its command line.
 func (b *box) keeperPid() int {
 	b.t.Helper()
+	pid := b.keeperNow()
+	if pid == 0 {
+		b.t.Fatal("there is no keeper")
+	}
+	return pid
+}
+
+// keeperNow is 0 while there is none.
+func (b *box) keeperNow() int {
+	b.t.Helper()
 	for _, pid := range b.processes() {
 		if line := commandLine(pid); len(line) > 1 && line[1] == "keeper" {
 			return pid
 		}
 	}
-	b.t.Fatal("there is no keeper")
 	return 0
 }
 

@@ -28,11 +28,7 @@ import (
 func newMachineBox(t *testing.T) *box {
 	t.Helper()
 	b := newBox(t, legFile(t, legBytes), legFile(t, legBytes))
-	kernel := filepath.Join(b.dir, "kernel")
-	if err := os.WriteFile(kernel, bare.Program(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b.configure("\n[[machine]]\nname = \"guest\"\nkernel = \"" + kernel + "\"\nmemory = \"64MiB\"\ndisk = \"disk0\"\n")
+	b.configure(machineTable(t, b))
 	return b
 }
 

@@ -1,7 +1,6 @@
 package integration_test
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"os/exec"
@@ -104,6 +103,66 @@ func (p *postgres) stop() {
 	p.server = nil
 }
 
+// bench is a run of pgbench in the background.
+type bench struct {
+	p     *postgres
+	cmd   *exec.Cmd
+	out   lockedBuffer
+	ended chan error
+}
+
+// bench fills the tables of pgbench and has its clients at work, until finish. args are
+// pgbench's, such as a limit of its rate.
+func (p *postgres) bench(args ...string) *bench {
+	p.t.Helper()
+	p.run("pgbench", "-h", p.socket, "-i", "-q", "-s", "1", "postgres")
+	b := &bench{p: p, ended: make(chan error, 1)}
+	b.cmd = p.command(context.Background(), "pgbench", append(append([]string{"-h", p.socket, "-c", "4", "-j", "2", "-T", "3600"}, args...), "postgres")...)
+	b.cmd.Stdout, b.cmd.Stderr = &b.out, &b.out
+	if err := b.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	go func() { b.ended <- b.cmd.Wait() }()
+	p.t.Cleanup(func() { _ = b.cmd.Process.Kill() })
+	return b
+}
+
+// running fails the test when pgbench has ended, which it does at the first error.
+func (b *bench) running() {
+	b.p.t.Helper()
+	select {
+	case err := <-b.ended:
+		b.ended <- err
+		b.p.t.Fatalf("pgbench has ended: %v\n%s\n%s", err, b.out.String(), b.p.log.String())
+	default:
+	}
+}
+
+// finish ends it, and fails the test if any transaction has failed, the books do not balance,
+// or the server has complained.
+func (b *bench) finish() {
+	t, p := b.p.t, b.p
+	t.Helper()
+	if err := b.cmd.Process.Signal(unix.SIGALRM); err != nil { // as its time ends
+		t.Fatal(err)
+	}
+	select {
+	case err := <-b.ended:
+		if err != nil || !strings.Contains(b.out.String(), "number of failed transactions: 0") {
+			t.Fatalf("pgbench: %v\n%s\n%s", err, b.out.String(), p.log.String())
+		}
+	case <-time.After(busy * 60 * time.Second):
+		_ = unix.Kill(-b.cmd.Process.Pid, unix.SIGKILL)
+		t.Fatalf("pgbench does not end\n%s\n%s", b.out.String(), p.log.String())
+	}
+	if n := p.query("select (select sum(abalance) from pgbench_accounts) - (select sum(delta) from pgbench_history)"); n != "0" {
+		t.Errorf("the accounts do not match their history: they differ by %s", n)
+	}
+	if said := p.log.String(); strings.Contains(said, "PANIC") || strings.Contains(said, "ERROR") || strings.Contains(said, "could not") {
+		t.Errorf("PostgreSQL said:\n%s", said)
+	}
+}
+
 // PostgreSQL runs to the end without one error while a leg fails, hangs and vanishes,
 // sides are brought down and up, and the driver is killed; its books balance after it.
 func TestPostgreSQLRunsThroughFaults(t *testing.T) {
@@ -117,17 +176,7 @@ func TestPostgreSQLRunsThroughFaults(t *testing.T) {
 	b.mkfs()
 	dir := b.mountOpen()
 	p := newPostgres(t, dir)
-	p.run("pgbench", "-h", p.socket, "-i", "-q", "-s", "1", "postgres")
-
-	bench := p.command(context.Background(), "pgbench", "-h", p.socket, "-c", "4", "-j", "2", "-T", "3600", "postgres")
-	var out bytes.Buffer
-	bench.Stdout, bench.Stderr = &out, &out
-	if err := bench.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- bench.Wait() }()
-	t.Cleanup(func() { _ = bench.Process.Kill() })
+	bench := p.bench()
 	for _, turn := range [][2][]string{
 		{{"inject", "pci1/disk0", "write-error"}, {"inject", "pci1/disk0", "clear"}},
 		{{"inject", "pci0/disk0", "hang"}, {"inject", "pci0/disk0", "clear"}},
@@ -147,24 +196,7 @@ func TestPostgreSQLRunsThroughFaults(t *testing.T) {
 		return d.Pid != 0 && d.Pid != pid && d.State == "running"
 	})
 	b.progress(20)
-	if err := bench.Process.Signal(unix.SIGALRM); err != nil { // as its time ends
-		t.Fatal(err)
-	}
-	select {
-	case err := <-ended:
-		if err != nil || !strings.Contains(out.String(), "number of failed transactions: 0") {
-			t.Fatalf("pgbench: %v\n%s\n%s", err, out.String(), p.log.String())
-		}
-	case <-time.After(busy * 60 * time.Second):
-		_ = unix.Kill(-bench.Process.Pid, unix.SIGKILL)
-		t.Fatalf("pgbench does not end\n%s\n%s", out.String(), p.log.String())
-	}
-	if n := p.query("select (select sum(abalance) from pgbench_accounts) - (select sum(delta) from pgbench_history)"); n != "0" {
-		t.Errorf("the accounts do not match their history: they differ by %s", n)
-	}
-	if said := p.log.String(); strings.Contains(said, "PANIC") || strings.Contains(said, "ERROR") || strings.Contains(said, "could not") {
-		t.Errorf("PostgreSQL said:\n%s", said)
-	}
+	bench.finish()
 	p.stop()
 	p.run("pg_checksums", "--check", "-D", p.data)
 	b.wait("disk0", "duplex")

@@ -201,6 +201,7 @@ type tab struct {
 type look struct {
 	width, height int
 	dark, print   bool
+	motion        string // "reduce": none
 }
 
 // open opens a URL in a tab of its own, until the test ends.
@@ -275,7 +276,7 @@ func (tb *tab) as(as look) {
 		media = "print"
 	}
 	tb.do("Emulation.setDeviceMetricsOverride", map[string]any{"width": as.width, "height": as.height, "deviceScaleFactor": 1, "mobile": as.width < 600})
-	tb.do("Emulation.setEmulatedMedia", map[string]any{"media": media, "features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}})
+	tb.do("Emulation.setEmulatedMedia", map[string]any{"media": media, "features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": as.motion}}})
 }
 
 func (tb *tab) do(method string, params any) json.RawMessage {
@@ -335,26 +336,19 @@ func (tb *tab) until(script string) {
 		}
 		select {
 		case <-ctx.Done():
-			tb.t.Fatalf("it never came: %s\nthe page shows\n%s", script, tb.text("body"))
+			tb.t.Fatalf("it never came: %s\nthe page shows\n%.2000s", script, tb.text("body"))
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// key presses a key.
-func (tb *tab) key(name string, code int) {
+// key presses a key; text is what it types, "" for nothing.
+func (tb *tab) key(name string, code int, text string) {
 	tb.t.Helper()
-	for _, kind := range []string{"rawKeyDown", "keyUp"} {
-		tb.do("Input.dispatchKeyEvent", map[string]any{"type": kind, "key": name, "code": name, "windowsVirtualKeyCode": code})
+	down := map[string]any{"type": "rawKeyDown", "key": name, "code": name, "windowsVirtualKeyCode": code}
+	if text != "" {
+		down["type"], down["text"] = "keyDown", text
 	}
-}
-
-// picture writes what is to be seen to a PNG file.
-func (tb *tab) picture(file string) {
-	tb.t.Helper()
-	var shot struct{ Data []byte }
-	tb.into(&shot, "Page.captureScreenshot", map[string]any{"format": "png", "captureBeyondViewport": false})
-	if err := os.WriteFile(file, shot.Data, 0o644); err != nil {
-		tb.t.Fatal(err)
-	}
+	tb.do("Input.dispatchKeyEvent", down)
+	tb.do("Input.dispatchKeyEvent", map[string]any{"type": "keyUp", "key": name, "code": name, "windowsVirtualKeyCode": code})
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"ft/ftd/api"
 	"ft/ftd/testbox/guest"
 	"ft/ftd/testbox/network"
 )
@@ -48,12 +49,26 @@ func nicConfig(netns string) string {
 		nicName, network.NICs[0], network.NICs[1], netns, strings.Join(quoted, ", "), network.PeerAddresses[0].Addr())
 }
 
+// pageAddress is where the status page of the box on the default socket is. Others have none:
+// there is one such port. Where it is taken, ftd says so and goes on.
+const pageAddress = "127.0.0.1:8090"
+
+func (b *box) page() string {
+	if b.Socket == api.DefaultSocket {
+		return pageAddress
+	}
+	return ""
+}
+
 // writeConfig makes the ft.toml of the box. The loop devices are others at each
 // start, so it is written anew each time. Without a network there is no NIC.
-func writeConfig(path string, ds []disk, net network.Names, g guest.Guest) error {
+func writeConfig(path, page string, ds []disk, net network.Names, g guest.Guest) error {
 	var b strings.Builder
 	b.WriteString("# The test box's own: written anew at each start of `ftd --testbox`.\n\n" +
 		"[system]\nname = \"" + boxName + "\"\nbringup = \"auto\"\ndrills = true\n")
+	if page != "" {
+		fmt.Fprintf(&b, "status_page = %q\n", page)
+	}
 	for _, d := range ds {
 		fmt.Fprintf(&b, "\n[[disk]]\nname = %q\npci0 = %q # %s\npci1 = %q # %s\n",
 			d.name, d.node[0], filepath.Base(d.legs[0]), d.node[1], filepath.Base(d.legs[1]))

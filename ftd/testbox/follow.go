@@ -139,6 +139,7 @@ func (b *box) hint(st api.Status) {
 The box is %s. In another terminal, try:
 
   %[2]s status
+  %[2]s drill --minutes 5             # a fire drill: all that follows and more, under load, with a table at the end
   sudo mkfs.ext4 %[3]s && sudo mount %[3]s /mnt
   %[2]s inject pci1/disk0 vanish      # pull the leg out of PCI module 1
   sudo cp -r /usr/share/doc /mnt && sync    # write on, on the other leg
@@ -147,10 +148,17 @@ The box is %s. In another terminal, try:
   %[2]s inject pci0/disk0 hang        # a leg that answers no more; ends with: inject pci0/disk0 clear
   %[2]s inject disk0 crash            # kill -9 of the mirror process, under load if you like
   %[2]s bringdown pci0/disk0; %[2]s bringup pci0/disk0
-%[6]s%[7]s
+%[6]s%[7]s%[8]s
 The legs, %[4]s, %[5]s and so on, stay for the next start.
 Ctrl-C ends the box (unmount first).
-`, st.System.State, ftctl, face, b.disks[0].legs[0], b.disks[0].legs[1], b.networkHint(ftctl), b.guestHint(ftctl))
+`, st.System.State, ftctl, face, b.disks[0].legs[0], b.disks[0].legs[1], b.networkHint(ftctl), b.guestHint(ftctl), b.pageHint())
+}
+
+func (b *box) pageHint() string {
+	if b.page() == "" {
+		return ""
+	}
+	return fmt.Sprintf("\nThe box, drawn and live, in a browser: http://%s/\n", b.page())
 }
 
 // networkHint is the part about net0. The stream of datagrams is 5000 a second.

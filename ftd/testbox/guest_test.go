@@ -59,7 +59,7 @@ func TestBoxesConfigurationIsGood(t *testing.T) {
 				ds[i].node = [2]string{"/dev/loop10" + string(rune('0'+2*i)), "/dev/loop10" + string(rune('1'+2*i))}
 			}
 			path := filepath.Join(t.TempDir(), "ft.toml")
-			if err := writeConfig(path, ds, c.net, c.guest); err != nil {
+			if err := writeConfig(path, pageAddress, ds, c.net, c.guest); err != nil {
 				t.Fatal(err)
 			}
 			cfg, err := config.Load(path)

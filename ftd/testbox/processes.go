@@ -37,6 +37,10 @@ const markName = "FT_TESTBOX"
 
 func mark(dir string) string { return markName + "=" + dir }
 
+// Child says whether this process is one that a test box which lives has started, and starts
+// again when it dies.
+func Child() bool { return os.Getenv(markName) != "" && os.Getppid() != 1 }
+
 // processesOf finds the running processes of the box in dir.
 func processesOf(dir string) ([]process, error) {
 	dirs, err := os.ReadDir("/proc")

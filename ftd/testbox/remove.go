@@ -223,7 +223,7 @@ func removeLink(link string) error {
 // directory, and the directory itself when nothing else is in it.
 func removeRunFiles(runDir string) error {
 	var errs []error
-	for _, name := range []string{"ftd.sock", "ftd.lock", "ftd.json", "drivers", "bond", "console", "log"} {
+	for _, name := range []string{"ftd.sock", "ftd.lock", "ftd.json", "power.json", "drivers", "bond", "console", "log"} {
 		errs = append(errs, os.RemoveAll(filepath.Join(runDir, name)))
 	}
 	keepers, err := filepath.Glob(filepath.Join(runDir, "keeper*"))

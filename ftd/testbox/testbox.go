@@ -252,7 +252,7 @@ func (b *box) build() error {
 		}
 	}
 	config := filepath.Join(b.Dir, "ft.toml")
-	if err := writeConfig(config, b.disks, b.net, b.guest); err != nil {
+	if err := writeConfig(config, b.page(), b.disks, b.net, b.guest); err != nil {
 		return err
 	}
 	if err := b.startKeeper(b.runDir); err != nil {

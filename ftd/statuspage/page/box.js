@@ -105,7 +105,9 @@ function drawCrossbar(links) {
   const off = links.filter((l) => !l.on);
   const words = off.length === 0 ? `all ${links.length} links on`
     : off.length === links.length ? "all links off" : `${off.map((l) => l.id.replace("-", "–")).join(", ")} off`;
+  const ends = [...new Set(links.flatMap((l) => [l.cpu, l.pci]))].sort();
   return el("div.crossbar", { "data-key": "crossbar", "data-off": off.length > 0 },
+    ends.map((id) => el("span.end", { "aria-hidden": "true", "data-end": id }, id)),
     svg("svg.wires", { viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true", focusable: "false" },
       links.map((l) => svg(`line.${l.on ? "on" : "off"}`, { "data-key": l.id, x1: linkEnds[l.cpu] ?? 50, y1: 0, x2: linkEnds[l.pci] ?? 50, y2: 40 }))),
     el("details", null,

@@ -19,8 +19,13 @@ let timer = 0;
 let asking = false;
 
 async function fetchText(path) {
-  const answer = await fetch(path, { cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(patience) });
-  const text = await answer.text();
+  let answer, text;
+  try {
+    answer = await fetch(path, { cache: "no-store", credentials: "omit", redirect: "error", signal: AbortSignal.timeout(patience) });
+    text = await answer.text();
+  } catch {
+    throw new Refusal("ftd does not answer: it is stopped or being restarted, or the way to the box is cut. The faces stay up without it.");
+  }
   if (!answer.ok) throw new Refusal(text);
   const boxTime = Date.parse(answer.headers.get("Date"));
   // The header has whole seconds: a difference below that is none.
@@ -29,7 +34,7 @@ async function fetchText(path) {
   return text;
 }
 
-// Refusal is an answer of ftd that says why there is no other.
+// Refusal is why there is no answer: ftd's own words, where it has any.
 class Refusal extends Error {
   constructor(text) {
     let sentence = text;
@@ -54,7 +59,7 @@ async function ask() {
     await askEvents(doc.system.seq);
   } catch (err) {
     seen.failures++;
-    seen.lost = err instanceof Refusal ? err.message : "ftd does not answer: it is stopped or being restarted, or the way to the box is cut. The faces stay up without it.";
+    seen.lost = err instanceof Refusal ? err.message : `This page cannot show what ftd says: ${err.message}. Reload it; ftctl status on the box shows it too.`;
   }
   const wait = seen.lost ? Math.min(retryMax, every * 2 ** (seen.failures - 1)) : document.hidden ? everyHidden : every;
   seen.next = performance.now() + wait;

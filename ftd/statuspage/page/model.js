@@ -56,9 +56,10 @@ function faceOf(device) {
 
 // faultsOf is the history of a part in a few words.
 function faultsOf(mtbf) {
-  if (!mtbf || mtbf.faults === 0) return { words: "no faults", quiet: true };
-  const mean = mtbf.mean_hours === undefined ? "" : `, one in ${hours(mtbf.mean_hours)}`;
-  return { words: count(mtbf.faults, "fault") + mean, quiet: false };
+  const words = [];
+  if (mtbf?.faults > 0) words.push(count(mtbf.faults, "fault") + (mtbf.mean_hours === undefined ? "" : `, one in ${hours(mtbf.mean_hours)}`));
+  if (mtbf?.injected > 0) words.push(count(mtbf.injected, "drill fault"));
+  return { words: words.join(", ") || "no faults", quiet: !(mtbf?.faults > 0) };
 }
 
 // saidOnce is a sentence without what counts down in it, so that a screen reader is told of
