@@ -61,11 +61,17 @@ Exit codes: 0 no error, nothing lost, and duplex; 1 otherwise; 3 refused.`,
 }
 
 func (a *app) drill(ctx context.Context, o drill.Setup) error {
+	// What is out must be given back, also when nobody reads any more.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
+	defer stop()
+	ctx, interrupt := context.WithCancel(ctx)
+	defer interrupt()
 	if o.Seed == 0 {
 		o.Seed = rand.Uint64N(1_000_000)
 	}
 	o.Socket = a.socket
-	v := &drillView{app: a}
+	v := &drillView{app: a, unread: interrupt}
 	if a.terminal != nil && !a.json {
 		v.screen = &inPlace{app: a}
 	}
@@ -79,9 +85,7 @@ func (a *app) drill(ctx context.Context, o drill.Setup) error {
 	defer prepared.Close()
 	if !a.json {
 		for _, line := range prepared.Introduction() {
-			if err := a.say("%s", line); err != nil {
-				return err
-			}
+			v.say(line)
 		}
 		prepared.Runner.Show = v.show
 	}
@@ -114,6 +118,7 @@ func (a *app) drill(ctx context.Context, o drill.Setup) error {
 type drillView struct {
 	app    *app
 	screen *inPlace // nil elsewhere
+	unread func()   // nobody reads any more
 
 	mu   sync.Mutex // guards the fields below and the terminal
 	last drill.Progress
@@ -142,6 +147,13 @@ func (v *drillView) keep(ctx context.Context) {
 	}
 }
 
+// say writes a line. A drill that nobody sees ends.
+func (v *drillView) say(line string) {
+	if v.app.say("%s", line) != nil {
+		v.unread()
+	}
+}
+
 func (v *drillView) show(p drill.Progress) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -149,7 +161,7 @@ func (v *drillView) show(p drill.Progress) {
 		if v.screen != nil {
 			_ = v.screen.clear()
 		}
-		_ = v.app.say("%s", visible(p.Ended.Line()))
+		v.say(visible(p.Ended.Line()))
 	}
 	v.last, v.at = p, now()
 	if v.screen != nil {

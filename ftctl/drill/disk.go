@@ -192,7 +192,8 @@ func (l *diskLoad) prepare() error {
 	return l.file.Sync()
 }
 
-// zero leaves the blocks as they were found.
+// zero leaves the blocks as they were found. Those that are not a drill's any more, somebody
+// has written to: they stay.
 func (l *diskLoad) zero() {
 	const piece = 1 << 20
 	buf, err := unix.Mmap(-1, 0, piece, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
@@ -202,7 +203,17 @@ func (l *diskLoad) zero() {
 	}
 	defer unix.Munmap(buf)
 	for at := int64(0); at < l.blocks*blockBytes; at += piece {
-		if _, err := l.file.WriteAt(buf[:min(piece, l.blocks*blockBytes-at)], l.base+at); err != nil {
+		part := buf[:min(piece, l.blocks*blockBytes-at)]
+		_, err := l.file.ReadAt(part, l.base+at)
+		for i := 0; i < len(part); i += blockBytes {
+			if b := part[i : i+blockBytes]; isDrills(b) {
+				clear(b)
+			}
+		}
+		if err == nil {
+			_, err = l.file.WriteAt(part, l.base+at)
+		}
+		if err != nil {
 			l.failed(fmt.Errorf("write zeroes again where the drill has written: %w", err))
 			return
 		}

@@ -127,6 +127,29 @@ func TestEmptyDiskIsLeftEmpty(t *testing.T) {
 	}
 }
 
+// What somebody writes meanwhile, though the disk is claimed, is not taken for the drill's.
+func TestDrillErasesNothingButItsOwn(t *testing.T) {
+	d := newDisk(t)
+	l, _ := d.load()
+	at := l.base + 7*blockBytes
+	stopped, cancel := context.WithCancel(context.Background())
+	cancel()
+	d.poke(at + 100)
+	l.Run(stopped)
+	if w := l.Window(time.Now()); w.Lost != 1 {
+		t.Errorf("%d blocks count as lost", w.Lost)
+	}
+	got := make([]byte, blockBytes)
+	f, err := os.Open(d.node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.ReadAt(got, at); err != nil || got[100] != 1 {
+		t.Errorf("what was written there is gone (%v)", err)
+	}
+}
+
 // What a drill that was killed has left is no reason to leave the disk alone, and goes.
 func TestEmptyDiskAfterADrillThatWasKilled(t *testing.T) {
 	d := newDisk(t)

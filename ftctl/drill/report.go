@@ -259,7 +259,11 @@ func remark(k KindReport) string {
 }
 
 func (l LoadReport) text() string {
-	text := fmt.Sprintf("%s: %s: %d done, longest %s", l.Device, l.What, l.Ops, short(l.Worst))
+	longest := "longest " + short(l.Worst)
+	if l.Worst == 0 { // of echoes only those without an answer make a gap
+		longest = "no gap"
+	}
+	text := fmt.Sprintf("%s: %s: %d done, %s", l.Device, l.What, l.Ops, longest)
 	if l.Missed > 0 {
 		text += fmt.Sprintf(", %d unanswered", l.Missed)
 	}

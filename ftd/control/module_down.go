@@ -116,13 +116,12 @@ func (c *Core) pendingDown(s *side) *moduleDown {
 // still be taken back: whoever wants it out now says so on his own account.
 func (c *Core) mayReturn(s *side) bool { return s.request != nil || c.pendingDown(s) != nil }
 
-// holds says whether a side has to wait for one that goes before it.
+// holds says whether a side has to wait: for one that goes before it, or for one after it that
+// is just going, where it has come in again since its turn.
 func (m *moduleDown) holds(s *side) bool {
-	for _, before := range m.order {
-		switch {
-		case before == s:
-			return false
-		case m.mine(before) && (withDriver(before.state) || before.work != idle):
+	turn := slices.Index(m.order, s)
+	for i, x := range m.order {
+		if i != turn && m.mine(x) && (i < turn && withDriver(x.state) || x.work != idle) {
 			return true
 		}
 	}

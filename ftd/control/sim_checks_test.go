@@ -84,11 +84,21 @@ func (r *ruleBook) checkWaits(ev Event, res Result) {
 	}
 }
 
+// clearing says that an admin wants the faults of a part forgotten, and has no answer yet.
+func (r *ruleBook) clearing(part string) bool {
+	for _, ask := range r.asked {
+		if _, ok := ask.ev.(ClearMTBF); ok && !ask.final && slices.Contains(ask.in, part) {
+			return true
+		}
+	}
+	return false
+}
+
 // checkFaults: the core's verdict is the second judge's.
 func (r *ruleBook) checkFaults(faults []seen, res Result) {
 	for _, f := range faults {
 		id := sideID(f.s.dev, f.s.index)
-		if f.s.word == Out || f.s.off || r.forgetful || r.part(f.s.part).broken || !f.s.present {
+		if f.s.word == Out || f.s.off || r.forgetful || r.part(f.s.part).broken || !f.s.present || r.clearing(f.s.part) {
 			continue
 		}
 		broken := false

@@ -92,7 +92,7 @@ func TestFireDrill(t *testing.T) {
 	empty := digestOf(t, b.face())
 
 	// This seed begins with all processes, and with faults that pass quickly.
-	d := b.drill("--json", "--minutes", "0.3", "--seed", "2378", "--parts", "disk0,net0,guest,cpu1,ftd")
+	d := b.drill("--json", "--minutes", "0.2", "--seed", "2378", "--parts", "disk0,net0,guest,cpu1,ftd")
 	await(t, 30*time.Second, "the drill to begin", func() bool { return strings.Contains(b.do("events", "--since", "0"), "injected: clear") })
 	if s := b.refuse("drill"); !strings.Contains(s, "another drill runs on this box") {
 		t.Errorf("a second drill is refused with %q", s)

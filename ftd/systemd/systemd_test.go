@@ -336,6 +336,7 @@ func (b *box) watchdogs(l *loads) {
 func (b *box) upgrade(l *loads, deb string) {
 	before, keeper, ftd := b.drivers(), b.pidOf("ft-keeper"), b.pidOf("ftd")
 	wantWords(b.t, "ftctl version", b.do("ftctl", "version"), older)
+	wantWords(b.t, "ftctl --json version", b.do("ftctl", "--json", "version"), `"supervised":true`) // so that a drill may kill it
 	b.do("dpkg", "-i", "/root/"+deb)
 	b.active("ftd", ftd)
 	b.sameDrivers(before)
