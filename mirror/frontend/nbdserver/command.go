@@ -4,6 +4,7 @@ package nbdserver
 
 import (
 	"ft/mirror/frontend"
+	"ft/mirror/frontend/payload"
 	"ft/mirror/nbd"
 )
 
@@ -28,8 +29,8 @@ type command struct {
 type part struct {
 	frontend.Request
 	cmd   *command
-	mem   *memory // nil: none of its own
-	moved []byte  // what was read lies here instead
+	mem   *payload.Memory // nil: none of its own
+	moved []byte          // what was read lies here instead
 	held  uint8
 }
 
@@ -40,12 +41,12 @@ const (
 )
 
 // zeroes is what a WRITE_ZEROES writes that must not make holes.
-var zeroes = alignedBytes(partBytes)
+var zeroes = payload.Aligned(partBytes)
 
 // charge is the memory that a command takes.
 func (c *command) charge() int64 {
 	if c.r.Type == nbd.CmdRead || c.r.Type == nbd.CmdWrite {
-		return chargeOf(int64(c.r.Len))
+		return payload.Charge(int64(c.r.Len))
 	}
 	return 0
 }
@@ -58,8 +59,8 @@ func (c *command) start() {
 	case nbd.CmdRead:
 		for c.next < int64(c.r.Len) {
 			p := c.newPart(frontend.Read, min(partBytes, int64(c.r.Len)-c.next))
-			p.mem = takeMemory(int(p.Len))
-			p.Data = p.mem.data
+			p.mem = payload.Take(int(p.Len))
+			p.Data = p.mem.Data
 			c.parts = append(c.parts, p)
 			c.begin(p)
 		}
@@ -125,8 +126,8 @@ func (c *command) zeroNext() {
 func (c *command) room() []byte {
 	if c.filling == nil {
 		p := c.newPart(frontend.Write, min(partBytes, int64(c.r.Len)-c.next))
-		p.mem = takeMemory(int(p.Len))
-		p.Data = p.mem.data
+		p.mem = payload.Take(int(p.Len))
+		p.Data = p.mem.Data
 		c.filling, c.got = p, 0
 	}
 	return c.filling.Data[c.got:]
@@ -157,10 +158,10 @@ func (c *command) dropped() {
 	}
 	if p := c.filling; p != nil {
 		c.next -= p.Len
-		p.mem.give()
+		p.mem.Give()
 		p.mem, c.filling = nil, nil
 	}
-	c.conn.uncharge(chargeOf(int64(c.r.Len) - c.next))
+	c.conn.uncharge(payload.Charge(int64(c.r.Len) - c.next))
 }
 
 func (c *conn) uncharge(n int64) {
@@ -191,8 +192,8 @@ func (p *part) let(who uint8) {
 	if p.held &^= who; p.held != 0 || p.mem == nil {
 		return
 	}
-	charge := int64(classBytes[p.mem.class])
-	p.mem.give()
+	charge := p.mem.Bytes()
+	p.mem.Give()
 	p.mem = nil
 	p.cmd.conn.uncharge(charge)
 }

@@ -96,7 +96,7 @@ func (s *Server) takeInbox() {
 // Reply takes the engine's answer to a request. Any thread.
 func (s *Server) Reply(r *frontend.Request) {
 	p := s.partOf(r)
-	if r.Op == frontend.Read && r.Err == 0 && unsafe.SliceData(r.Data) != unsafe.SliceData(p.mem.data) {
+	if r.Op == frontend.Read && r.Err == 0 && unsafe.SliceData(r.Data) != unsafe.SliceData(p.mem.Data) {
 		// It was read to memory of the engine's own, which is the engine's again from now on.
 		p.moved = append([]byte(nil), r.Data...)
 	}

@@ -40,17 +40,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/mirror/frontend"
+	"ft/mirror/frontend/payload"
 	"ft/mirror/nbd"
 )
 
 // Limits.
 const (
 	connsMax        = 32
-	commandsMax     = 256       // under way on one connection
-	connBytesMax    = 32 << 20  // payload of one connection: at least nbd.PayloadDefault
-	bytesMax        = 128 << 20 // payload of all
-	partBytes       = 1 << 20   // what one request to the engine carries
-	zeroParts       = 4         // of a WRITE_ZEROES with NO_HOLE, at a time
+	commandsMax     = 256         // under way on one connection
+	connBytesMax    = 32 << 20    // payload of one connection: at least nbd.PayloadDefault
+	bytesMax        = 128 << 20   // payload of all
+	partBytes       = payload.Max // what one request to the engine carries
+	zeroParts       = 4           // of a WRITE_ZEROES with NO_HOLE, at a time
 	handshakeWithin = 10 * time.Second
 	stallWithin     = 30 * time.Second // without a byte of what is owed
 	closeWithin     = 5 * time.Second  // for what is under way when the server is closed
