@@ -89,7 +89,7 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 		}
 	}
 	if f := d.opt.Frontend; !knownFrontend(f) {
-		return nil, fmt.Errorf("%s: there is no frontend %q (auto, fuseloop, nbd)", cfg.Name, f)
+		return nil, fmt.Errorf("%s: there is no frontend %q (auto, fuseloop, ublk, nbd)", cfg.Name, f)
 	}
 	d.witness = metadata.NewWitnessStore(cfg.StateDir, cfg.Name)
 	for i := range d.faults {
@@ -395,14 +395,14 @@ func (d *driver) abandonFace(ctx context.Context) {
 	if d.face == nil {
 		return
 	}
-	if kindOf(d.face) == frontendNBD {
-		d.face.Abandon() // answers what it has taken, for which it must be served
-		d.face = nil
-		return
-	}
-	for _, l := range d.loops[:d.faceLoops()] {
-		l.hold.Store(true)
-		l.kick()
+	fuse := kindOf(d.face) == frontendFUSE
+	if fuse {
+		for _, l := range d.loops[:d.faceLoops()] {
+			l.hold.Store(true)
+			l.kick()
+		}
+	} else {
+		d.face.Abandon() // for which it must be served
 	}
 	d.stopExport(true)
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
@@ -423,6 +423,8 @@ func (d *driver) abandonFace(ctx context.Context) {
 		}
 		break
 	}
-	d.face.Abandon()
+	if fuse {
+		d.face.Abandon()
+	}
 	d.face = nil
 }

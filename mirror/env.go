@@ -56,7 +56,7 @@ type Leg struct {
 
 // Options are a mirror's settings, the disk's part of ft.toml.
 type Options struct {
-	Frontend      string        `json:"frontend"` // auto, fuseloop, nbd
+	Frontend      string        `json:"frontend"` // auto, fuseloop, ublk, nbd
 	NoLeg         string        `json:"no_leg"`   // error, wait
 	LegTimeout    time.Duration `json:"leg_timeout"`
 	ResyncRateMin int64         `json:"resync_rate_min"` // bytes a second, under application load

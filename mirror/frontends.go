@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -11,6 +12,7 @@ import (
 	"ft/mirror/frontend"
 	"ft/mirror/frontend/fuseloop"
 	nbdface "ft/mirror/frontend/nbd"
+	"ft/mirror/frontend/ublk"
 )
 
 // The kinds of faces, and what the driver does differently for each.
@@ -27,23 +29,27 @@ type blockFace interface {
 }
 
 // The face's descriptors at the keeper, in the order in which they are stored.
-var storedNames = []string{"loop", "fuse", nbdface.Descriptor}
+var storedNames = []string{"loop", "fuse", nbdface.Descriptor, ublk.Descriptor}
 
 // Frontends that Options may name. "auto" is fuseloop, which is everywhere.
 const (
 	frontendAuto = "auto"
 	frontendFUSE = "fuseloop"
 	frontendNBD  = "nbd"
+	frontendUblk = "ublk"
 )
 
 func knownFrontend(name string) bool {
-	return name == "" || name == frontendAuto || name == frontendFUSE || name == frontendNBD
+	return slices.Contains([]string{"", frontendAuto, frontendFUSE, frontendNBD, frontendUblk}, name)
 }
 
 // kindOf names the frontend of a face.
 func kindOf(f blockFace) string {
-	if _, ok := f.(*nbdface.Face); ok {
+	switch f.(type) {
+	case *nbdface.Face:
 		return frontendNBD
+	case *ublk.Face:
+		return frontendUblk
 	}
 	return frontendFUSE
 }
@@ -60,16 +66,23 @@ func (d *driver) nbdOptions() nbdface.Options {
 	}
 }
 
+func (d *driver) ublkOptions() ublk.Options {
+	return ublk.Options{ExcludePids: d.keepers, Log: d.env.Log}
+}
+
 // newFace makes the face that is configured. Under faceMu.
 func (d *driver) newFace(g frontend.Geometry) (blockFace, error) {
-	if d.opt.Frontend == frontendNBD {
-		f, err := nbdface.Create(g, d.nbdOptions(), d.serveFirst)
-		if err != nil {
-			return nil, err
-		}
-		return f, nil
+	switch d.opt.Frontend {
+	case frontendNBD:
+		return faceOr(nbdface.Create(g, d.nbdOptions(), d.serveFirst))
+	case frontendUblk:
+		return faceOr(ublk.Create(g, d.ublkOptions(), d.serveFirst))
 	}
-	f, err := fuseloop.Create(g, d.faceOptions())
+	return faceOr(fuseloop.Create(g, d.faceOptions()))
+}
+
+// faceOr makes a face of what a frontend returns: nil for an error.
+func faceOr[F blockFace](f F, err error) (blockFace, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -78,28 +91,29 @@ func (d *driver) newFace(g frontend.Geometry) (blockFace, error) {
 
 // takeFace takes over the face that a predecessor left, of whatever kind it is. An error
 // that is errDiscarded means that there was none to be taken over. Under faceMu.
-func (d *driver) takeFace(g frontend.Geometry) (blockFace, error) {
-	if len(d.env.Inherited[nbdface.Descriptor]) > 0 {
-		f, err := nbdface.Adopt(g, d.nbdOptions(), d.serveFirst)
-		for _, fd := range d.env.Inherited[nbdface.Descriptor] {
-			unix.Close(fd) // the face has one of its own
-		}
-		if errors.Is(err, nbdface.ErrIncomplete) {
-			return nil, d.discardFace(err, nil)
-		}
-		if err != nil {
-			return nil, err
-		}
-		return f, nil
+func (d *driver) takeFace(g frontend.Geometry) (f blockFace, err error) {
+	discard := func() error { return nil }
+	switch nbdFds, ublkFds := d.env.Inherited[nbdface.Descriptor], d.env.Inherited[ublk.Descriptor]; {
+	case len(nbdFds) > 0:
+		f, err = faceOr(nbdface.Adopt(g, d.nbdOptions(), d.serveFirst))
+		closeFds(nbdFds) // the face has one of its own
+	case len(ublkFds) > 0:
+		f, err = faceOr(ublk.Adopt(g, ublkFds, d.ublkOptions(), d.serveFirst))
+		closeFds(ublkFds)
+	default:
+		f, err = faceOr(fuseloop.Adopt(g, d.env.Inherited, d.faceOptions()))
+		discard = func() error { return fuseloop.Discard(d.env.Inherited) }
 	}
-	f, err := fuseloop.Adopt(g, d.env.Inherited, d.faceOptions())
-	if errors.Is(err, fuseloop.ErrIncomplete) {
-		return nil, d.discardFace(err, func() error { return fuseloop.Discard(d.env.Inherited) })
+	if errors.Is(err, fuseloop.ErrIncomplete) || errors.Is(err, nbdface.ErrIncomplete) || errors.Is(err, ublk.ErrIncomplete) {
+		return nil, d.discardFace(err, discard)
 	}
-	if err != nil {
-		return nil, err
+	return f, err
+}
+
+func closeFds(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
-	return f, nil
 }
 
 // serveFirst has the first loop serve a queue.
@@ -112,10 +126,8 @@ func (d *driver) serveFirst(q frontend.Queue) {
 // or somebody aborted it. The caller makes a new one. Under faceMu.
 func (d *driver) discardFace(why error, discard func() error) error {
 	d.env.Log.Error("the face that was left cannot be taken over: who has it open gets errors", "why", why)
-	if discard != nil {
-		if err := discard(); err != nil {
-			d.env.Log.Warn("discarding the face that was left", "err", err)
-		}
+	if err := discard(); err != nil {
+		d.env.Log.Warn("discarding the face that was left", "err", err)
 	}
 	for _, name := range storedNames {
 		d.env.Unstore(name)

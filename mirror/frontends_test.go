@@ -18,25 +18,32 @@ import (
 // TestKernelFrontends runs the mirror on the frontends that this machine's kernel lacks.
 func TestKernelFrontends(t *testing.T) {
 	kerneltest.RunTests(t, kerneltest.Options{
-		Modules:  []string{"nbd", "loop"},
+		Modules:  []string{"nbd", "ublk_drv", "loop"},
 		Programs: []string{"blkid"},
-		Args:     []string{"-test.run=^TestFaceOnTheKernelsNBD$"},
+		Args:     []string{"-test.run=^TestFaceOnOtherFrontends$"},
 	}, "ft/mirror")
 }
 
-// The whole driver on /dev/nbdN: a leg is lost and comes back, the process hands over.
-func TestFaceOnTheKernelsNBD(t *testing.T) {
+// The whole driver on /dev/nbdN and /dev/ublkbN: a leg is lost and comes back, the process
+// hands over.
+func TestFaceOnOtherFrontends(t *testing.T) {
 	if !kerneltest.InGuest() {
-		t.Skip("TestKernelFrontends runs this in a guest that has the nbd driver")
+		t.Skip("TestKernelFrontends runs this in a guest that has the drivers")
 	}
+	for name, device := range map[string]string{frontendNBD: "/dev/nbd", frontendUblk: "/dev/ublkb"} {
+		t.Run(name, func(t *testing.T) { faceOn(t, name, device) })
+	}
+}
+
+func faceOn(t *testing.T, name, device string) {
 	b := newBox(t, 64<<20)
-	opt, _ := json.Marshal(Options{Frontend: frontendNBD})
+	opt, _ := json.Marshal(Options{Frontend: name})
 	b.cfg.Options = opt
 	b.start()
 	b.attach(1)
 	b.wait("duplex", func(st drivers.Status) bool { return st.State == drivers.FaceDuplex })
 	face := filepath.Join(b.cfg.DevDir, "disk0")
-	if target, err := os.Readlink(face); err != nil || !strings.HasPrefix(target, "/dev/nbd") {
+	if target, err := os.Readlink(face); err != nil || !strings.HasPrefix(target, device) {
 		t.Fatalf("%s leads to %q: %v", face, target, err)
 	}
 	f, err := os.OpenFile(face, os.O_RDWR|unix.O_DIRECT, 0)
@@ -78,13 +85,18 @@ func TestFaceOnTheKernelsNBD(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.inherit = map[string][]int{"nbd-face": {kept}}
+	b.inherit = map[string][]int{name + "-face": {kept}}
 	b.start()
 	check(3)
 	b.wait("duplex", func(st drivers.Status) bool { return st.State == drivers.FaceDuplex })
+	if kind := b.d.Status().Stats["frontend"]; kind != name {
+		t.Errorf("the frontend is %v", kind)
+	}
 	f.Close()
 	b.stop()
-	if left, _ := filepath.Glob("/sys/block/nbd*/backend"); len(left) > 0 {
+	nbds, _ := filepath.Glob("/sys/block/nbd*/backend")
+	ublks, _ := filepath.Glob("/sys/block/ublkb*")
+	if left := append(nbds, ublks...); len(left) > 0 {
 		t.Errorf("the device is still there: %v", left)
 	}
 }

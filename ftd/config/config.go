@@ -53,7 +53,7 @@ type System struct {
 type Disk struct {
 	Name          string
 	Legs          [2]Leg // by module; at least one is configured
-	Frontend      string // auto, fuseloop, nbd
+	Frontend      string // auto, fuseloop, ublk, nbd
 	NoLeg         string // error, wait
 	LegTimeout    time.Duration
 	ResyncRateMin int64         // bytes a second, also under application load
@@ -111,7 +111,6 @@ func Parse(file string, text []byte) (*Config, error) {
 	}
 	r := &reader{file: file, lines: indexLines(text)}
 	c := r.config(tree)
-	c.refuseUnsupported(r)
 	if len(r.problems) > 0 {
 		return nil, r.problems.sorted()
 	}

@@ -140,8 +140,6 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 			[]string{`ft.toml:3: pci0 = "sda" is no absolute path; begin it with /`}},
 		{"own face as leg", "[[disk]]\nname = \"d\"\npci0 = \"/dev/ft/e\"\n",
 			[]string{`ft.toml:3: /dev/ft/e is a face of this box and cannot be a leg as well; give the block device or file that holds the data`}},
-		{"not in this version", disk + "frontend = \"ublk\"\n", []string{
-			`ft.toml:5: the frontend "ublk" is not available in this version; use "auto" or "fuseloop", which works on every Linux with FUSE, or "nbd" where the kernel has its driver`}},
 		{"sockets", disk + "nbd = \"/run/x\"\n[[disk]]\nname = \"d\"\npci0 = \"/c\"\nnbd = \"/run/../run/x\"\n", []string{
 			`ft.toml:9: /run/../run/x is the NBD socket of disk0 already, in line 5; give each disk a socket of its own`}},
 		{"NBD legs", "[[disk]]\nname = \"d\"\npci0 = \"nbd:x\"\npci1 = \"nbds://h/x\"\n[[disk]]\nname = \"e\"\nnbd = \"/run/e\"\npci0 = \"nbd+unix:///?socket=/run/e\"\npci1 = \"nbd://h/x\"\n[[disk]]\nname = \"f\"\npci0 = \"nbd://h:10809/x\"\n", []string{
