@@ -62,9 +62,12 @@ type Options struct {
 	ResyncRateMin int64         `json:"resync_rate_min"` // bytes a second, under application load
 	ResyncRateMax int64         `json:"resync_rate_max"` // bytes a second, 0 is unlimited
 	Integrity     string        `json:"integrity"`       // none
-	ScrubEvery    time.Duration `json:"scrub_every"`     // 0: only when asked for
-	NBD           string        `json:"nbd,omitempty"`
-	Measure       string        `json:"measure,omitempty"` // only for benchmarks: NoIntentMap
+	// SumCache is how many blocks of the table of checksums are kept in memory, each for
+	// 4 MiB of data.
+	SumCache   int           `json:"sum_cache,omitempty"`
+	ScrubEvery time.Duration `json:"scrub_every"` // 0: only when asked for
+	NBD        string        `json:"nbd,omitempty"`
+	Measure    string        `json:"measure,omitempty"` // only for benchmarks: NoIntentMap
 }
 
 // The engine's methods, for those who write the shells around it:

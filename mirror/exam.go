@@ -20,9 +20,8 @@ import (
 // more with a lock of its own (firm), and what is wrong then is written.
 //
 // With checksums each block is held against its own as well: then it is known which leg
-// is wrong, and that one is repaired without a word of anybody's. Where both legs have the
-// same and their checksum refutes it, it may be the checksum: both legs' tables are read,
-// and what one of them confirms counts.
+// is wrong, and that one is repaired without a word of anybody's. A scrub also holds the
+// legs' tables against the one in memory, a block of them at a time.
 //
 // A leg that is cut off meanwhile ends the exam without a word.
 
@@ -58,9 +57,9 @@ type exam struct {
 	begun    int64
 	found    []scrub.Finding
 	// Under checksums.
-	hold   sumHold
-	tables [2][]byte // the legs' own blocks of the table, when they were read
-	tabled bool
+	hold    sumHold
+	tables  [2][]byte // the legs' own blocks of the table, where they are read as well
+	version int       // of the one in memory at that time
 	// then is run when it has ended: lost says that something is right on no leg.
 	then    func(lost bool)
 	healing bool // of a read error
@@ -133,6 +132,7 @@ func (j *exam) lockGranted(e *Engine) {
 		e.legs[i].counters.Reads++
 		e.begin(&e.legs[i], legio.Read, j.lock.lo, j.lock.hi-j.lock.lo, j.buf[i], j)
 	}
+	j.readTables(e)
 	j.pending--
 }
 
@@ -150,7 +150,7 @@ func (j *exam) ioDone(e *Engine, o *op) {
 	case o.io.Err == 0 && j.writing:
 		lo, hi := e.regions(o.io.Off, o.io.Len)
 		l.unflushed.SetRange(lo, hi)
-	case o.io.Err == 0 && j.tabled:
+	case o.io.Off >= e.layout.ChecksumOff && o.io.Err == 0:
 		j.tables[l.side] = o.io.Buf
 	case o.io.Err != 0 && j.writing:
 		j.failed = true
@@ -158,7 +158,7 @@ func (j *exam) ioDone(e *Engine, o *op) {
 		e.failed(l, "write error", o.io.Err)
 	case o.io.Err != 0:
 		l.counters.ReadErrors++
-		if !j.tabled {
+		if o.io.Off < e.layout.ChecksumOff {
 			j.errs[l.side] = o.io.Err
 		}
 		if deviceGone(o.io.Err) {
@@ -169,7 +169,7 @@ func (j *exam) ioDone(e *Engine, o *op) {
 	case j.ended || j.pending > 0:
 	case j.writing:
 		j.judged(e)
-	case j.void(e), e.sums.on && !e.holdsSums(&j.hold): // they were turned on meanwhile
+	case j.void(e), e.sums.on && !e.hasSums(&j.hold): // they were turned on meanwhile
 		j.end(e)
 	default:
 		j.judge(e)
@@ -191,13 +191,9 @@ func (j *exam) judge(e *Engine) {
 		e.examSplit(j)
 		return
 	}
-	repair, doubt := j.findings(e)
-	switch {
-	case doubt && j.firm && !j.tabled:
-		j.found = nil
-		j.readTables(e)
-		return
-	case !repair && (j.firm || !doubt):
+	repair := j.findings(e)
+	if !repair {
+		j.judgeTables(e)
 		j.judged(e)
 		return
 	}
@@ -213,22 +209,49 @@ func (j *exam) judge(e *Engine) {
 	j.repair(e)
 }
 
-// readTables has both legs' blocks of the table read.
+// readTables has both legs' blocks of the table read as well, where the scrub comes to a
+// new one, if they must be as the one in memory.
 func (j *exam) readTables(e *Engine) {
-	j.tabled = true
-	j.pending = 1
+	j.tables = [2][]byte{}
+	if !j.scrub || !e.sums.on || j.lock.lo%metadata.SumSpan != 0 {
+		return
+	}
+	b, _ := e.sumAt(j.lock.lo / examBlock)
+	if b.dirty || b.write != nil {
+		return
+	}
+	j.version = b.version
 	for i := range e.legs {
 		j.pending++
 		j.refs++
 		e.legs[i].counters.Reads++
-		e.begin(&e.legs[i], legio.Read, e.layout.SumBlockOff(int(j.lock.lo/metadata.SumSpan)), metadata.BlockSize, metadata.AlignedBlock(), j)
+		e.begin(&e.legs[i], legio.Read, e.layout.SumBlockOff(b.n), metadata.BlockSize, metadata.AlignedBlock(), j)
 	}
-	j.pending--
 }
 
-// findings compares block by block. It says whether something is to be repaired, and
-// whether both legs may be wrong.
-func (j *exam) findings(e *Engine) (repair, doubt bool) {
+// judgeTables holds the legs' tables against the one in memory, which is right.
+func (j *exam) judgeTables(e *Engine) {
+	b, _ := e.sumAt(j.lock.lo / examBlock)
+	for side, table := range j.tables {
+		if table == nil || b == nil || b.version != j.version || bytes.Equal(table, b.table) {
+			continue
+		}
+		wrong := int64(0)
+		for i := range metadata.SumsPerBlock {
+			if metadata.GetSum(table, i) != metadata.GetSum(b.table, i) {
+				wrong++
+			}
+		}
+		j.found = append(j.found, scrub.Finding{What: scrub.Table, Side: side, Offset: j.lock.lo, Bytes: wrong * 4, Repaired: true, Time: e.env.Wall()})
+	}
+	if len(j.found) > 0 && b != nil && j.found[len(j.found)-1].What == scrub.Table {
+		b.change()
+		e.sums.filled = true
+	}
+}
+
+// findings compares block by block, and says whether something is to be repaired.
+func (j *exam) findings(e *Engine) (repair bool) {
 	for off := int64(0); off < j.lock.hi-j.lock.lo; off += examBlock {
 		v, side := j.block(e, off)
 		if v == blockGood {
@@ -245,7 +268,6 @@ func (j *exam) findings(e *Engine) (repair, doubt bool) {
 			if j.errs != [2]syscall.Errno{} {
 				f.What = scrub.Unreadable
 			}
-			doubt = doubt || e.sums.on && j.errs == [2]syscall.Errno{}
 		}
 		repair = repair || f.Repaired
 		if k := len(j.found) - 1; k >= 0 {
@@ -256,7 +278,7 @@ func (j *exam) findings(e *Engine) (repair, doubt bool) {
 		}
 		j.found = append(j.found, f)
 	}
-	return repair, doubt
+	return repair
 }
 
 // block judges the block at an offset within the range, and says which leg is wrong.
@@ -300,34 +322,24 @@ func (j *exam) summed(e *Engine, off int64) (verdict, int) {
 		if j.errs[s] != 0 {
 			return false
 		}
-		if want != metadata.NoSum && sum[s] == want {
-			return true
-		}
-		for _, table := range j.tables {
-			if table != nil && hard && !b.dirty && sum[s] == metadata.GetSum(table, i) {
-				return true
-			}
-		}
-		return false
+		return want != metadata.NoSum && sum[s] == want
 	}
 	a, c := confirmed(0), confirmed(1)
 	switch {
-	case a && c && sum[0] == sum[1], !hard && equal:
-		if !hard || sum[0] != want {
+	case a && c, !hard && equal:
+		if !hard {
 			e.fillSum(n, sum[0])
 		}
 		return blockGood, scrub.NoSide
-	case a && c:
-		return blockDiffer, scrub.NoSide
 	case a || c:
-		right := 0
+		wrong := 1
 		if c {
-			right = 1
+			wrong = 0
 		}
-		if !hard || sum[right] != want {
-			e.fillSum(n, sum[right])
+		if !hard {
+			e.fillSum(n, want)
 		}
-		return blockWrong, 1 - right
+		return blockWrong, wrong
 	case hard, j.errs[0] != 0 && j.errs[1] != 0:
 		return blockLost, scrub.NoSide
 	case j.errs[0] != 0:

@@ -11,6 +11,7 @@ import (
 const (
 	DefaultLegTimeout    = 5 * time.Second
 	DefaultResyncRateMin = 10_000_000 // bytes a second
+	DefaultSumCache      = 4096       // blocks: 16 MiB, for 16 GiB of data
 )
 
 func (o Options) withDefaults() Options {
@@ -19,6 +20,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ResyncRateMin <= 0 {
 		o.ResyncRateMin = DefaultResyncRateMin
+	}
+	if o.SumCache <= 0 {
+		o.SumCache = DefaultSumCache
 	}
 	if o.NoLeg == "" {
 		o.NoLeg = "error"

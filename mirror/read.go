@@ -119,7 +119,7 @@ func (e *Engine) readLost(q *request, _ *op) {
 // hedge sends a read that is late to the other leg as well. If that one answers, the
 // late one is slow *while its partner answered*, and is cut off.
 func (e *Engine) hedge(q *request, o *op) {
-	if o.hedged || q.replied || e.sums.on && !e.holdsSums(&q.verify.hold) {
+	if o.hedged || q.replied || e.sums.on && !e.hasSums(&q.verify.hold) {
 		return
 	}
 	o.hedged = true

@@ -311,6 +311,8 @@ func (e *Engine) describe(f scrub.Finding, from int) string {
 			return fmt.Sprintf("%s differed between the sides, and are as on %s now", where, e.sideID(from))
 		}
 		return fmt.Sprintf("%s differ between the sides; nothing says which one is right", where)
+	case scrub.Table:
+		return fmt.Sprintf("%d bytes of checksums, of the data from %d on, were wrong on %s, and are written anew", f.Bytes, f.Offset, e.sideID(f.Side))
 	case scrub.Lost:
 		return where + " are not what was written on either side: reading them gives an error"
 	}

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 
@@ -24,7 +25,7 @@ import (
 //     were written to every leg in service, and that, with the data, was flushed. So the
 //     tables need no write of their own for each write of the face, and none in its way:
 //     a block is written once for all that happened in its 4 MiB of data between two
-//     passes that clear marks, or when memory runs short (sumCacheMax; then without a
+//     passes that clear marks, or when memory runs short (Options.SumCache; then without a
 //     flush, since the mark still stands).
 //  3. So in an extent that is not marked each leg in service has the right table on
 //     stable storage. In one that is marked nothing is known of a table on a leg. A start
@@ -71,14 +72,9 @@ import (
 // itself: a scrub sees the legs differ. A block that is corrupted on the only leg between
 // a crash and the partner's return, in a marked extent, passes for newer data.
 
-const (
-	// sumCacheMax is how many blocks of the table are kept in memory: 16 MiB, for 16 GiB of
-	// data. What requests under way hold may come on top.
-	sumCacheMax = 4096
-	// sumWritesMax is how many blocks of the table are on their way to the legs at once for
-	// a pass or for room.
-	sumWritesMax = 32
-)
+// sumWritesMax is how many blocks of the table are on their way to the legs at once for a
+// pass or for room.
+const sumWritesMax = 32
 
 // sums are the checksums in memory.
 type sums struct {
@@ -104,6 +100,7 @@ type sumBlock struct {
 	dirty   bool
 	version int // grows with each change
 	pins    int
+	loading bool
 	write   *sumWrite // under way
 	after   []func(ok bool)
 	waiters []lockOwner
@@ -174,46 +171,60 @@ type sumHold struct {
 	held   bool
 }
 
-// holdSums says whether the table of a range is in memory, and keeps it there until
-// dropSums. Else it has it read, and w is run then, and is to ask again.
+// holdSums keeps the table of a range in memory until dropSums, and says whether it is there
+// already. Else it is being read, and w is run when it is, and is to ask again.
 func (e *Engine) holdSums(h *sumHold, off, n int64, w lockOwner) bool {
 	s := &e.sums
-	if e.holdsSums(h) || e.in() == 0 {
+	if e.in() == 0 {
 		return true // with no leg there is nothing to be verified either
 	}
-	lo, hi := sumBlocksOf(off, n)
-	var missing *sumBlock
-	for i := lo; i < hi; i++ {
-		b := s.blocks[i]
-		if b == nil {
-			b = &sumBlock{n: i}
-			s.blocks[i] = b
-			e.loadSums(&sumLoad{e: e, b: b, epoch: s.epoch})
-		} else if b.table != nil {
-			s.used(b)
+	if !e.holdsSums(h) {
+		h.lo, h.hi = sumBlocksOf(off, n)
+		h.epoch, h.held = s.epoch, true
+		for i := h.lo; i < h.hi; i++ {
+			b := s.blocks[i]
+			if b == nil {
+				b = &sumBlock{n: i}
+				s.blocks[i] = b
+			}
+			b.pins++
+			if b.table != nil {
+				s.used(b)
+			} else if !b.loading {
+				e.loadSums(&sumLoad{e: e, b: b, epoch: s.epoch})
+			}
 		}
-		if b.table == nil {
-			missing = b
+	}
+	for i := h.lo; i < h.hi; i++ {
+		if b := s.blocks[i]; b.table == nil {
+			b.waiters = append(b.waiters, w)
+			return false
 		}
 	}
-	if missing != nil {
-		missing.waiters = append(missing.waiters, w)
-		return false
-	}
-	for i := lo; i < hi; i++ {
-		s.blocks[i].pins++
-	}
-	*h = sumHold{epoch: s.epoch, lo: lo, hi: hi, held: true}
 	return true
 }
 
 func (e *Engine) holdsSums(h *sumHold) bool { return h.held && h.epoch == e.sums.epoch }
+
+// hasSums says whether they are in memory, and stay there.
+func (e *Engine) hasSums(h *sumHold) bool {
+	if !e.holdsSums(h) {
+		return false
+	}
+	for i := h.lo; i < h.hi; i++ {
+		if e.sums.blocks[i].table == nil {
+			return false
+		}
+	}
+	return true
+}
 
 func (e *Engine) dropSums(h *sumHold) {
 	if e.holdsSums(h) {
 		for i := h.lo; i < h.hi; i++ {
 			e.sums.blocks[i].pins--
 		}
+		e.evictSums()
 	}
 	h.held = false
 }
@@ -227,68 +238,89 @@ func (s *sums) used(b *sumBlock) {
 	b.prev.next, b.next.prev = b, b
 }
 
-// sumLoad reads a block of the table, from one leg or from the other.
+// sumLoad reads a block of the table from every leg in service. A checksum in which they
+// differ though no mark says that they may is known of neither: one bad sector of a table
+// must not turn good data into bad.
 type sumLoad struct {
-	e     *Engine
-	b     *sumBlock
-	epoch int
-	tried uint8
+	e      *Engine
+	b      *sumBlock
+	epoch  int
+	left   int
+	tables [2][]byte
 }
 
 func (e *Engine) loadSums(ld *sumLoad) {
-	var from *leg
+	ld.b.loading = true
+	ld.left = 1
 	for i := range e.legs {
-		l := &e.legs[(i+e.source)&1]
-		if l.state == legIn && ld.tried&(1<<l.side) == 0 {
-			from = l
-			break
+		if l := &e.legs[i]; l.state == legIn {
+			ld.left++
+			l.counters.Reads++
+			e.begin(l, legio.Read, e.layout.SumBlockOff(ld.b.n), metadata.BlockSize, metadata.AlignedBlock(), ld)
 		}
 	}
-	switch {
-	case from != nil:
-		ld.tried |= 1 << from.side
-		from.counters.Reads++
-		e.begin(from, legio.Read, e.layout.SumBlockOff(ld.b.n), metadata.BlockSize, metadata.AlignedBlock(), ld)
-	case e.in() == 0:
-		delete(e.sums.blocks, ld.b.n)
-		e.ready = append(e.ready, ld.b.waiters...)
-	default:
-		// No leg can say: unknown, all of it.
-		ld.b.dirty = true
-		e.loadedSums(ld.b, metadata.AlignedBlock())
-	}
+	ld.end()
 }
 
 func (ld *sumLoad) ioDone(e *Engine, o *op) {
-	if ld.epoch != e.sums.epoch {
-		return
-	}
-	if o.io.Err == 0 {
-		e.loadedSums(ld.b, o.io.Buf)
-		return
-	}
 	l := &e.legs[o.io.Side]
-	l.counters.ReadErrors++
-	if deviceGone(o.io.Err) {
-		e.lost(l, "the device is gone: "+o.io.Err.Error())
+	if o.io.Err == 0 {
+		ld.tables[l.side] = o.io.Buf
+	} else {
+		l.counters.ReadErrors++
+		if deviceGone(o.io.Err) {
+			e.lost(l, "the device is gone: "+o.io.Err.Error())
+		}
 	}
-	if ld.epoch == e.sums.epoch {
-		e.loadSums(ld)
-	}
+	ld.end()
 }
 
-func (ld *sumLoad) ioLost(e *Engine, _ *op) {
-	if ld.epoch == e.sums.epoch {
-		e.loadSums(ld)
-	}
-}
-
+func (ld *sumLoad) ioLost(*Engine, *op)  { ld.end() }
 func (ld *sumLoad) ioFreed(*Engine, *op) {}
+
+func (ld *sumLoad) end() {
+	e, b := ld.e, ld.b
+	if ld.left--; ld.left > 0 || ld.epoch != e.sums.epoch {
+		return
+	}
+	if e.in() == 0 {
+		b.loading = false
+		e.ready = append(e.ready, b.waiters...)
+		b.waiters = nil
+		return
+	}
+	var mine, other []byte
+	for i := range e.legs {
+		l := &e.legs[(i+e.source)&1]
+		switch t := ld.tables[l.side]; {
+		case l.state != legIn:
+		case t == nil:
+			b.dirty = true // its sector is written anew
+		case mine == nil:
+			mine = t
+		default:
+			other = t
+		}
+	}
+	if mine == nil {
+		mine = metadata.AlignedBlock() // no leg can say: unknown, all of it
+	}
+	e.loadedSums(b, mine)
+	if other == nil || bytes.Equal(mine, other) {
+		return
+	}
+	for i := range metadata.SumsPerBlock {
+		if !b.isSoft(i) && metadata.GetSum(mine, i) != metadata.GetSum(other, i) {
+			b.set(i, metadata.NoSum)
+			e.sums.filled = true
+		}
+	}
+}
 
 // loadedSums takes in a block of the table.
 func (e *Engine) loadedSums(b *sumBlock, table []byte) {
 	s := &e.sums
-	b.table = table
+	b.table, b.loading = table, false
 	first := int64(b.n) * metadata.SumSpan
 	for lo := first; lo < min(first+metadata.SumSpan, int64(e.id.DataBytes)); lo += s.granule {
 		if s.distrust.Get(int(lo/s.granule)) && e.defect&TrustMarkedSums == 0 {
@@ -309,10 +341,10 @@ func (e *Engine) loadedSums(b *sumBlock, table []byte) {
 func (e *Engine) evictSums() {
 	s := &e.sums
 	look := 2 * sumWritesMax
-	for b := s.lru.prev; b != &s.lru && len(s.blocks) > sumCacheMax && look > 0; look-- {
+	for b := s.lru.prev; b != &s.lru && len(s.blocks) > e.opt.SumCache && look > 0; look-- {
 		prev := b.prev
 		switch {
-		case b.pins > 0 || b.write != nil || len(b.waiters) > 0:
+		case b.pins > 0 || b.write != nil:
 		case !b.dirty:
 			b.prev.next, b.next.prev = b.next, b.prev
 			b.next, b.prev = nil, nil

@@ -70,6 +70,7 @@ func (w *sumWrite) end(e *Engine) {
 	ok := !w.failed && w.epoch == e.sums.epoch && e.in() != 0
 	if ok && b.version == w.version {
 		b.dirty = false
+		e.trustSums(b)
 	}
 	b.write = nil
 	after := b.after
@@ -87,6 +88,29 @@ func (w *sumWrite) end(e *Engine) {
 		e.writeSums(b, after[0])
 		b.write.done = append(b.write.done, after[1:]...)
 	}
+}
+
+// trustSums: what the legs say now of granules in which nothing is soft may be read back
+// as hard, in this life: the marks still stand, so that a crash makes it soft again.
+func (e *Engine) trustSums(b *sumBlock) {
+	s := &e.sums
+	first := int64(b.n) * metadata.SumSpan
+	end := min(first+metadata.SumSpan, int64(e.id.DataBytes))
+	for lo := first; lo < end; lo += s.granule {
+		if s.distrust.Get(int(lo/s.granule)) && !b.softIn(lo-first, min(lo+s.granule, end)-first) {
+			s.distrust.Clear(int(lo / s.granule))
+		}
+	}
+}
+
+// softIn says whether a checksum of a range of data, in bytes from the block's first, is soft.
+func (b *sumBlock) softIn(lo, hi int64) bool {
+	for i := lo / metadata.BlockSize; i < hi/metadata.BlockSize; i++ {
+		if b.isSoft(int(i)) {
+			return true
+		}
+	}
+	return false
 }
 
 // sumWork does something with many blocks of the table, a few at a time.

@@ -107,7 +107,7 @@ func (e *Engine) readBuffer(q *request) (buf []byte, off int64) {
 // readVerified says whether what a leg answered may be returned.
 func (e *Engine) readVerified(q *request, l *leg, o *op) bool {
 	v := &q.verify
-	if !e.sums.on || !e.holdsSums(&v.hold) || e.defect&NoVerify != 0 {
+	if !e.sums.on || !e.hasSums(&v.hold) || e.defect&NoVerify != 0 {
 		return true
 	}
 	wrong := e.checkSums(o.io.Off, o.io.Buf)
@@ -282,7 +282,7 @@ func (e *Engine) writeSummed(q *request, ok bool) {
 		return
 	}
 	lo, hi := rounded(q.at, q.n)
-	held := e.holdsSums(&q.verify.hold)
+	held := e.hasSums(&q.verify.hold)
 	for off := lo; off < hi; off += metadata.BlockSize {
 		n := off / metadata.BlockSize
 		if !ok || !held {

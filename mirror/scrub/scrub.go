@@ -40,6 +40,8 @@ func (t *Tally) Add(f Finding) {
 	switch f.What {
 	case Differ:
 		t.Differ += f.Bytes
+	case Table:
+		t.Table[f.Side] += f.Bytes
 	case Wrong:
 		t.Wrong[f.Side] += f.Bytes
 	default:
@@ -91,7 +93,7 @@ type Status struct {
 
 // Finding is a range of which something was wrong.
 type Finding struct {
-	What     string    `json:"what"` // differ, wrong, unreadable, lost
+	What     string    `json:"what"` // differ, wrong, unreadable, lost, table
 	Side     int       `json:"side"` // the leg that is wrong, -1: not known, or both
 	Offset   int64     `json:"offset"`
 	Bytes    int64     `json:"bytes"`
@@ -105,6 +107,7 @@ const (
 	Wrong      = "wrong"      // the leg is not what was written, or cannot be read
 	Unreadable = "unreadable" // neither leg can be read
 	Lost       = "lost"       // neither leg is what was written
+	Table      = "table"      // the leg's checksums, those of the data from Offset on
 )
 
 // Words says what was found, with the sides' names.

@@ -168,7 +168,7 @@ func (w *world) newEngine() {
 	b.inSince = [2]int64{-1, -1}
 	b.started, b.stopping = false, false
 	b.eng = w.cfg.New("disk0", mirror.Options{NoLeg: w.p.noLeg, LegTimeout: w.p.legTimeout,
-		ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax, Integrity: w.integrity()}, &env{w, b.life})
+		ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax, Integrity: w.integrity(), SumCache: w.p.sumCache}, &env{w, b.life})
 	b.eng.RestoreScrub(w.scrub.now)
 	w.in(w.tickEvery(), event{kind: evTick, life: b.life})
 }

@@ -37,6 +37,8 @@ type profile struct {
 	integrity      bool    // checksums are wanted
 	turn           float64 // chance that a start finds that changed
 	victim         int     // the leg with silent faults, -1: none
+	tables         bool    // its checksums, and not its data
+	sumCache       int     // blocks of the table in memory
 	summed         bool    // the mirror begins with checksums
 	weights        [mishapCount]float64
 }
@@ -67,6 +69,7 @@ func (w *world) drawProfile() {
 		reopen:         pickf(w, 0, 0.5),
 		integrity:      r.IntN(3) > 0,
 		victim:         -1,
+		sumCache:       int(pick(1, 2, 100)),
 		turn:           pickf(w, 0, 0, 0.2),
 	}
 	w.p.summed = w.p.integrity && r.IntN(4) > 0
@@ -118,7 +121,7 @@ func (w *world) themed(t Theme) {
 	case LostAnswers:
 		p.mute, p.depth, p.transit, p.think = 0.1, 16, 20*ms, pick(100_000, 1*ms)
 	case Spoiled:
-		p.victim = r.IntN(2)
+		p.victim, p.tables = r.IntN(2), r.IntN(4) == 0
 		p.integrity, p.summed, p.turn = true, true, 0
 		p.rot, p.mute, p.missing, p.crashAfterLoss, p.crashAfterMap, p.resolve = 0, 0, 0, 0, 0, 0
 		p.rateMax, p.mishaps, p.reads = 0, 10+r.IntN(40), 1+p.reads

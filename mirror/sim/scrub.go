@@ -103,7 +103,15 @@ func (w *world) settleScrub() {
 	if w.p.victim >= 0 {
 		l := w.legs[w.p.victim]
 		l.spoils = nil
-		w.scrubOnce() // this one may well find something
+		// These may well find something: a table is looked at when nothing is being written to it.
+		w.quiet(w.now + settleTime)
+		for range 3 {
+			w.scrubOnce()
+			if w.err != nil || eng.Snapshot().Scrub.Last.Found.Clean() {
+				break
+			}
+			w.quiet(w.now + settleTime)
+		}
 		l.spoiled = false
 	}
 	w.scrubOnce()

@@ -36,16 +36,13 @@ func (w *world) settle() {
 		w.probe(&call{op: opRead, off: s.off, n: s.n})
 	}
 	w.settleScrub()
-	last, since := w.ops, w.now
-	w.loop(func() bool {
-		if w.ops != last {
-			last, since = w.ops, w.now
-		}
-		if w.now > limit+settleTime {
-			w.fail("the mirror does not come to rest")
-		}
-		return w.now-since > quietTime
-	})
+	limit = w.quiet(limit)
+	if w.p.integrity {
+		// What was soft when the marks went has no checksum now; what is read back is as hard
+		// as it was, but with a small cache not everything.
+		w.settleScrub()
+		w.quiet(limit)
+	}
 	if w.err != nil {
 		return
 	}
@@ -56,6 +53,21 @@ func (w *world) settle() {
 	if w.err == nil {
 		w.finalStop()
 	}
+}
+
+// quiet lets time pass until nothing is done any more, and gives a new limit.
+func (w *world) quiet(limit int64) int64 {
+	last, since := w.ops, w.now
+	w.loop(func() bool {
+		if w.ops != last {
+			last, since = w.ops, w.now
+		}
+		if w.now > limit+settleTime {
+			w.fail("the mirror does not come to rest")
+		}
+		return w.now-since > quietTime
+	})
+	return w.now + settleTime
 }
 
 func (w *world) duplex() bool {

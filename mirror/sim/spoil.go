@@ -17,12 +17,12 @@ const (
 	spoilWrite                 // a write stores what it was not given
 	spoilMisplace              // a write goes elsewhere
 	spoilLose                  // a write goes nowhere
-	spoils
+	spoilTable                 // a checksum that is stored changes
 )
 
 func (s spoil) String() string {
 	return [...]string{"a stored bit flips", "the next read has a bit flipped", "the next write has a bit flipped",
-		"the next write goes elsewhere", "the next write is lost"}[s]
+		"the next write goes elsewhere", "the next write is lost", "a stored checksum changes"}[s]
 }
 
 // spoils lets something silent happen to the victim.
@@ -34,10 +34,18 @@ func (w *world) spoilVictim() bool {
 	if !l.present || w.box.inSince[1-l.side] < 0 {
 		return false
 	}
-	s := spoil(w.rng.IntN(int(spoils)))
+	// Of a block and its checksum only one may be wrong at a time.
+	s := spoil(w.rng.IntN(int(spoilTable)))
+	if w.p.tables {
+		s = spoilTable
+	}
 	w.tracef("CHAOS  leg %d: %s", l.side, s)
 	w.stats.Spoiled++
 	l.spoiled = true
+	if s == spoilTable {
+		w.flipBit(l, w.box.layout.ChecksumOff+w.rng.Int64N(w.dataBytes/1024))
+		return true
+	}
 	if s != spoilRest {
 		l.spoils = append(l.spoils, s)
 		return true
@@ -47,6 +55,12 @@ func (w *world) spoilVictim() bool {
 		x := w.client.spots[w.rng.IntN(len(w.client.spots))]
 		off = min(x.off+w.rng.Int64N(x.n), w.dataBytes-1)
 	}
+	w.flipBit(l, off)
+	return true
+}
+
+// flipBit changes a byte on a leg's medium.
+func (w *world) flipBit(l *simLeg, off int64) {
 	var b [sectorSize]byte
 	at := off / sectorSize * sectorSize
 	for _, m := range []*image{&l.disk.cur, &l.disk.stable} {
@@ -54,7 +68,6 @@ func (w *world) spoilVictim() bool {
 		b[off-at] ^= 1 << (off % 8)
 		m.write(at, sectorSize, b[:])
 	}
-	return true
 }
 
 // spoiledRead may flip a bit of what was read.
