@@ -340,6 +340,9 @@ func (e *Engine) loadedSums(b *sumBlock, table []byte) {
 // they were written.
 func (e *Engine) evictSums() {
 	s := &e.sums
+	if e.in() == 0 {
+		return
+	}
 	look := 2 * sumWritesMax
 	for b := s.lru.prev; b != &s.lru && len(s.blocks) > e.opt.SumCache && look > 0; look-- {
 		prev := b.prev
@@ -352,9 +355,11 @@ func (e *Engine) evictSums() {
 		case s.evicting < sumWritesMax:
 			s.evicting++
 			epoch := s.epoch
-			e.writeSums(b, func(bool) {
-				if e.sums.epoch == epoch {
-					e.sums.evicting--
+			e.writeSums(b, func(ok bool) {
+				if e.sums.epoch != epoch {
+					return
+				}
+				if e.sums.evicting--; ok { // else there is no room until something else is dropped
 					e.evictSums()
 				}
 			})
