@@ -28,7 +28,7 @@ func (e *Engine) copySummed(j *copyJob) bool {
 		// A soft checksum may choose between two legs that are as good. A target is not: what
 		// it confirms there may be what was overwritten since.
 		counts := hard || want != metadata.NoSum && j.dst.state == legIn
-		if counts && sum != want && e.defect&SumsFollowCopies == 0 {
+		if counts && !e.confirms(b, i, n, sum) && e.defect&SumsFollowCopies == 0 {
 			switch {
 			case !j.seconded:
 				j.seconded = true

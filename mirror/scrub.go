@@ -312,7 +312,11 @@ func (e *Engine) describe(f scrub.Finding, from int) string {
 		}
 		return fmt.Sprintf("%s differ between the sides; nothing says which one is right", where)
 	case scrub.Table:
-		return fmt.Sprintf("%d bytes of checksums, of the data from %d on, were wrong on %s, and are written anew", f.Bytes, f.Offset, e.sideID(f.Side))
+		side := "a side"
+		if f.Side >= 0 {
+			side = e.sideID(f.Side)
+		}
+		return fmt.Sprintf("%d bytes of checksums, of the data from %d on, were wrong on %s, and are written anew", f.Bytes, f.Offset, side)
 	case scrub.Lost:
 		return where + " are not what was written on either side: reading them gives an error"
 	}

@@ -3,10 +3,12 @@ package mirror
 import (
 	"bytes"
 	"maps"
+	"math/bits"
 	"slices"
 
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
+	"ft/mirror/scrub"
 )
 
 // Checksums (integrity = "crc32c") tell which leg is right where the two differ, and that
@@ -436,8 +438,29 @@ func (e *Engine) refuted(n int64, data []byte) bool {
 	if b == nil {
 		return false
 	}
+	_, hard := b.get(i)
+	return hard && !e.confirms(b, i, n, metadata.BlockSum(data, n))
+}
+
+// confirms says whether a checksum in memory is that of the data whose sum is given.
+//
+// One that differs from it in a single bit has itself lost that bit, on the leg that it was
+// read from: it is corrected. No error of one or two bits in a block of data makes such a
+// difference (CRC32C has no codeword of weight 2 or 3 at that length), and of other errors
+// one in 2^27 does.
+func (e *Engine) confirms(b *sumBlock, i int, n int64, sum uint32) bool {
 	want, hard := b.get(i)
-	return hard && metadata.BlockSum(data, n) != want
+	switch {
+	case want == metadata.NoSum:
+		return false
+	case want == sum:
+		return true
+	case !hard || bits.OnesCount32(want^sum) != 1:
+		return false
+	}
+	e.fillSum(n, sum)
+	e.found(scrub.Finding{What: scrub.Table, Side: scrub.NoSide, Offset: n * metadata.BlockSize, Bytes: 4, Repaired: true, Time: e.env.Wall()}, nil)
+	return true
 }
 
 // summed says whether checksums tell which leg is right.

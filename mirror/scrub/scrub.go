@@ -41,7 +41,11 @@ func (t *Tally) Add(f Finding) {
 	case Differ:
 		t.Differ += f.Bytes
 	case Table:
-		t.Table[f.Side] += f.Bytes
+		for side := range t.Table {
+			if f.Side == NoSide || f.Side == side {
+				t.Table[side] += f.Bytes
+			}
+		}
 	case Wrong:
 		t.Wrong[f.Side] += f.Bytes
 	default:

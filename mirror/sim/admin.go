@@ -62,6 +62,11 @@ func (w *world) startAgain(s int) bool {
 	if w.unmade(legs) {
 		return false
 	}
+	if w.p.victim >= 0 && w.spoiledCrash(legs) {
+		w.abandoned = true
+		w.stats.Abandoned++
+		return false
+	}
 	w.tracef("start  again with leg 0 %s, leg 1 %s, %s", describe(legs[0]), describe(legs[1]), w.wit.describe())
 	for s := range legs {
 		b.served[s] = legs[s] != nil

@@ -93,6 +93,11 @@ func (w *world) boot() {
 		w.scheduleBoot()
 		return
 	}
+	if w.p.victim >= 0 && w.spoiledCrash(legs) {
+		w.abandoned = true
+		w.stats.Abandoned++
+		return
+	}
 	w.newEngine()
 	w.stats.Starts++
 	w.tracef("start  with leg 0 %s, leg 1 %s, %s", describe(legs[0]), describe(legs[1]), w.wit.describe())

@@ -6,7 +6,10 @@ package sim
 // The process and the power do not fail in such runs: what was written last has its
 // checksum in memory only, and a crash at that moment would be a second fault.
 
-import "ft/mirror/legio"
+import (
+	"ft/mirror"
+	"ft/mirror/legio"
+)
 
 // spoil is one way in which a leg is wrong.
 type spoil uint8
@@ -68,6 +71,17 @@ func (w *world) flipBit(l *simLeg, off int64) {
 		b[off-at] ^= 1 << (off % 8)
 		m.write(at, sectorSize, b[:])
 	}
+}
+
+// spoiledCrash: the disk was not stopped cleanly, and what is wrong may lie in an extent that
+// is marked, where no checksum can refute it.
+func (w *world) spoiledCrash(legs [2]*mirror.Leg) bool {
+	for _, l := range legs {
+		if l != nil && l.Image != nil && l.Image.Intent.Count() > 0 && w.legs[w.p.victim].spoiled {
+			return true
+		}
+	}
+	return false
 }
 
 // spoiledRead may flip a bit of what was read.

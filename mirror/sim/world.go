@@ -108,6 +108,7 @@ type Stats struct {
 	CopiedBytes                         int64
 	Scrubs                              int // that ended
 	Spoiled                             int // silent faults
+	Abandoned                           int
 }
 
 func (s *Stats) add(o Stats) {
@@ -130,6 +131,7 @@ func (s *Stats) add(o Stats) {
 	s.CopiedBytes += o.CopiedBytes
 	s.Scrubs += o.Scrubs
 	s.Spoiled += o.Spoiled
+	s.Abandoned += o.Abandoned
 }
 
 // Limits of a run, so that a livelock is a violation and not a hang.
@@ -238,6 +240,8 @@ type world struct {
 	client    client
 	model     *model
 	settling  bool
+	// abandoned: two faults met that together may lose something; nothing is judged any more.
+	abandoned bool
 }
 
 // Run runs one seed.
@@ -262,14 +266,14 @@ func (w *world) main() {
 	}()
 	w.setUp()
 	w.loop(func() bool { return w.client.finished() })
-	if w.err == nil {
+	if w.err == nil && !w.abandoned {
 		w.settle()
 	}
 }
 
 // loop handles events until over says so, or nothing is left to happen.
 func (w *world) loop(over func() bool) {
-	for w.err == nil && !over() {
+	for w.err == nil && !w.abandoned && !over() {
 		if len(w.events) == 0 {
 			w.fail("nothing is left to happen, and the run is not over")
 			return
