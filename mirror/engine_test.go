@@ -19,21 +19,22 @@ import (
 // rig runs an engine over two legs in memory. I/O ends when step is called; a leg can
 // be made to fail or to hang.
 type rig struct {
-	t       *testing.T
-	e       *Engine
-	now     int64
-	legs    [2][]byte
-	fail    [2]syscall.Errno // of writes
-	hang    [2]bool
-	queue   []*legio.IO
-	held    []*legio.IO
-	replies []*frontend.Request
-	freed   map[*frontend.Request]bool
-	witness *metadata.Witness
-	pending *metadata.Witness
-	events  []drivers.Event
-	scrub   scrub.State          // as last kept
-	bad     func(*legio.IO) bool // reads that fail, until the leg is written
+	t         *testing.T
+	e         *Engine
+	now       int64
+	legs      [2][]byte
+	fail      [2]syscall.Errno // of writes
+	hang      [2]bool
+	queue     []*legio.IO
+	held      []*legio.IO
+	replies   []*frontend.Request
+	freed     map[*frontend.Request]bool
+	witness   *metadata.Witness
+	pending   *metadata.Witness
+	events    []drivers.Event
+	integrity string
+	scrub     scrub.State          // as last kept
+	bad       func(*legio.IO) bool // reads that fail, until the leg is written
 }
 
 const rigBytes = 16 << 20
@@ -70,7 +71,7 @@ func (r *rig) leg(i int) *Leg {
 	return g
 }
 
-func (r *rig) newEngine() { r.e = NewEngine("disk0", Options{}, r) }
+func (r *rig) newEngine() { r.e = NewEngine("disk0", Options{Integrity: r.integrity}, r) }
 
 // step ends all I/O under way, once.
 func (r *rig) step() bool {

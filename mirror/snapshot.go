@@ -49,6 +49,7 @@ type Snapshot struct {
 	Counters   Counters
 	Scrub      scrub.Status
 	Priority   Priority
+	Checksums  bool // they are kept
 }
 
 // Snapshot is a copy of what is; it refers to nothing of the engine's.
@@ -62,7 +63,7 @@ func (e *Engine) Snapshot() Snapshot {
 	if e.recorder.err != nil && e.durable.version != e.want.version {
 		s.Unrecorded = e.recorder.err.Error()
 	}
-	s.Scrub, s.Priority = e.ScrubStatus(), e.pace.priority
+	s.Scrub, s.Priority, s.Checksums = e.ScrubStatus(), e.pace.priority, e.sums.on
 	if e.made {
 		s.StaleBytes = int64(e.stale.Count()) * int64(e.id.RegionSize)
 		s.Marked = e.marked.Count()

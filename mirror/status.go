@@ -64,7 +64,7 @@ func (d *driver) stats(s Snapshot) map[string]any {
 		"generation": s.Generation.String(), "events_dropped": d.dropped,
 	}
 	m["scrub"] = s.Scrub
-	m["priority"] = s.Priority.String()
+	m["priority"], m["checksums"] = s.Priority.String(), s.Checksums
 	m["mismatch_bytes"], m["lost_bytes"] = s.Scrub.Outstanding.Differ, s.Scrub.Outstanding.Lost
 	if g, ok := d.engine.Geometry(); ok {
 		m["size_bytes"], m["logical_block"], m["physical_block"] = g.Size, g.LogicalBlock, g.PhysicalBlock

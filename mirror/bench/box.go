@@ -15,6 +15,7 @@ import (
 	"ft/drivers/host"
 	"ft/drivers/keeper"
 	"ft/mirror"
+	"ft/mirror/scrub"
 )
 
 // box is one disk as in service: its driver process, and the keeper, in this process.
@@ -158,6 +159,36 @@ func (b *box) attach(risk string) (copied int64, took time.Duration, err error) 
 func resynced(s drivers.Status) int64 {
 	n, _ := s.Stats["resynced_bytes"].(float64) // as JSON has it
 	return int64(n)
+}
+
+// startScrub begins a scrub; scrubbed waits for its end.
+func (b *box) startScrub() error {
+	return b.driver.Command(context.Background(), "scrub", map[string]string{"action": "start"}, nil)
+}
+
+func (b *box) scrubbed() error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	for {
+		var st scrub.Status
+		if err := b.driver.Command(ctx, "scrub", map[string]string{"action": "show"}, &st); err != nil {
+			return err
+		}
+		if st.Phase == scrub.Idle && !st.Build {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// summed waits until every block has a checksum.
+func (b *box) summed() error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	if _, err := b.until(ctx, func(s drivers.Status) bool { return s.Stats["checksums"] == true }); err != nil {
+		return err
+	}
+	return b.scrubbed()
 }
 
 // kill kills the driver process.

@@ -36,6 +36,63 @@ func (b *bench) intentMap(rounds int) error {
 	return nil
 }
 
+// checksums measures the mirror with checksums beside the same without.
+func (b *bench) checksums(rounds int) error {
+	for _, j := range []job{
+		{"checksums, 4 KiB writes, QD 16", "randwrite", "4k", 16, 0},
+		{"checksums, 4 KiB reads, QD 16", "randread", "4k", 16, 0},
+		{"checksums, 1 MiB writes, QD 4", "write", "1m", 4, 0},
+		{"checksums, 1 MiB reads, QD 4", "read", "1m", 4, 0},
+	} {
+		var without, with, ratios []float64
+		for range rounds {
+			if err := b.box.again(mirror.Options{}); err != nil {
+				return err
+			}
+			x, err := b.fio(j, b.box.face())
+			if err != nil {
+				return err
+			}
+			if err := b.box.again(mirror.Options{Integrity: mirror.IntegrityCRC32C}); err != nil {
+				return err
+			}
+			if err := b.box.summed(); err != nil { // so that there is something to verify
+				return err
+			}
+			y, err := b.fio(j, b.box.face())
+			if err != nil {
+				return err
+			}
+			without, with, ratios = append(without, x), append(with, y), append(ratios, y/x)
+		}
+		fmt.Printf("%-32s %8.1f k/s %8.1f k/s %8.2f\n", j.name, median(without)/1000, median(with)/1000, median(ratios))
+	}
+	return b.box.again(mirror.Options{})
+}
+
+// scrub measures the comparison of both legs beside reading one with dd.
+func (b *bench) scrub(rounds int) error {
+	var anchors, faces, ratios []float64
+	for range rounds {
+		begun := time.Now()
+		if err := command("dd", "if="+b.loops[0], "of="+b.loops[1], "bs=1M", "iflag=direct", "oflag=direct", "status=none"); err != nil {
+			return err
+		}
+		dd := float64(b.size) / time.Since(begun).Seconds()
+		begun = time.Now()
+		if err := b.box.startScrub(); err != nil {
+			return err
+		}
+		if err := b.box.scrubbed(); err != nil {
+			return err
+		}
+		m := float64(b.size) / time.Since(begun).Seconds()
+		anchors, faces, ratios = append(anchors, dd), append(faces, m), append(ratios, m/dd)
+	}
+	fmt.Printf("%-32s %7.0f MB/s %7.0f MB/s %8.2f %9.2f\n", "scrub, against dd", median(anchors)/1e6, median(faces)/1e6, median(ratios), 0.9)
+	return nil
+}
+
 // resync measures a full resync of written legs beside dd, and how much a fast one copies.
 func (b *bench) resync(rounds int) error {
 	if _, err := b.fio(job{rw: "write", bs: "1m", depth: 4}, b.box.face()); err != nil {
