@@ -19,7 +19,7 @@ import (
 // rig runs an engine over two legs in memory. I/O ends when step is called; a leg can
 // be made to fail or to hang.
 type rig struct {
-	t         *testing.T
+	t         testing.TB
 	e         *Engine
 	now       int64
 	legs      [2][]byte
@@ -39,7 +39,7 @@ type rig struct {
 
 const rigBytes = 16 << 20
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	r := &rig{t: t, freed: map[*frontend.Request]bool{}, now: 1}
 	for i := range r.legs {
 		r.legs[i] = make([]byte, rigBytes)

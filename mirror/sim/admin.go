@@ -262,6 +262,7 @@ func (w *world) mayResolve(legs [2]*mirror.Leg, code string) bool {
 	}
 	w.stats.Resolves++
 	b.resolving = keep
+	w.history.end()
 	if err := w.model.became(func(i int64) (value, error) { return w.sectorOf(w.legs[keep], i) }); err != nil {
 		w.fail("resolve: %v", err)
 		return true
@@ -280,6 +281,7 @@ func (w *world) forgetResolve() {
 	}
 	b.resolving = -1
 	w.tracef("the admin's choice may be lost")
+	w.history.end()
 	w.model.either(func(i int64) (vals []value) {
 		for _, l := range w.legs {
 			if v, err := w.sectorOf(l, i); err == nil {

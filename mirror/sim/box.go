@@ -43,6 +43,7 @@ type box struct {
 	kind    CrashKind
 	// crashOnAck crashes also when the next write is acknowledged.
 	crashOnAck bool
+	takeovers  int // kills of successors yet to come
 	aim        int // the leg to be alone after it, -1: any
 	// resolving: an admin chose this leg, and that may not be on stable storage yet; -1: no.
 	resolving int
@@ -194,6 +195,10 @@ func (w *world) starting(legs [2]*mirror.Leg) {
 	if g.Size != w.dataBytes {
 		w.fail("the face had %d bytes and has %d now", w.dataBytes, g.Size)
 		return
+	}
+	if b.takeovers > 0 && !w.settling {
+		b.takeovers--
+		b.crashAt, b.kind, b.aim = w.steps+1+w.rng.Int64N(30), KillDriver, -1
 	}
 	w.checkAlone()
 	w.checkServedTables()

@@ -264,7 +264,13 @@ func (w *world) witnessSlow() bool {
 
 func (w *world) chaosPower() bool { return w.crashSoon(PowerCut) }
 
-func (w *world) chaosKill() bool { return w.crashSoon(KillDriver) }
+// chaosKill kills the driver, and perhaps its successors as well, as soon as they serve.
+func (w *world) chaosKill() bool {
+	if w.chance(0.3) {
+		w.box.takeovers = 1 + w.rng.IntN(4)
+	}
+	return w.crashSoon(KillDriver)
+}
 
 // crashSoon crashes at one of the next operations.
 func (w *world) crashSoon(kind CrashKind) bool {

@@ -52,8 +52,9 @@ type call struct {
 	freed  bool
 	tries  int
 	// past: it may have been carried out before unflushed writes were lost.
-	past bool
-	mute bool // its answer does not go out in this life
+	past   bool
+	record *Record
+	mute   bool // its answer does not go out in this life
 }
 
 func (c *call) String() string {
@@ -140,6 +141,9 @@ func (cl *client) draw(w *world) *call {
 	if w.chance(0.3) {
 		c.off = s.off
 	}
+	if c.op == opZero && w.chance(0.05) { // as mkfs and fstrim ask: a sizeable part of the disk
+		c.n = lb * (1 + w.rng.Int64N(w.dataBytes/lb))
+	}
 	c.n = min(c.n, w.dataBytes-c.off)
 	return c
 }
@@ -152,6 +156,7 @@ func (cl *client) send(w *world, c *call) {
 	cl.active++
 	w.stats.Requests++
 	w.model.begin(c)
+	w.history.sent(c)
 	c.step = w.box.bound.step
 	if c.op == opWrite || c.op == opZero {
 		w.box.bound.wrote(c.off, c.n, w.box.out())
@@ -215,6 +220,7 @@ func (cl *client) answered(w *world, c *call) {
 	c.phase = phAnswered
 	cl.active--
 	r := c.req
+	w.history.answered(c)
 	if c.op == opWrite || c.op == opZero {
 		w.box.bound.ended(c.off, c.n, w.box.out())
 	}

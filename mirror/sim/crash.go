@@ -134,6 +134,7 @@ func (w *world) killDriver() {
 // live.
 func (w *world) cacheLost() {
 	w.tracef("unflushed writes may be lost")
+	w.history.end()
 	w.model.powerCut()
 	w.beginAnew()
 }
@@ -171,6 +172,7 @@ func (w *world) powerCut() {
 		}
 	}
 	w.client.powerLost()
+	w.history.end()
 	w.model.powerCut()
 	w.forgetResolve()
 	w.bootSubset()

@@ -18,6 +18,7 @@
 //	scrub.go    scrubs, and what an admin says of them
 //	sums.go     the tables of checksums, held against the data
 //	spoil.go    silent faults of a leg
+//	history.go  the history of the face, for porcupine
 //	bound.go    what a resync may copy
 //	model.go    the oracle: what each sector may hold
 //	settle.go   the end of a run: everything healed, everything compared
@@ -28,19 +29,32 @@
 //
 //   - Reads are linearizable, acknowledged writes are there after a crash of the
 //     driver, and what was flushed is there after a power cut (model.go).
+//
 //   - A leg that is served alone holds only what it may (box.go).
+//
 //   - A leg that is cut off or detached gets no I/O until it is attached again (env.go),
 //     and a leg that is not ill is not cut off (watch.go).
+//
 //   - A request is given back only when no leg refers to its memory, once, after its
 //     answer has gone out; memory is garbage from then on (env.go, content.go).
+//
 //   - Every request is answered; while a healthy leg is in service within a bounded
 //     time, whatever the other leg does; and without an error unless every leg gave
 //     cause (client.go).
+//
 //   - A resync writes only to regions that the metadata names, or that clients wrote
 //     to meanwhile (bound.go, watch.go).
+//
 //   - At the end, with everything healed, both legs come back into service, their
 //     data is equal byte for byte, no mark and no missed region is left, and each leg
 //     may serve alone after a clean stop (settle.go).
+//
+//   - What clients see of a sector is a linearizable register, as porcupine judges it too
+//     (linear_test.go).
+//
+//   - With checksums, nothing wrong that one leg does silently is ever answered, and all of
+//     it is healed (spoil.go); the tables on the media are those of the data wherever no
+//     mark is (sums.go). A scrub ends, and finds nothing where nothing was spoiled.
 //
 // # Seeds
 //

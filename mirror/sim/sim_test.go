@@ -4,7 +4,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,7 +14,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("sim.seeds", 500, "how many seeds to run")
+	seeds   = flag.Int("sim.seeds", 2000, "how many seeds to run")
 	seed0   = flag.Uint64("sim.seed0", 1, "the first seed")
 	trace   = flag.Bool("sim.trace", false, "print the whole trace of each seed")
 	minutes = flag.Float64("sim.minutes", 0, "go on for so long, whatever sim.seeds says")
@@ -72,25 +74,40 @@ func TestSim(t *testing.T) {
 	if *trace {
 		cfg.Trace = func(line string) { fmt.Fprintln(os.Stderr, line) }
 	}
-	r := NewRunner(cfg)
 	begun := time.Now()
+	// A seed is run by whoever is free; how it goes depends on nothing else.
+	var mu sync.Mutex
 	var total Stats
 	var ops, events int64
 	n, failed := 0, 0
-	for ; n < *seeds || time.Since(begun).Minutes() < *minutes; n++ {
-		res := r.Run(*seed0 + uint64(n))
-		total.add(res.Stats)
-		ops += res.Ops
-		events += int64(res.Events)
-		if res.Err == nil {
-			continue
+	next := func() (seed uint64, ok bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if failed >= *keepOn || n >= *seeds && time.Since(begun).Minutes() >= *minutes {
+			return 0, false
 		}
-		cfg := cfg
-		t.Error(explain(cfg, res))
-		if failed++; failed >= *keepOn {
-			break
-		}
+		n++
+		return *seed0 + uint64(n-1), true
 	}
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			r := NewRunner(cfg)
+			for seed, ok := next(); ok; seed, ok = next() {
+				res := r.Run(seed)
+				mu.Lock()
+				total.add(res.Stats)
+				ops += res.Ops
+				events += int64(res.Events)
+				if res.Err != nil {
+					failed++
+					t.Error(explain(cfg, res))
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
 	d := time.Since(begun)
 	t.Logf("%d seeds from %d in %v (%.0f a second), %d leg operations, %d events, %+v",
 		n, *seed0, d.Round(time.Millisecond), float64(n)/d.Seconds(), ops, events, total)

@@ -116,6 +116,9 @@ func (b *box) checkCopy(w *world, io *legio.IO) {
 // undecide takes back what reads of a range decided, also those whose answers are on
 // their way.
 func (w *world) undecide(off, n int64) {
+	if !w.model.equal {
+		w.history.end()
+	}
 	w.model.undecide(off, n)
 	for _, c := range w.client.calls {
 		if c.op == opRead && c.phase == phReplied && !w.model.equal && c.off < off+n && off < c.off+c.n {

@@ -58,6 +58,8 @@ type Config struct {
 	Calm bool
 	// Load reads a leg's metadata; nil: metadata.Load.
 	Load func(r io.ReaderAt, bytes int64) (*metadata.Image, error)
+	// History is called with that of each seed.
+	History func(seed uint64, records []*Record)
 	// Trace is called with each line of the trace.
 	Trace func(line string)
 }
@@ -239,6 +241,7 @@ type world struct {
 	box       box
 	client    client
 	model     *model
+	history   chronicle
 	settling  bool
 	// abandoned: two faults met that together may lose something; nothing is judged any more.
 	abandoned bool
@@ -247,7 +250,11 @@ type world struct {
 // Run runs one seed.
 func (r *Runner) Run(seed uint64) Result {
 	w := r.newWorld(seed)
+	w.history.on = r.cfg.History != nil
 	w.main()
+	if r.cfg.History != nil {
+		r.cfg.History(seed, w.history.records)
+	}
 	return Result{Seed: seed, Err: w.err, Hash: w.hash, Events: w.done, Ops: w.ops, Steps: w.unsettled, Stats: w.stats}
 }
 
