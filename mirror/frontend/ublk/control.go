@@ -15,9 +15,8 @@ import (
 
 const controlPath = "/dev/ublk-control"
 
-// iow is _IOWR('u', n, size).
+// iowr is _IOWR('u', n, size).
 func iowr(n, size uint32) uint32 { return 3<<30 | size<<16 | 'u'<<8 | n }
-func ior(n, size uint32) uint32  { return 2<<30 | size<<16 | 'u'<<8 | n }
 
 // ctrlCmd is struct ublksrv_ctrl_cmd.
 type ctrlCmd struct {
@@ -31,21 +30,20 @@ type ctrlCmd struct {
 	reserved   uint32
 }
 
-// devInfo is struct ublksrv_ctrl_dev_info.
+// devInfo is struct ublksrv_ctrl_dev_info, with names for what is used of it.
 type devInfo struct {
 	nrHwQueues    uint16
 	queueDepth    uint16
-	state         uint16
-	pad0          uint16
+	_             uint16 // state
+	_             uint16
 	maxIOBufBytes uint32
 	devID         uint32
-	ublksrvPid    int32
-	pad1          uint32
+	_             int32 // ublksrv_pid
+	_             uint32
 	flags         uint64
-	ublksrvFlags  uint64
-	ownerUID      uint32
-	ownerGID      uint32
-	reserved      [2]uint64
+	_             uint64 // ublksrv_flags
+	_, _          uint32 // owner_uid, owner_gid
+	_             [2]uint64
 }
 
 // params is struct ublk_params, as far as the discards.
@@ -80,7 +78,6 @@ type ioDesc struct {
 
 var (
 	ctrlBytes           = uint32(unsafe.Sizeof(ctrlCmd{}))
-	cmdGetDevInfo       = ior(0x02, ctrlBytes)
 	cmdAddDev           = iowr(0x04, ctrlBytes)
 	cmdDelDev           = iowr(0x05, ctrlBytes)
 	cmdStartDev         = iowr(0x06, ctrlBytes)
