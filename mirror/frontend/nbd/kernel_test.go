@@ -12,6 +12,9 @@ import (
 
 // TestKernelNBD runs the tests of this package where there is an nbd driver.
 func TestKernelNBD(t *testing.T) {
+	if testing.Short() {
+		t.Skip("ft/mirror's TestKernelFrontends has this frontend under the whole driver")
+	}
 	kerneltest.RunTests(t, kerneltest.Options{Modules: []string{"nbd", "ext4", "crc32c_generic"}, Programs: []string{"mkfs.ext4"}}, "ft/mirror/frontend/nbd")
 }
 
