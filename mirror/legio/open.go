@@ -191,11 +191,11 @@ func (l *Leg) openFile(minBytes int64, shared bool) error {
 		return tooSmall(l.Path, bytes, max(minBytes, align))
 	}
 	full := fullPath(l.Path, &st)
-	if dev := loop.Over(full); dev != "" {
-		if shared {
-			l.Device, l.identity = dev, fileIdentity(full, &st)
-			return l.openDevice(minBytes, true)
-		}
+	if dev := loop.Over(full); dev != "" && shared {
+		l.Device, l.identity = dev, fileIdentity(full, &st)
+		return l.openDevice(minBytes, true)
+	}
+	if dev := stillOver(full); dev != "" {
 		return &OpenError{l.Path, KindBusy, "the file is already under " + dev + " (losetup -d " + dev + " frees it when nobody uses it)", nil}
 	}
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
@@ -218,6 +218,20 @@ func (l *Leg) openFile(minBytes int64, shared bool) error {
 		l.Note = "the file system under it has no direct I/O: it is slower, and its data is in memory twice"
 	}
 	return nil
+}
+
+// leavingMax is how long a loop device may take to go that is detached with its last
+// descriptor: that was closed a moment ago, perhaps by a process that is dying.
+const leavingMax = 2 * time.Second
+
+// stillOver is the loop device that has the file under it and does not go, or "".
+func stillOver(full string) string {
+	for deadline := time.Now().Add(leavingMax); ; time.Sleep(10 * time.Millisecond) {
+		dev := loop.Over(full)
+		if dev == "" || !loop.GoesByItself(dev) || time.Now().After(deadline) {
+			return dev
+		}
+	}
 }
 
 // fullPath is the path by which the kernel shows the file that st is of. One that no

@@ -144,6 +144,21 @@ func freeLoop(t *testing.T) string {
 	return fmt.Sprintf("/dev/loop%d", n)
 }
 
+// The loop device of a leg that was closed just now, or of a process that dies, is waited for.
+func TestALoopDeviceThatIsGoingIsNotBusy(t *testing.T) {
+	path := sparse(t, 16*mib)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, fd, err := loop.Attach(int(f.Fd()), path)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(200*time.Millisecond, func() { unix.Close(fd) })
+	mustOpen(t, path, OpenOptions{})
+}
+
 func TestBusyNamesTheHolder(t *testing.T) {
 	here := fmt.Sprintf("process %d (", os.Getpid())
 	busy := func(path, want string) {

@@ -70,6 +70,12 @@ func Over(file string) string {
 	return ""
 }
 
+// GoesByItself says whether the loop device is detached with its last descriptor.
+func GoesByItself(dev string) bool {
+	b, err := os.ReadFile("/sys/block/" + filepath.Base(dev) + "/loop/autoclear")
+	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
 // Bound says whether the loop device has a file under it.
 func Bound(dev string) bool {
 	_, err := os.Stat("/sys/block/" + filepath.Base(dev) + "/loop/backing_file")
