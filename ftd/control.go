@@ -91,6 +91,9 @@ func runControl(args []string, out, errs io.Writer) int {
 	defer closeLog(logPatience)
 	var err error
 	if c.testbox != "" {
+		if !c.set["dev-dir"] {
+			c.dev = "" // its own
+		}
 		o := testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Guest: testbox.GuestKind(c.guest), Out: out, Log: log}
 		if c.clean {
 			err = testbox.Clean(o)

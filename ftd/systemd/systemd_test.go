@@ -439,10 +439,14 @@ func (b *box) cleanStop() {
 		out, _ := b.try("grep", "-F", `"id":"disk0"`, "/var/lib/ft/alarms")
 		return strings.Contains(out, `"to":"down"`), out
 	})
-	b.do("systemctl", "start", "ft-keeper")
+	// A file system in fstab comes after its face, and brings the box up for it.
+	b.write("/etc/fstab", "/run/ft/dev/disk0 /mnt/disk0 ext4 nofail,_netdev,x-systemd.requires=ft-face@disk0.service 0 0\n")
+	b.do("systemctl", "daemon-reload")
+	b.do("systemctl", "start", "mnt-disk0.mount")
+	b.do("systemctl", "restart", "ft-keeper")
+	b.do("findmnt", "/mnt/disk0")
 	b.duplex()
-	b.do("mount", "/dev/ft/disk0", "/mnt/disk0")
-	b.do("umount", "/mnt/disk0")
+	b.do("systemctl", "stop", "mnt-disk0.mount")
 }
 
 // purge takes the package away, with all that it has made but for what is an admin's.

@@ -37,7 +37,7 @@ import (
 type Options struct {
 	Dir    string    // legs, state, configuration, logs: made when missing
 	Socket string    // ftd's; its directory is the run directory
-	DevDir string    // where the faces' links appear
+	DevDir string    // where the faces' links appear; by default /dev/ft, or one of the socket's
 	Guest  GuestKind // GuestDebian when ""
 	Out    io.Writer // for the person who started it
 	Log    *slog.Logger
@@ -49,7 +49,7 @@ const (
 	ftdPatience   = 10 * time.Second
 	busyRetry     = 2 * time.Second
 	keeperAnswers = 20 * time.Second
-	netHashDigits = 6 // of the socket's hash, in the names of namespaces
+	hashDigits    = 6 // of the socket's hash, in names of namespaces and of the faces' directory
 )
 
 // box is a running test box.
@@ -177,19 +177,26 @@ func newBox(o Options) (*box, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the box's directory: %w", err)
 	}
+	if b.DevDir == "" {
+		b.DevDir = devDir + suffix(b.Socket)
+	}
 	b.runDir = filepath.Dir(b.Socket)
 	b.disks = disks(b.Dir)
-	b.net = netNames(b.Socket)
+	b.net = network.NamesWith(suffix(b.Socket))
 	return b, nil
 }
 
-// netNames are the plain ones for the box on the default socket. One on another socket
-// may run beside it: its names have that socket's hash.
-func netNames(socket string) network.Names {
+// devDir is where the faces of the box on the default socket have their links.
+const devDir = "/dev/ft"
+
+// suffix is of the names that belong to the whole computer. The box on the default socket
+// has the plain ones. One on another socket may run beside it: its names have that
+// socket's hash.
+func suffix(socket string) string {
 	if socket == api.DefaultSocket {
-		return network.NamesWith("")
+		return ""
 	}
-	return network.NamesWith(fmt.Sprintf("-%x", sha256.Sum256([]byte(socket)))[:1+netHashDigits])
+	return fmt.Sprintf("-%x", sha256.Sum256([]byte(socket)))[:1+hashDigits]
 }
 
 // lockDir keeps a second test box off the directory.
