@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -49,8 +50,10 @@ type driver struct {
 	scrubs  scrubKeeper
 	faults  [2]*legio.Faults
 	fences  [2]*legio.Fence // of legs that are NBD servers'
-	memory  memory
-	loops   []*loop
+	// handedOver: the process before left nothing under way.
+	handedOver bool
+	memory     memory
+	loops      []*loop
 
 	background sync.WaitGroup // witness writes, closing legs, the guard
 	ending     chan struct{}  // closed by Stop
@@ -107,6 +110,7 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 // Start opens the legs, serves from the best one and brings the face up. Adopting, it
 // also takes back in what was in service, so that the takeover needs nobody else.
 func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
+	d.handedOver = os.Remove(d.quietPath()) == nil
 	n := max(loopsDefault, len(d.env.Inherited["fuse"]))
 	var loops []*loop
 	for i := range n {
@@ -376,13 +380,21 @@ func (d *driver) Stop(ctx context.Context, mode drivers.StopMode) error {
 	legs := d.legs
 	d.legs = [2]*legio.Leg{}
 	d.mu.Unlock()
-	for _, open := range legs {
+	quiet := mode == drivers.HandOver
+	for i, open := range legs {
 		if open != nil {
 			open.Close()
+			quiet = quiet && open.Quiet()
 		}
+		quiet = quiet && d.fences[i].Open()
 	}
 	for _, l := range d.loops {
 		l.end()
+	}
+	if quiet {
+		if err := writeFile(d.quietPath(), nil); err != nil {
+			d.env.Log.Warn("the successor is not told that nothing is under way", "err", err)
+		}
 	}
 	return nil
 }

@@ -248,6 +248,7 @@ type sumLoad struct {
 	b      *sumBlock
 	epoch  int
 	left   int
+	tried  [2]uint32 // attachments of the legs that were asked
 	tables [2][]byte
 }
 
@@ -255,8 +256,9 @@ func (e *Engine) loadSums(ld *sumLoad) {
 	ld.b.loading = true
 	ld.left = 1
 	for i := range e.legs {
-		if l := &e.legs[i]; l.state == legIn {
+		if l := &e.legs[i]; l.state == legIn && ld.tried[i] != l.attachment {
 			ld.left++
+			ld.tried[i] = l.attachment
 			l.counters.Reads++
 			e.begin(l, legio.Read, e.layout.SumBlockOff(ld.b.n), metadata.BlockSize, metadata.AlignedBlock(), ld)
 		}
@@ -292,17 +294,23 @@ func (ld *sumLoad) end() {
 		return
 	}
 	var mine, other []byte
+	again := false
 	for i := range e.legs {
 		l := &e.legs[(i+e.source)&1]
 		switch t := ld.tables[l.side]; {
 		case l.state != legIn:
 		case t == nil:
-			b.dirty = true // its sector is written anew
+			again = again || ld.tried[l.side] != l.attachment // it came into service meanwhile
+			b.dirty = true                                    // its sector is written anew
 		case mine == nil:
 			mine = t
 		default:
 			other = t
 		}
+	}
+	if mine == nil && again {
+		e.loadSums(ld)
+		return
 	}
 	if mine == nil {
 		mine = metadata.AlignedBlock() // no leg can say: unknown, all of it

@@ -19,7 +19,7 @@ type sumWrite struct {
 	version int
 	pending int
 	failed  bool
-	done    []func(ok bool)
+	done    func(ok bool)
 }
 
 // writeSums writes a block of the table to every leg in service or about to be. Other
@@ -29,7 +29,7 @@ func (e *Engine) writeSums(b *sumBlock, done func(ok bool)) {
 		b.after = append(b.after, done)
 		return
 	}
-	w := &sumWrite{b: b, epoch: e.sums.epoch, version: b.version, pending: 1, done: []func(bool){done}}
+	w := &sumWrite{b: b, epoch: e.sums.epoch, version: b.version, pending: 1, done: done}
 	b.write = w
 	image := metadata.AlignedBlock()
 	copy(image, b.table)
@@ -75,19 +75,20 @@ func (w *sumWrite) end(e *Engine) {
 	b.write = nil
 	after := b.after
 	b.after = nil
-	for _, f := range w.done {
-		f(ok)
+	w.done(ok)
+	if len(after) == 0 {
+		return
 	}
-	switch {
-	case len(after) == 0:
-	case w.epoch != e.sums.epoch:
+	all := func(ok bool) {
 		for _, f := range after {
-			f(false)
+			f(ok)
 		}
-	default:
-		e.writeSums(b, after[0])
-		b.write.done = append(b.write.done, after[1:]...)
 	}
+	if w.epoch != e.sums.epoch {
+		all(false)
+		return
+	}
+	e.writeSums(b, all)
 }
 
 // trustSums: what the legs say now of granules in which nothing is soft may be read back

@@ -3,6 +3,7 @@ package mirror
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -108,9 +109,19 @@ func (d *driver) legQuiet(side int, ask bool) bool {
 	return err != nil || n == 0
 }
 
+// quietPath is a note that a process which handed over leaves when nothing was under way on
+// its legs any more. A process that dies leaves none: each takes away what it finds before
+// it does anything.
+func (d *driver) quietPath() string {
+	return filepath.Join(d.cfg.RunDir, "drivers", d.cfg.Name+".quiet")
+}
+
 // fenceRemote: what a process before this one has sent to NBD servers, and not heard of,
-// may still land. Nobody can tell what that was.
+// may still land. Nobody can tell what that was, but the process itself.
 func (d *driver) fenceRemote() {
+	if d.handedOver {
+		return
+	}
 	for i := range d.fences {
 		if nbd.IsAddress(d.cfg.Sides[i].Resource.Path) {
 			d.fences[i].Raise()

@@ -114,7 +114,7 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 	for _, w := range watches {
 		if nbd.IsAddress(w.path) {
 			d.goRun(func(ctx context.Context) {
-				w.runRemote(ctx, func() bool { return d.inUse(c.name, w.path) })
+				w.runRemote(ctx, func() drivers.State { return d.stateOf(c.name, w.path) })
 			})
 			continue
 		}
@@ -122,14 +122,14 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 	}
 }
 
-// inUse says whether the driver of a device has what is at a path.
-func (d *Daemon) inUse(name, path string) bool {
+// stateOf is the state of the side of a device that is what is at a path.
+func (d *Daemon) stateOf(name, path string) drivers.State {
 	for _, s := range sidesOf(d.Status(), name) {
 		if s.side.Resource == path {
-			return s.side.State.InService() || s.side.State == drivers.Syncing || s.side.State == drivers.Diagnostics
+			return s.side.State
 		}
 	}
-	return false
+	return drivers.Empty
 }
 
 // place is where a device stands in the file.

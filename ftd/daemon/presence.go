@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ft/drivers"
 	"ft/ftd/uevent"
 	"ft/mirror/legio"
 	"ft/mirror/nbd"
@@ -75,8 +76,9 @@ func (w *watch) run(ctx context.Context) {
 // runRemote is run for the export of an NBD server, of which no kernel tells anything. A
 // server that is in use is left alone: it may serve one client at a time, and the driver
 // notices its end first. One that is not is asked, less and less often, and when it answers
-// it has appeared. inUse says whether the driver has it.
-func (w *watch) runRemote(ctx context.Context, inUse func() bool) {
+// it has appeared; also when it did before, if the side still counts as removed: it may have
+// been away for so short a time that only the driver noticed. state is the side's.
+func (w *watch) runRemote(ctx context.Context, state func() drivers.State) {
 	pause := presencePoll
 	for {
 		select {
@@ -84,17 +86,21 @@ func (w *watch) runRemote(ctx context.Context, inUse func() bool) {
 			return
 		case <-time.After(pause):
 		}
-		if inUse() {
+		now := state()
+		if now.InService() || now == drivers.Syncing || now == drivers.Diagnostics {
 			// Should the driver lose it, it is as if it had been absent until it answers.
 			w.now, pause = presence{}, presencePoll
 			continue
 		}
 		was, is := w.now, lookRemote(w.path)
-		w.now = is
-		if pause = min(2*pause, remotePollMax); is.present {
+		w.now, pause = is, min(2*pause, remotePollMax)
+		switch {
+		case is.present && !was.present:
 			pause = presencePoll
-		}
-		if was.present != is.present && (is.present || was.medium != "") {
+			w.changed(ctx, was, is)
+		case is.present && now == drivers.Removed:
+			w.changed(ctx, presence{}, is)
+		case !is.present && was.present:
 			w.changed(ctx, was, is)
 		}
 	}

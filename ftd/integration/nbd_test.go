@@ -153,8 +153,8 @@ func TestNBDLegUnderLoad(t *testing.T) {
 		uri  string
 		argv []string
 	}{
-		"nbdkit on a unix socket": {"nbd+unix:///?socket=" + socket, []string{"nbdkit", "-f", "-U", socket, "file"}},
-		"qemu-nbd over TCP":       {"nbd://127.0.0.1:" + port + "/leg", []string{"qemu-nbd", "-t", "-f", "raw", "-b", "127.0.0.1", "-p", port, "-x", "leg", "--cache=none", "--aio=native"}},
+		"qemu-nbd on a unix socket": {"nbd+unix:///?socket=" + socket, []string{"qemu-nbd", "-t", "-e", "4", "-f", "raw", "-k", socket, "--cache=none", "--aio=native"}},
+		"qemu-nbd over TCP":         {"nbd://127.0.0.1:" + port + "/leg", []string{"qemu-nbd", "-t", "-f", "raw", "-b", "127.0.0.1", "-p", port, "-x", "leg", "--cache=none", "--aio=native"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -87,7 +87,10 @@ func (w *world) rateMaxAllowsScrub() bool { return w.p.rateMax == 0 || w.p.rateM
 // settleScrub compares everything once more, at rest: it must come to its end, find
 // nothing, and say so.
 func (w *world) settleScrub() {
-	if w.err != nil {
+	// What ailed a leg last may cut it off even now.
+	late := w.now + settleTime
+	w.loop(func() bool { return w.now > late || w.box.serving() && w.duplex() })
+	if w.err != nil || w.abandoned {
 		return
 	}
 	eng := w.box.eng

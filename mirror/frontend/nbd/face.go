@@ -305,7 +305,7 @@ func (f *Face) Descriptors() map[string][]int { return map[string][]int{Descript
 // Close takes the face down, whoever uses it. The queue must be served until it returns.
 func (f *Face) Close() error {
 	f.once.Do(func() {
-		f.err = f.writeBack()
+		f.err = frontend.WriteBack(f.Device(), closeWithin)
 		f.leave()
 		f.closeDevice()
 		f.err = errors.Join(f.err, f.disconnect(), f.server.Close())
@@ -328,28 +328,6 @@ func (f *Face) leave() {
 	f.ending.Store(true)
 	close(f.stop)
 	f.joiners.Wait()
-}
-
-// writeBack empties the page cache, within a time.
-func (f *Face) writeBack() error {
-	done := make(chan error, 1)
-	go func() {
-		fd, err := unix.Open(f.Device(), unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Fsync(fd)
-			unix.Close(fd)
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("write back the page cache of %s: %w", f.Device(), err)
-		}
-		return nil
-	case <-time.After(closeWithin):
-		return fmt.Errorf("the page cache of %s was not written back in %v: given up", f.Device(), closeWithin)
-	}
 }
 
 // Abandon leaves the face to a successor: what was taken is answered, what comes waits.

@@ -270,7 +270,7 @@ func (f *Face) Descriptors() map[string][]int { return map[string][]int{Descript
 // Close takes the face down, whoever uses it. The queue must be served until it returns.
 func (f *Face) Close() error {
 	f.once.Do(func() {
-		if f.err = errors.Join(f.writeBack(), f.takeDown()); f.err != nil {
+		if f.err = errors.Join(frontend.WriteBack(f.Device(), closeWithin), f.takeDown()); f.err != nil {
 			f.err = fmt.Errorf("take down the face %s: %w", f.Device(), f.err)
 		}
 	})
@@ -306,28 +306,6 @@ func (f *Face) closeDevice() {
 	if f.fd >= 0 {
 		unix.Close(f.fd)
 		f.fd = -1
-	}
-}
-
-// writeBack empties the page cache, within a time.
-func (f *Face) writeBack() error {
-	done := make(chan error, 1)
-	go func() {
-		fd, err := unix.Open(f.Device(), unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Fsync(fd)
-			unix.Close(fd)
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("write back the page cache: %w", err)
-		}
-		return nil
-	case <-time.After(closeWithin):
-		return fmt.Errorf("the page cache was not written back in %v: given up", closeWithin)
 	}
 }
 
