@@ -77,7 +77,8 @@ var policies = []string{"threshold", "never", "always"}
 
 func (a *app) mtbfSetCmd() *cobra.Command {
 	change := api.Change{Verb: api.MTBFVerb, Action: api.MTBFSet}
-	c := &cobra.Command{
+	var c *cobra.Command
+	c = &cobra.Command{
 		Use:   "set ID [--threshold 24h] [--min-faults 3] [--policy threshold|never|always] [--default]",
 		Short: "Say how faults are judged",
 		Long: `set says how the faults of a side are judged from now on, or of all sides of a module or
@@ -90,6 +91,9 @@ is; --default first goes back to what ft.toml says for the box.
   always     it always comes back`,
 		Example: "  ftctl mtbf set pci1/disk0 --threshold 12h --min-faults 2\n  ftctl mtbf set cpu1 --policy never\n  ftctl mtbf set pci1 --default",
 		RunE: a.verb(func(ctx context.Context, args []string) error {
+			if c.Flags().Changed("min-faults") && change.MinFaults < 1 {
+				return usagef("--min-faults %d: it must be above 0", change.MinFaults)
+			}
 			if change.Threshold == "" && change.MinFaults == 0 && change.Policy == "" && !change.Default {
 				return usagef("mtbf set %s: what is to be set? --threshold, --min-faults, --policy or --default", args[0])
 			}

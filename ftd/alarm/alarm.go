@@ -210,10 +210,12 @@ func (a *Alarms) load() cursor {
 	last := a.Events.LastSeq()
 	path := filepath.Join(a.StateDir, cursorName)
 	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return cursor{Seq: last}
-	}
 	var at cursor
+	if errors.Is(err, fs.ErrNotExist) {
+		at.Seq = last
+		a.save(at) // so that the next ftd goes on from here, and not from where the log is then
+		return at
+	}
 	if err == nil {
 		err = json.Unmarshal(b, &at)
 	}

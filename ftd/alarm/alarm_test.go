@@ -151,6 +151,16 @@ func TestNothingIsForgottenOrToldTwiceOverARestart(t *testing.T) {
 	}
 }
 
+// The very first alarm of a box is told again by the next ftd, where the hook had not ended.
+func TestTheFirstAlarmIsNotLostWithTheHook(t *testing.T) {
+	b := newBench(t, Settings{Severity: control.Error}, `cat >> $1; [ -e $1.again ] || { touch $1.again; sleep 100; }`)
+	b.happens(entry("disk0", "simplex", "down", control.Critical))
+	b.told(1)
+	b.end()
+	b.start()
+	b.told(2)
+}
+
 func TestWhatIsOldIsNotShouted(t *testing.T) {
 	b := newBench(t, Settings{Severity: control.Error}, record)
 	b.end()

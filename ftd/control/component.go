@@ -109,10 +109,12 @@ func (s *side) partner() *side { return &s.dev.sides[s.index.Other()] }
 // wanted since.
 func (s *side) leaving() bool { return s.work == detaching || s.work == detached }
 
-// untold says that the side is wanted out and its driver, which could bring it in by
-// itself, does not know.
+// untold says that the side is wanted out and its driver does not know, which could
+// bring it in: by itself, or a disk's that lost it, to serve from it when its partner is
+// brought in while the face is down.
 func (s *side) untold() bool {
-	return s.dev.kind.returns && s.dev.link == LinkConnected && s.state != drivers.Empty &&
+	looks := s.dev.kind.returns || !s.dev.kind.machine && s.state == drivers.Removed && s.target.By == ByAdmin
+	return looks && s.dev.link == LinkConnected && s.state != drivers.Empty &&
 		s.target.out() && !withDriver(s.state) && !s.told
 }
 

@@ -401,6 +401,9 @@ func (c *Core) proposeSeen(p *proposal, ev DeviceSeen) {
 		n.hold, n.fresh = hold{}, isNew(n.target)
 		if !withDriver(n.state) {
 			n.state, n.reason = drivers.Offline, s.resource.Path+" is there again"
+			if n.target.By == ByAdmin && n.target.out() {
+				n.reason = n.target.Reason // that it is there is not why it is out
+			}
 		}
 	}
 	if n.hold.kind != holdWaits { // else its driver brings it in by itself
