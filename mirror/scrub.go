@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"fmt"
 	"time"
 
 	"ft/drivers"
@@ -296,32 +295,6 @@ func (e *Engine) scrubProgress() *drivers.Progress {
 }
 
 func (e *Engine) sideIDs() [2]string { return [2]string{e.sideID(0), e.sideID(1)} }
-
-// describe is a finding in words.
-func (e *Engine) describe(f scrub.Finding, from int) string {
-	where := fmt.Sprintf("%d bytes at %d", f.Bytes, f.Offset)
-	switch f.What {
-	case scrub.Wrong:
-		if f.Repaired {
-			return fmt.Sprintf("%s were wrong or unreadable, and were written anew from %s", where, e.sideID(1-f.Side))
-		}
-		return fmt.Sprintf("%s are wrong or unreadable, and could not be written anew", where)
-	case scrub.Differ:
-		if f.Repaired {
-			return fmt.Sprintf("%s differed between the sides, and are as on %s now", where, e.sideID(from))
-		}
-		return fmt.Sprintf("%s differ between the sides; nothing says which one is right", where)
-	case scrub.Table:
-		side := "a side"
-		if f.Side >= 0 {
-			side = e.sideID(f.Side)
-		}
-		return fmt.Sprintf("%d bytes of checksums, of the data from %d on, were wrong on %s, and are written anew", f.Bytes, f.Offset, side)
-	case scrub.Lost:
-		return where + " are not what was written on either side: reading them gives an error"
-	}
-	return where + " can be read on neither side"
-}
 
 // ScrubStatus is a copy of what is.
 func (e *Engine) ScrubStatus() scrub.Status {
