@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -37,7 +37,7 @@ to 1 GB, high as fast as it goes, until the machine's driver process ends.`,
 					return a.change(ctx, api.Change{Verb: api.Priority, ID: args[0], Level: l}, "")
 				}
 			}
-			return usagef("%q is no priority: there are %s", args[1], fmt.Sprint(levels))
+			return usagef("%q is no priority: there are %s", args[1], strings.Join(levels, ", "))
 		}),
 	}
 }

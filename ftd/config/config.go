@@ -193,7 +193,7 @@ func (r *reader) disk(t *table) Disk {
 func (r *reader) mtbf(t *table) MTBF {
 	m := MTBF{
 		Threshold: t.duration("threshold", 24*time.Hour, 0, 10*365*24*time.Hour),
-		MinFaults: t.integer("min_faults", 3, 1, 1000),
+		MinFaults: t.integer("min_faults", 3, 1, control.MinFaultsMax),
 		Policy:    control.MTBFPolicy(t.choice("policy", string(control.MTBFThreshold), string(control.MTBFThreshold), string(control.MTBFNever), string(control.MTBFAlways))),
 	}
 	t.refuseRest()

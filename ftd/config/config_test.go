@@ -118,7 +118,7 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 			`ft.toml:5: leg_timeout = "5" is no duration; write a number and a unit (ms, s, m, h), like "5s"`,
 			`ft.toml:6: resync_rate_min: "10 MBit" is no size; write a number and a unit, like "10MB" (10 000 000) or "10MiB" (10 485 760)`,
 			`ft.toml:7: no_leg = "erorr" is not known; did you mean "error"? it is one of error, wait`,
-			`ft.toml:9: min_faults = 0 is out of range; 1 to 1000 are possible`,
+			`ft.toml:9: min_faults = 0 is out of range; 1 to 32 are possible`,
 			`ft.toml:10: policy = "sometimes" is not known; it is one of threshold, never, always`,
 			`ft.toml:11: threshold = "-1h" is out of range; 0s to 87600h are possible`}},
 		{"rates the wrong way round", disk + "resync_rate_min = \"20MB\"\nresync_rate_max = \"10MB\"\n",

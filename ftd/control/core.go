@@ -199,5 +199,15 @@ func (c *Core) bringup() BringupPolicy {
 	return BringupAuto
 }
 
+// Unheard are the devices of which nobody knows yet how they stand.
+func (c *Core) Unheard() (names []string) {
+	for _, d := range c.devices {
+		if d.link == LinkStarting {
+			names = append(names, d.name)
+		}
+	}
+	return names
+}
+
 // Seq is the number of the last log entry.
 func (c *Core) Seq() uint64 { return c.seq }

@@ -41,9 +41,12 @@ var DefaultMTBF = MTBFSettings{Policy: MTBFThreshold, Threshold: 24 * time.Hour,
 
 // Bounds of a history.
 const (
-	historyDepth = 32  // faults kept of a part, and so the largest min_faults
+	historyDepth = 32  // faults kept of a part
 	historyParts = 128 // parts remembered
 )
+
+// MinFaultsMax is the largest min_faults: more faults are not remembered.
+const MinFaultsMax = historyDepth
 
 // vanishWindow is how long before its removal is noticed a part may have shown I/O
 // errors that were the removal's and no fault.
@@ -88,8 +91,8 @@ func (m MTBFSettings) check() *refusal {
 	if m.Threshold < 0 {
 		return refuse(RuleValue, "an MTBF threshold of %v means nothing: give a time above 0, e.g. 24h", m.Threshold)
 	}
-	if m.MinFaults < 0 || m.MinFaults > historyDepth {
-		return refuse(RuleValue, "min_faults must be between 1 and %d, not %d", historyDepth, m.MinFaults)
+	if m.MinFaults < 0 || m.MinFaults > MinFaultsMax {
+		return refuse(RuleValue, "min_faults must be between 1 and %d, not %d", MinFaultsMax, m.MinFaults)
 	}
 	return nil
 }

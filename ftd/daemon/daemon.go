@@ -68,11 +68,13 @@ type Daemon struct {
 	rec    *recorder
 	events *eventlog.Log
 	alarms *alarm.Alarms
-	keeper *keeper.Client
-	power  *power
-	began  time.Time // when this ftd did
-	notify *notifier
-	kept   kept
+	// booting: no driver ran when this ftd came.
+	booting bool
+	keeper  *keeper.Client
+	power   *power
+	began   time.Time // when this ftd did
+	notify  *notifier
+	kept    kept
 
 	ctx context.Context // of everything that runs; ends with Run
 	wg  sync.WaitGroup
@@ -236,6 +238,7 @@ func (d *Daemon) serve(ctx context.Context, reload <-chan os.Signal) error {
 	run, cancel := context.WithCancel(ctx)
 	d.ctx, d.notify = run, newNotifier(d.Log)
 	d.start(state)
+	d.hear(heardPatience)
 	server := api.NewServer(d, d.Version, d.Log)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(run, ln) }()
@@ -260,6 +263,26 @@ func (d *Daemon) serve(ctx context.Context, reload <-chan os.Signal) error {
 	err = <-served
 	d.wg.Wait()
 	return errors.Join(err, d.events.Close())
+}
+
+// heardPatience is how long the first answer waits for drivers that run already: without
+// them a box that nothing has happened to would be shown as down for a moment.
+const heardPatience = 2 * time.Second
+
+// hear waits, within limits, until all drivers have been heard, unless the box boots: then
+// they take as long as they take.
+func (d *Daemon) hear(patience time.Duration) {
+	if d.booting {
+		return
+	}
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) && d.ctx.Err() == nil {
+		var unheard []string
+		if d.owner.look(func(c *control.Core) { unheard = c.Unheard() }) != nil || len(unheard) == 0 {
+			return
+		}
+		time.Sleep(drainPoll)
+	}
 }
 
 // start begins all goroutines and gives the core what it begins with.
@@ -289,7 +312,7 @@ func (d *Daemon) start(state control.Persistent) {
 	case <-d.ctx.Done():
 	}
 	loaded := control.StateLoaded{State: state, LastSeq: d.events.LastSeq()}
-	if d.boots(d.ctx) {
+	if d.booting = d.boots(d.ctx); d.booting {
 		loaded.Booted = d.began
 	}
 	_ = d.owner.post(d.ctx, loaded)
