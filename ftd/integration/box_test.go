@@ -271,6 +271,25 @@ func (b *box) driverPid() int {
 	return b.processOf("disk0").Pid
 }
 
+// awaitSuccessor waits for a driver process that is another one and serves.
+func (b *box) awaitSuccessor(name string, of int) {
+	b.t.Helper()
+	await(b.t, 60*time.Second, "a successor of the driver of "+name, func() bool {
+		p := b.processOf(name)
+		return p.Pid != 0 && p.Pid != of && p.State == "running"
+	})
+}
+
+// killDriver kills the driver of disk0 and waits for its successor.
+func (b *box) killDriver() {
+	b.t.Helper()
+	pid := b.driverPid()
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		b.t.Fatal(err)
+	}
+	b.awaitSuccessor("disk0", pid)
+}
+
 func (b *box) processOf(name string) keeper.Process {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), busy*5*time.Second)

@@ -52,10 +52,7 @@ func TestDriverIsKilledUnderLoad(t *testing.T) {
 		} else if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		await(t, 30*time.Second, "a successor of the driver", func() bool {
-			p := b.processOf("disk0")
-			return p.Pid != 0 && p.Pid != pid && p.State == "running"
-		})
+		b.awaitSuccessor("disk0", pid)
 		slowest = max(slowest, time.Since(killed))
 		b.wait("disk0", "duplex")
 		b.progress(20)
@@ -73,10 +70,7 @@ func TestStoppedDriverIsReplaced(t *testing.T) {
 	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	await(t, 60*time.Second, "a successor of the driver that stands still", func() bool {
-		p := b.processOf("disk0")
-		return p.Pid != 0 && p.Pid != pid && p.State == "running"
-	})
+	b.awaitSuccessor("disk0", pid)
 	b.progress(20)
 	l.running()
 	backAgain(b, l, dir, files[0], files[1])
@@ -121,10 +115,7 @@ func TestFtdAndKeeperAreKilledUnderLoad(t *testing.T) {
 	if err := unix.Kill(driver, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	await(t, 30*time.Second, "a successor of the driver", func() bool {
-		p := b.processOf("disk0")
-		return p.Pid != 0 && p.Pid != driver && p.State == "running"
-	})
+	b.awaitSuccessor("disk0", driver)
 	b.progress(20)
 	l.running()
 	backAgain(b, l, dir, files[0], files[1])

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 
 	"ft/mirror/legio"
 )
@@ -53,14 +52,7 @@ func TestNBDClientsGoOnWhenTheDriverIsKilled(t *testing.T) {
 			p := b.processOf("disk0")
 			return p.State == "running" && time.Since(p.Since) > healthyLife && b.nbdCommands() > 1000
 		})
-		pid := b.driverPid()
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		await(t, 30*time.Second, "a successor of the driver", func() bool {
-			p := b.processOf("disk0")
-			return p.Pid != 0 && p.Pid != pid && p.State == "running"
-		})
+		b.killDriver()
 		b.wait("disk0", "duplex")
 		select {
 		case err := <-ended:
@@ -186,14 +178,7 @@ func TestNBDLegUnderLoad(t *testing.T) {
 			_ = s.cmd.Process.Signal(syscall.SIGCONT)
 			b.wait("disk0", "duplex")
 
-			pid := b.driverPid()
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			await(t, 30*time.Second, "a successor of the driver", func() bool {
-				p := b.processOf("disk0")
-				return p.Pid != 0 && p.Pid != pid && p.State == "running"
-			})
+			b.killDriver()
 			b.progress(20)
 			l.running()
 			backAgain(b, l, dir, file0, s.file)
@@ -219,14 +204,7 @@ func TestNBDLegAloneWhenTheDriverIsKilled(t *testing.T) {
 	b.do("bringdown", "pci0/disk0")
 	b.wait("disk0", "simplex")
 	b.progress(20)
-	pid := b.driverPid()
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	await(t, 60*time.Second, "a successor of the driver", func() bool {
-		p := b.processOf("disk0")
-		return p.Pid != 0 && p.Pid != pid && p.State == "running"
-	})
+	b.killDriver()
 	b.progress(20)
 	l.running()
 	b.do("bringup", "pci0/disk0")

@@ -345,12 +345,3 @@ func (n *nicBox) kill(pid int) {
 }
 
 func (n *nicBox) netPid() int { n.t.Helper(); return n.processOf("net0").Pid }
-
-// awaitSuccessor waits for a driver process that is another one and serves.
-func (n *nicBox) awaitSuccessor(of int) {
-	n.t.Helper()
-	await(n.t, 30*time.Second, "a successor of net0's driver", func() bool {
-		p := n.processOf("net0")
-		return p.Pid != 0 && p.Pid != of && p.State == "running"
-	})
-}

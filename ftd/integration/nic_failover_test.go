@@ -69,7 +69,7 @@ func TestNICFailsOverUnderTraffic(t *testing.T) {
 	driver := n.netPid()
 	n.kill(driver)
 	goesOn()
-	n.awaitSuccessor(driver)
+	n.awaitSuccessor("net0", driver)
 	n.wait("net0", "duplex")
 	if now := n.active(); now != 1 {
 		t.Errorf("the successor of the driver carries net0 on pci%d, not on pci1 as before", now)
