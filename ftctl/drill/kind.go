@@ -64,8 +64,9 @@ const (
 	processGone  = "driver process of" // is gone
 )
 
-// kinds are all ways of failing that a drill tries: those of DESIGN section 9 but for
-// `corrupt`, which no leg can be caught at before there are checksums of blocks.
+// kinds are all ways of failing that a drill tries: those that ftctl inject knows but for
+// `corrupt`. What that spoils lies there until it is read or scrubbed, and the next fault could
+// take the good copy: those would be two faults at a time.
 var kinds = []*Kind{
 	{Name: "read-error", On: onLeg, do: inject("read-error"), undo: inject("clear"), note: "read error", notice: noticeUsed},
 	{Name: "write-error", On: onLeg, do: inject("write-error"), undo: inject("clear"), notice: noticeSoon},

@@ -82,7 +82,7 @@ func NewPlan(st api.Status, o Options) (*Plan, error) {
 		}
 	}
 	if slices.ContainsFunc(p.hands, func(h *hand) bool { return h.kind.On == onLeg }) {
-		p.leaveOut("corrupt is not tried: there are no checksums of blocks yet that would show which leg is right")
+		p.leaveOut("corrupt is not tried: what it spoils lies there until it is read or scrubbed, and the next fault could take the good copy")
 	}
 	return p, nil
 }
