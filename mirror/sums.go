@@ -72,7 +72,10 @@ import (
 //
 // A leg that loses a write and that of its checksum in the same pass is consistent in
 // itself: a scrub sees the legs differ. A block that is corrupted on the only leg between
-// a crash and the partner's return, in a marked extent, passes for newer data.
+// a crash and the partner's return, in a marked extent, passes for newer data. So does one
+// that is corrupted on a leg just before a crash, in an extent that was marked then, when the
+// other leg does not have what the old checksum is of either: the leg that the others are made
+// equal to is believed.
 
 // sumWritesMax is how many blocks of the table are on their way to the legs at once for a
 // pass or for room.
