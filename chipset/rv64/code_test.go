@@ -166,9 +166,6 @@ func TestLinkedBlocks(t *testing.T) {
 
 // More code than the cache takes.
 func TestCodeCacheOverflow(t *testing.T) {
-	if testing.Short() {
-		t.Skip()
-	}
 	const size = 8 << 20
 	b := newBoard(t, func(cfg *Config) { cfg.RAM = make([]byte, size) })
 	// Blocks of two instructions, each a jump to the next, and a last one back.

@@ -18,10 +18,10 @@ const spot = 256 << 10
 
 func spotAt(i int) int64 { return int64(i) * 20 << 20 }
 
-// fillSpot writes a spot, durably.
-func (b *box) fillSpot(i int) []byte {
+// onSpot opens the face past the page cache, and has a spot's worth of aligned memory.
+func (b *box) onSpot(flags int, do func(f *os.File, page []byte)) {
 	b.t.Helper()
-	f, err := os.OpenFile(b.face(), os.O_RDWR|unix.O_DIRECT, 0)
+	f, err := os.OpenFile(b.face(), flags|unix.O_DIRECT, 0)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -31,37 +31,39 @@ func (b *box) fillSpot(i int) []byte {
 		b.t.Fatal(err)
 	}
 	defer unix.Munmap(page)
-	for k := range page {
-		page[k] = byte(k*7 + k/4096 + i)
-	}
-	if _, err := f.WriteAt(page, spotAt(i)); err != nil {
-		b.t.Fatal(err)
-	}
-	if err := f.Sync(); err != nil {
-		b.t.Fatal(err)
-	}
-	return bytes.Clone(page)
+	do(f, page)
 }
 
-// readSpot reads a spot past the page cache; nil when that gives an I/O error.
-func (b *box) readSpot(i int) []byte {
+// fillSpot writes a spot, durably.
+func (b *box) fillSpot(i int) (content []byte) {
 	b.t.Helper()
-	f, err := os.OpenFile(b.face(), os.O_RDONLY|unix.O_DIRECT, 0)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer f.Close()
-	page, err := unix.Mmap(-1, 0, spot, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	defer unix.Munmap(page)
-	if _, err := f.ReadAt(page, spotAt(i)); errors.Is(err, unix.EIO) {
-		return nil
-	} else if err != nil {
-		b.t.Fatal(err)
-	}
-	return bytes.Clone(page)
+	b.onSpot(os.O_RDWR, func(f *os.File, page []byte) {
+		for k := range page {
+			page[k] = byte(k*7 + k/4096 + i)
+		}
+		if _, err := f.WriteAt(page, spotAt(i)); err != nil {
+			b.t.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			b.t.Fatal(err)
+		}
+		content = bytes.Clone(page)
+	})
+	return content
+}
+
+// readSpot reads a spot; nil when that gives an I/O error.
+func (b *box) readSpot(i int) (content []byte) {
+	b.t.Helper()
+	b.onSpot(os.O_RDONLY, func(f *os.File, page []byte) {
+		if _, err := f.ReadAt(page, spotAt(i)); errors.Is(err, unix.EIO) {
+			return
+		} else if err != nil {
+			b.t.Fatal(err)
+		}
+		content = bytes.Clone(page)
+	})
+	return content
 }
 
 // With checksums a byte that is flipped on a leg behind the mirror's back is never
