@@ -228,7 +228,7 @@ const leavingMax = 2 * time.Second
 func stillOver(full string) string {
 	for deadline := time.Now().Add(leavingMax); ; time.Sleep(10 * time.Millisecond) {
 		dev := loop.Over(full)
-		if dev == "" || !loop.GoesByItself(dev) || time.Now().After(deadline) {
+		if dev == "" || loop.Stays(dev) || time.Now().After(deadline) {
 			return dev
 		}
 	}

@@ -70,10 +70,11 @@ func Over(file string) string {
 	return ""
 }
 
-// GoesByItself says whether the loop device is detached with its last descriptor.
-func GoesByItself(dev string) bool {
+// Stays says whether the loop device has its file until somebody detaches it. One that
+// goes with its last descriptor does not, nor does one that has gone just now.
+func Stays(dev string) bool {
 	b, err := os.ReadFile("/sys/block/" + filepath.Base(dev) + "/loop/autoclear")
-	return err == nil && strings.TrimSpace(string(b)) == "1"
+	return err == nil && strings.TrimSpace(string(b)) == "0"
 }
 
 // Bound says whether the loop device has a file under it.
