@@ -11,9 +11,7 @@ func TestLookingFindsWhatTheHartDoes(t *testing.T) {
 		s := makeScenario(seed)
 		s.reset(b)
 		for range scenarioSteps {
-			for _, do := range s.events[b.Steps()] {
-				do(b)
-			}
+			s.do(b)
 			b.Run(0) // nothing is left to stop for
 			b.stop, b.waiting = false, false
 			b.updateTimer()

@@ -126,7 +126,7 @@ func TestNoAllocation(t *testing.T) {
 	b := newScenarioBoard(t, EveryStep)
 	s := makeScenario(3)
 	s.reset(b)
-	s.events[0][0](b)
+	s.do(b)
 	b.onLoad, b.onStore = nil, nil
 	b.loads, b.stores = make([]busAccess, 0, 1<<16), make([]busAccess, 0, 1<<16)
 	if n := testing.AllocsPerRun(100, func() {
