@@ -83,10 +83,11 @@ const (
 	StopWFI                   // the hart waits for an interrupt
 	StopRequested             // RequestStop was called
 	StopHalted                // Halt was called; the hart runs no more
+	StopFault                 // a translator's code crashed (Hart.Fault); the state is not to be trusted
 )
 
 func (s Stop) String() string {
-	return [...]string{"budget", "wfi", "requested", "halted"}[s]
+	return [...]string{"budget", "wfi", "requested", "halted", "fault"}[s]
 }
 
 // Engine is what runs a hart's steps: the interpreter here, or a translator to machine
@@ -146,6 +147,8 @@ type Hart struct {
 	pages   pageTable
 	watches []watch
 
+	fault error // of translated code
+
 	hookMatch func(insn uint32) bool // fault.go
 	hookHit   func()
 	hookPass  bool
@@ -204,6 +207,9 @@ func (h *Hart) Steps() uint64 { return h.steps + h.inStep }
 
 // Fingerprint is F over all steps; see fingerprint.go. It is not valid in callbacks.
 func (h *Hart) Fingerprint() uint64 { return h.fp }
+
+// Fault says what happened and at which pc of the guest, once Run has returned StopFault.
+func (h *Hart) Fault() error { return h.fault }
 
 // Reg reads x0…x31.
 func (h *Hart) Reg(i int) uint64 { return h.x[i&31] }

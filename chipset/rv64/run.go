@@ -11,6 +11,8 @@ func (h *Hart) Run(steps uint64) (ran uint64, why Stop) {
 	end := first + min(steps, noDeadline-first)
 	for {
 		switch {
+		case h.fault != nil:
+			return h.steps - first, StopFault
 		case h.halted:
 			return h.steps - first, StopHalted
 		case h.stop:
