@@ -120,11 +120,15 @@ func (c *Core) joinRecord(s Side, r *Record) {
 	}
 }
 
+// warmPages are few, since the kernel has to find memory for each of them first, in the time
+// of a command that a healthy module answers quickly (backplane's watch).
+const warmPages = 256
+
 // warm has the module look at its memory while the machine runs, so that later it does not wait
 // for the kernel at its first use of each page.
 func (c *Core) warm() {
 	j := c.join
-	c.request(j.to, Command{Verb: Digest, A: uint64(j.warmed), B: uint64(min(c.lookPages(), len(c.table)-j.warmed))})
+	c.request(j.to, Command{Verb: Digest, A: uint64(j.warmed), B: uint64(min(warmPages, len(c.table)-j.warmed))})
 }
 
 // joined puts the module into lockstep.
