@@ -252,9 +252,7 @@ func (w *world) unwitnessed(legs [2]*mirror.Leg) bool {
 }
 
 func (w *world) sectorOf(l *simLeg, i int64) (value, error) {
-	var s [sectorSize]byte
-	l.disk.read(i*sectorSize, s[:])
-	return valueOf(s[:], i)
+	return valueOf(l.disk.cur.sector(i*sectorSize), i)
 }
 
 // checkAlone: a leg that is served alone holds what it may, in every sector.

@@ -180,8 +180,6 @@ func (cl *client) submit(w *world, c *call) {
 		c.req.Data = c.mem
 		if c.op == opWrite {
 			fill(c.mem, c.val, c.off/sectorSize)
-		} else {
-			scribble(c.mem)
 		}
 	}
 	if w.tracing() {
@@ -296,7 +294,6 @@ func (cl *client) release(w *world, c *call) {
 		return
 	}
 	w.checkUnused(c.mem, c.String())
-	scribble(c.mem)
 	w.run.bufs.put(c.mem)
 	c.mem = nil
 }

@@ -47,35 +47,67 @@ func valueOf(s []byte, i int64) (value, error) {
 	return v, nil
 }
 
-// buffers hands out memory aligned to 4096 and keeps it for the next seed.
-type buffers struct{ free [2][][]byte }
+// buffers hands out memory aligned to 4096 and keeps it for the next seed. What lies in it
+// is garbage (scribble): put makes it so.
+type buffers struct {
+	free [len(bufferSizes)][][]byte
+	// out has what was handed out and not put back. What an engine that is no more had may
+	// still be used by its I/O: it comes back with the end of the seed.
+	out map[*byte][]byte
+}
 
 // Classes of buffers: small requests are most of them.
-var bufferSizes = [2]int{64 << 10, 2 << 20}
+var bufferSizes = [...]int{16 << 10, 128 << 10, 1 << 20, 2 << 20}
 
 func (p *buffers) get(n int) []byte {
 	for c, size := range bufferSizes {
 		if n > size {
 			continue
 		}
+		var b []byte
 		if k := len(p.free[c]); k > 0 {
-			b := p.free[c][k-1]
+			b = p.free[c][k-1]
 			p.free[c] = p.free[c][:k-1]
-			return b[:n]
+		} else {
+			b = aligned(size)
+			scribble(b)
 		}
-		return aligned(size)[:n]
+		if p.out == nil {
+			p.out = map[*byte][]byte{}
+		}
+		p.out[unsafe.SliceData(b)] = b
+		return b[:n]
 	}
 	panic(fmt.Sprintf("sim: a buffer of %d bytes", n))
 }
 
+// put takes memory back; from now on it is garbage.
 func (p *buffers) put(b []byte) {
+	scribble(b)
+	key := unsafe.SliceData(b)
+	whole, ok := p.out[key]
+	if !ok {
+		panic("sim: a buffer that is not ours")
+	}
+	delete(p.out, key)
+	p.keep(whole)
+}
+
+func (p *buffers) keep(whole []byte) {
 	for c, size := range bufferSizes {
-		if cap(b) == size {
-			p.free[c] = append(p.free[c], b[:0])
-			return
+		if len(whole) == size {
+			p.free[c] = append(p.free[c], whole)
 		}
 	}
-	panic("sim: a buffer that is not ours")
+}
+
+// reset takes everything back.
+func (p *buffers) reset() {
+	for _, b := range p.out {
+		scribble(b)
+		p.keep(b)
+	}
+	clear(p.out)
 }
 
 func aligned(n int) []byte {

@@ -86,6 +86,17 @@ func (m *image) read(off int64, buf []byte) {
 	})
 }
 
+// sector is what lies at a multiple of the sector size: to be read only.
+func (m *image) sector(off int64) []byte {
+	p := m.pages[off/pageSize]
+	if p == nil {
+		return zeroSector[:]
+	}
+	return p[off%pageSize:][:sectorSize]
+}
+
+var zeroSector [sectorSize]byte
+
 // write stores data, or n zeroes when data is nil.
 func (m *image) write(off, n int64, data []byte) {
 	each(off, n, func(pg int, lo, hi int64) {

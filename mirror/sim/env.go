@@ -163,7 +163,6 @@ func (e *env) Alloc(n int) ([]byte, func()) {
 		return nil, func() {}
 	}
 	mem := w.run.bufs.get(n)
-	scribble(mem)
 	a := &alloc{mem}
 	w.box.allocs[a] = struct{}{}
 	return mem, func() {
@@ -173,7 +172,6 @@ func (e *env) Alloc(n int) ([]byte, func()) {
 		}
 		delete(w.box.allocs, a)
 		w.checkUnused(a.mem, "memory of the engine's")
-		scribble(a.mem)
 		w.run.bufs.put(a.mem)
 	}
 }

@@ -6,6 +6,7 @@ package sim
 // early is found by the garbage that lands.
 
 import (
+	"encoding/binary"
 	"syscall"
 
 	"ft/mirror/legio"
@@ -203,15 +204,13 @@ func (l *simLeg) inFlight() []cached {
 	return c
 }
 
-// scribble fills memory with what is certainly no sector of ours.
+// scribble makes memory garbage: none of its sectors is one of ours, whatever was in it, and
+// no block of it agrees with a checksum that was made before.
 func scribble(b []byte) {
-	const junk = 0xdb
-	if len(b) == 0 {
-		return
-	}
-	b[0] = junk
-	for n := 1; n < len(b); n *= 2 {
-		copy(b[n:], b[:n])
+	const junk = 0xdbdbdbdb_dbdbdbdb
+	for ; len(b) >= sectorSize; b = b[sectorSize:] {
+		binary.LittleEndian.PutUint64(b, junk)
+		binary.LittleEndian.PutUint64(b[8:], junk)
 	}
 }
 

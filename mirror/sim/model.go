@@ -132,8 +132,8 @@ func (m *model) wrote(c *call, ok bool) error {
 			continue
 		}
 		cl.ack, cl.f = t, min(cl.f, t)
-		if err := m.conflict(s, k, i); err != nil {
-			return err
+		if j := s.conflict(k); j >= 0 {
+			return s.wentBack(k, j, i)
 		}
 		m.prune(s)
 	}
@@ -146,7 +146,7 @@ func (m *model) flushDone(c *call) {
 	m.flushed = max(m.flushed, c.begun)
 }
 
-// readFailed forgets a read that was answered with an error or is gone.
+// readEnded forgets a read that was answered with an error or is gone.
 func (m *model) readEnded(c *call) {
 	delete(m.reads, c)
 	m.horizon = m.clock
@@ -176,7 +176,7 @@ func (m *model) read(c *call, data []byte) error {
 // several: then the read binds nothing.
 func (m *model) saw(i int64, v value, begun, ended stamp) error {
 	s := m.at(i)
-	var first error
+	first, against := -1, -1
 	found := -1
 	for k := range s.cl {
 		cl := &s.cl[k]
@@ -185,15 +185,15 @@ func (m *model) saw(i int64, v value, begun, ended stamp) error {
 		}
 		old := *cl
 		cl.f, cl.s = min(cl.end(), ended), max(cl.s, begun)
-		err := m.conflict(s, k, i)
+		j := s.conflict(k)
 		*cl = old
 		switch {
-		case err == nil && found >= 0:
+		case j < 0 && found >= 0:
 			return nil
-		case err == nil:
+		case j < 0:
 			found = k
-		case first == nil:
-			first = err
+		case first < 0:
+			first, against = k, j
 		}
 	}
 	if found >= 0 {
@@ -205,8 +205,8 @@ func (m *model) saw(i int64, v value, begun, ended stamp) error {
 		m.prune(s)
 		return nil
 	}
-	if first != nil {
-		return first
+	if first >= 0 {
+		return s.wentBack(first, against, i)
 	}
 	return fmt.Errorf("sector %d returned %s, which it may not hold (any more): %s", i, name(v), s.describe())
 }
@@ -218,15 +218,20 @@ func (m *model) holds(s *sector, cl *cluster, v value) bool {
 	return cl.val == v
 }
 
-func (m *model) conflict(s *sector, k int, i int64) error {
+// conflict is a cluster that must come both before and after cluster k, or -1.
+func (s *sector) conflict(k int) int {
 	a := &s.cl[k]
 	for j := range s.cl {
 		if b := &s.cl[j]; j != k && a.f < b.s && b.f < a.s {
-			return fmt.Errorf("sector %d went back: %s and %s were each seen after the other: %s",
-				i, name(a.val), name(b.val), s.describe())
+			return j
 		}
 	}
-	return nil
+	return -1
+}
+
+func (s *sector) wentBack(k, j int, i int64) error {
+	return fmt.Errorf("sector %d went back: %s and %s were each seen after the other: %s",
+		i, name(s.cl[k].val), name(s.cl[j].val), s.describe())
 }
 
 // prune forgets clusters that no read may return and no power cut may bring back.

@@ -91,6 +91,7 @@ func (r *Runner) prepare(g geometry, summed bool) *prepared {
 func (w *world) setUp() {
 	r := w.run
 	r.pool.reset()
+	r.bufs.reset()
 	w.drawProfile()
 	w.geo = geometries[w.rng.IntN(len(geometries))]
 	if w.p.fine {

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -179,19 +178,47 @@ type event struct {
 	call *call
 }
 
+// queue is a binary heap of events, the next one first.
 type queue []event
 
-func (q queue) Len() int { return len(q) }
-func (q queue) Less(i, j int) bool {
+func (q queue) less(i, j int) bool {
 	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
 }
-func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)   { *q = append(*q, x.(event)) }
-func (q *queue) Pop() any {
-	old := *q
-	e := old[len(old)-1]
-	*q = old[:len(old)-1]
-	return e
+
+func (q *queue) push(e event) {
+	*q = append(*q, e)
+	h := *q
+	for i := len(h) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.less(i, up) {
+			break
+		}
+		h[i], h[up] = h[up], h[i]
+		i = up
+	}
+}
+
+func (q *queue) pop() event {
+	h := *q
+	e, n := h[0], len(h)-1
+	h[0] = h[n]
+	h[n] = event{}
+	h = h[:n]
+	*q = h
+	for i := 0; ; {
+		down := 2*i + 1
+		if down >= n {
+			return e
+		}
+		if down+1 < n && h.less(down+1, down) {
+			down++
+		}
+		if !h.less(down, i) {
+			return e
+		}
+		h[i], h[down] = h[down], h[i]
+		i = down
+	}
 }
 
 // Runner runs seeds, one after the other, and keeps their memory.
@@ -285,7 +312,7 @@ func (w *world) loop(over func() bool) {
 			w.fail("nothing is left to happen, and the run is not over")
 			return
 		}
-		e := heap.Pop(&w.events).(event)
+		e := w.events.pop()
 		w.now = max(w.now, e.at)
 		w.handle(&e)
 		if w.done++; w.done > maxEvents || w.now > maxTime {
@@ -338,7 +365,7 @@ func (w *world) fold(x uint64) { w.hash = (w.hash ^ x) * 1099511628211 }
 func (w *world) in(d int64, e event) {
 	w.seq++
 	e.at, e.seq = w.now+d, w.seq
-	heap.Push(&w.events, e)
+	w.events.push(e)
 }
 
 // fail notes a violation. The first one counts.
