@@ -41,11 +41,13 @@ type block struct {
 	notes     *note
 	n         uint64 // steps, if it is not left before
 	pa, pa2   uint64
-	nextHash  uint32 // of the blocks in one bucket
-	nextPage  uint32 // of the blocks of one page
-	nextCross uint32 // of the blocks across pages
-	cross     bool   // one instruction, across two pages
-	hooked    bool   // one instruction that there is a hook for; n is hookedSteps
+	nextHash  uint32  // of the blocks in one bucket
+	nextPage  uint32  // of the blocks of one page
+	nextCross uint32  // of the blocks across pages
+	cross     bool    // one instruction, across two pages
+	hooked    bool    // one instruction that there is a hook for; n is hookedSteps
+	entry     uintptr // of machine code (seam.go)
+	heat      uint32  // how often it was come to without
 }
 
 // note is that of an op of the block.
@@ -179,7 +181,7 @@ func (h *Hart) decodeBlock(pa uint64) uint32 {
 	i := uint32(c.nBlocks)
 	c.nBlocks++
 	b := &c.blocks[i]
-	*b = block{pa: pa, ops: &c.ops[c.nOps], notes: &c.notes[c.nOps]}
+	*b = block{pa: pa, ops: &c.ops[c.nOps], notes: &c.notes[c.nOps], entry: h.cold}
 	at := pa - h.cfg.RAMBase
 	page := at / pageSize
 	if at%pageSize == pageSize-2 && h.ram16(at)&3 == 3 {
@@ -403,6 +405,9 @@ func (h *Hart) dropCode(page uint64) {
 func (h *Hart) dropAllCode() {
 	c := &h.code
 	c.nBlocks, c.nOps, c.cross = 0, 0, none
+	if h.machine != nil {
+		h.machine.Dropped()
+	}
 	fill(c.hash, none)
 	fill(c.pages, none)
 	for i := range c.decoded {

@@ -41,6 +41,12 @@ func full(w uint32) (full uint32, ok bool) {
 // shorten is the part of a block that fits into the steps that are left, at least one; nil
 // if the hart has to stop before it.
 func (h *Hart) shorten(b *block, left uint64) *block {
+	if h.hard != 0 {
+		if b.n <= h.hard-h.steps {
+			return b
+		}
+		left = h.hard - h.steps
+	}
 	if b.n != hookedSteps {
 		return h.cut(b, left)
 	}

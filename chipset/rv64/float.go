@@ -213,6 +213,7 @@ func (h *Hart) float(o site) (fold uint64, st status) {
 // NX; its result shows that it did not.
 func (h *Hart) floatChanged() {
 	h.dirtyFP = h.csr.mstatus&mstatusFS == mstatusFS
+	h.frame.nearFP = h.dirtyFP && h.csr.frm == uint64(fp.RNE)
 	h.plainFP = h.dirtyFP && h.csr.frm == uint64(fp.RNE) && h.csr.fflags&uint64(fp.NX) != 0
 }
 

@@ -147,7 +147,16 @@ type Hart struct {
 	pages   pageTable
 	watches []watch
 
-	fault error // of translated code
+	// A translator, and what goes with it (seam.go).
+	machine        Backend
+	frame          frame
+	heat           uint32  // how often a block is come to until it is translated
+	cold           uintptr // entry of blocks without machine code
+	hard           uint64  // limit, while it is that of a single block
+	codeOps        []CodeOp
+	machineSteps   uint64
+	machineEntries uint64
+	fault          error // of machine code
 
 	hookMatch func(insn uint32) bool // fault.go
 	hookHit   func()

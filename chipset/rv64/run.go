@@ -33,7 +33,11 @@ func (h *Hart) Run(steps uint64) (ran uint64, why Stop) {
 		}
 		h.leave = false
 		h.limit = min(end, h.deadline)
-		h.interpret()
+		if h.machine != nil {
+			h.runTranslated()
+		} else {
+			h.interpret()
+		}
 	}
 }
 

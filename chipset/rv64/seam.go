@@ -1,0 +1,344 @@
+package rv64
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// The seam for a translator: another way to run the blocks that block.go keeps.
+//
+// The interpreter's structures stay what decides: which blocks there are, when they go, which
+// way leads from one to the next (links, the jump cache, find), and where runs end. A block
+// has an entry, where its machine code begins; entries of blocks without any lead to code
+// that comes back here. Machine code runs from block to block on its own as long as
+//   - the steps that are left are enough for the next block as a whole,
+//   - the next block is found by a link or in the jump cache, and has machine code,
+//   - every operation is one that it does itself.
+//
+// Else it comes back, with the hart's registers in the hart, and says why (frame.exit). A
+// single operation that it does not do is then executed as the interpreter's slow path would,
+// and unless that left the block, machine code goes on behind it. Everything else goes by
+// runTranslated, which finds blocks as interpret does, and has those that are rarely run, are
+// too long for the steps that are left, lie across pages or have hooks interpreted.
+//
+// So whatever ends a regime, drops blocks or disturbs needs to know nothing of machine code:
+// it happens while none runs, and leaves the block (stLeave) or is found by what the code
+// reads each time (the TLBs, the jump cache, the regime's number).
+//
+// Floating point: machine code leaves exceptions in the host's MXCSR, and they are added to
+// fflags whenever it comes back; all that looks at fflags happens then. It rounds to nearest,
+// for which nearFP or the operation itself has to ask, with FS dirty already.
+
+// Backend is a translator.
+type Backend interface {
+	// Translate returns the entry of machine code for a block, 0 if there is none to be.
+	// It may call DropMachineCode.
+	Translate(b *CodeBlock) (entry uintptr)
+	// Enter runs machine code from an entry on until it comes back. An error is a crash.
+	Enter(entry uintptr) error
+	// Link makes the way out of a block that the code reported lead to an entry.
+	Link(site uint32, entry uintptr)
+	// Resume is the entry behind an operation, by what the code reported.
+	Resume(site uint32) uintptr
+	// Dropped is called when no block has machine code any more.
+	Dropped()
+	// Cold is the entry of blocks without machine code.
+	Cold() uintptr
+}
+
+// CodeBlock is a block to translate. It is valid during the call.
+type CodeBlock struct {
+	Index uint32 // for what the code reports
+	Start uint16 // in its page
+	Ops   []CodeOp
+	End   CodeOp // what the block goes on with behind them, if it does: OpEnd
+}
+
+// CodeOp is a decoded instruction.
+type CodeOp struct {
+	Code         Code
+	Rd, Rs1, Rs2 uint8
+	Aux          uint8
+	Links        bool   // it may lead to a block of its page
+	Imm          int32  // of what is relative to the pc: relative to the block's start
+	Off          uint16 // from the block's start
+	Behind       uint16 // the same of what lies behind it
+	Weight       uint64 // of its data in the block's sum (fingerprint.go)
+	Site, Page   uint64 // the prefix through it
+}
+
+// frame is what machine code and this package tell each other. Only between runs, and while
+// no machine code runs, does it mean anything else than the hart's fields do.
+type frame struct {
+	left     uint64 // steps until the code has to come back
+	pageBase uint64 // virtual address of the page that is executed
+	pageTerm uint64 // the fingerprint's
+	exit     uint64 // why it came back: below
+	site     uint64 // where in the code, for Link and Resume
+	pc       uint64 // with exitPC
+	mxcsr    uint32 // when it came back
+	nearFP   bool   // dirtyFP, and frm is to nearest
+}
+
+// Why machine code came back: the kind, the block's index and the operation's.
+const (
+	ExitPC    = iota << 28 // for the block at frame.pc
+	ExitBlock              // before a block: there are not steps enough
+	ExitLink               // out of a block at an operation, whose way may be linked
+	ExitSlow               // at an operation that it does not do
+
+	exitKind    = 7 << 28
+	exitOpBits  = 7
+	exitOpMask  = 1<<exitOpBits - 1
+	exitIndex   = 1<<28 - 1
+	entryMax    = 1 << 20 // steps until code comes back, so that the collector is not kept waiting
+	heatDefault = 12
+)
+
+// ExitAt is the number that code gives for why it comes back.
+func ExitAt(kind, block uint32, op int) uint32 { return kind | block<<exitOpBits | uint32(op) }
+
+// Layout is where machine code finds what it shares with this package: offsets in a Hart, in
+// an entry of the jump cache, and in a block.
+type Layout struct {
+	X, R, W, RAM, FP, Sum, Regime, Jumps, DirtyFP        int32
+	Left, PageBase, PageTerm, Exit, Site, PC, MXCSR      int32
+	NearFP, ReservationAddr, ReservationSize             int32
+	JumpPC, JumpRegime, JumpBlock, JumpSize, JumpEntries int32
+	BlockEntry                                           int32
+	TLBEntries                                           int32
+	RAMBase                                              uint64
+}
+
+// Layout is that of h.
+func (h *Hart) Layout() Layout {
+	off := func(p unsafe.Pointer) int32 { return int32(uintptr(p) - uintptr(unsafe.Pointer(h))) }
+	f := &h.frame
+	return Layout{
+		X: off(unsafe.Pointer(&h.x)), R: off(unsafe.Pointer(&h.r)), W: off(unsafe.Pointer(&h.w)),
+		RAM: off(unsafe.Pointer(&h.ram)), FP: off(unsafe.Pointer(&h.fp)), Sum: off(unsafe.Pointer(&h.sum)),
+		Regime: off(unsafe.Pointer(&h.regime)), Jumps: off(unsafe.Pointer(&h.jumps)),
+		DirtyFP: off(unsafe.Pointer(&h.dirtyFP)),
+		Left:    off(unsafe.Pointer(&f.left)), PageBase: off(unsafe.Pointer(&f.pageBase)), PageTerm: off(unsafe.Pointer(&f.pageTerm)),
+		Exit: off(unsafe.Pointer(&f.exit)), Site: off(unsafe.Pointer(&f.site)), PC: off(unsafe.Pointer(&f.pc)),
+		MXCSR: off(unsafe.Pointer(&f.mxcsr)), NearFP: off(unsafe.Pointer(&f.nearFP)),
+		ReservationAddr: off(unsafe.Pointer(&h.reservation.addr)), ReservationSize: off(unsafe.Pointer(&h.reservation.size)),
+		JumpPC: int32(unsafe.Offsetof(jumpEntry{}.pc)), JumpRegime: int32(unsafe.Offsetof(jumpEntry{}.regime)),
+		JumpBlock: int32(unsafe.Offsetof(jumpEntry{}.block)), JumpSize: int32(unsafe.Sizeof(jumpEntry{})), JumpEntries: jumpSize,
+		BlockEntry: int32(unsafe.Offsetof(block{}.entry)),
+		TLBEntries: tlbSize,
+		RAMBase:    h.cfg.RAMBase,
+	}
+}
+
+// Fold constants of the fingerprint, for machine code.
+const (
+	FoldAddr   = foldAddr
+	FoldSecond = foldSecond
+	FoldThird  = foldThird
+	FoldPage   = foldPage
+)
+
+// FoldPowers are Kⁱ and K⁻ⁱ, up to MaxBlock.
+func FoldPowers(i int) (up, down uint64) { return foldPowers.up[i], foldPowers.down[i] }
+
+// Mix is the fingerprint's mix.
+func Mix(v uint64) uint64 { return mix(v) }
+
+// Level is what the fingerprint folds.
+func (h *Hart) Level() Compare { return h.cfg.Compare }
+
+// SetBackend puts a translator behind the hart, between runs; nil takes it away. A block is
+// translated when it has been come to threshold times.
+func (h *Hart) SetBackend(m Backend, threshold int) {
+	h.machine, h.heat = m, uint32(threshold)
+	if threshold <= 0 {
+		h.heat = heatDefault
+	}
+	h.cold = 0
+	if m != nil {
+		h.cold = m.Cold()
+	}
+	h.dropAllCode()
+}
+
+// DropMachineCode takes all blocks' machine code away, and keeps the blocks.
+func (h *Hart) DropMachineCode() {
+	for i := range h.code.blocks[:h.code.nBlocks] {
+		b := &h.code.blocks[i]
+		b.entry, b.heat = h.cold, 0
+	}
+	h.machine.Dropped()
+}
+
+// MachineSteps is how many steps were machine code's, and how many times it was entered.
+func (h *Hart) MachineSteps() (steps, entries uint64) { return h.machineSteps, h.machineEntries }
+
+// runTranslated is interpret with a translator.
+func (h *Hart) runTranslated() {
+	site, linkable := uint32(0), false
+	for h.steps < h.limit {
+		pc := h.pc
+		var b *block
+		if e := &h.jumps[jumpIndex(pc)]; e.pc == pc && e.regime == h.regime {
+			b = e.block
+		} else {
+			linkable = false
+			if b = h.find(pc); b == nil {
+				continue
+			}
+			if h.steps >= h.limit {
+				return
+			}
+		}
+		if b.entry == h.cold {
+			h.warm(b)
+		}
+		if b.entry <= h.cold || h.steps+b.n > h.limit {
+			h.interpretBlock()
+			linkable = false
+			continue
+		}
+		if linkable {
+			h.machine.Link(site, b.entry)
+		}
+		h.frame.pageBase, h.frame.pageTerm = pc&^(pageSize-1), pageTerm(pc)
+		if site, linkable = h.enter(b.entry); h.fault != nil {
+			return
+		}
+	}
+}
+
+// warm translates a block that is come to often.
+func (h *Hart) warm(b *block) {
+	if b.heat++; b.heat < h.heat || b.cross || b.hooked {
+		return
+	}
+	if h.codeOps == nil {
+		h.codeOps = make([]CodeOp, maxBlock)
+	}
+	v := &CodeBlock{
+		Index: uint32((uintptr(unsafe.Pointer(b)) - uintptr(unsafe.Pointer(&h.code.blocks[0]))) / unsafe.Sizeof(block{})),
+		Start: uint16(b.pa % pageSize),
+		Ops:   h.codeOps[:b.n],
+		End:   b.codeOp(b.n),
+	}
+	for i := range v.Ops {
+		v.Ops[i] = b.codeOp(uint64(i))
+	}
+	if entry := h.machine.Translate(v); entry != 0 {
+		b.entry = entry
+	} else {
+		b.heat = 0
+	}
+}
+
+func (b *block) codeOp(i uint64) CodeOp {
+	o := b.site(i)
+	return CodeOp{
+		Code: o.op.code, Rd: o.rd, Rs1: o.rs1, Rs2: o.rs2, Aux: o.aux, Links: o.links,
+		Imm: o.imm, Off: o.off, Behind: o.off + uint16(o.size()), Weight: o.weight, Site: o.sum.site, Page: o.sum.page,
+	}
+}
+
+// interpretBlock has the interpreter run what is at h.pc, as one block.
+func (h *Hart) interpretBlock() {
+	h.hard, h.limit = h.limit, h.steps+1
+	h.interpret()
+	if h.limit != 0 { // not disturbed
+		h.limit = h.hard
+	}
+	h.hard = 0
+}
+
+// enter runs machine code from an entry on, and what it does not do by itself. It returns
+// when the next block is to be looked for at h.pc, with the way out of the last one, if it may
+// be linked.
+func (h *Hart) enter(entry uintptr) (site uint32, linkable bool) {
+	f := &h.frame
+	left := min(h.limit-h.steps, entryMax)
+	f.left, h.sum = left, 0
+	for {
+		h.machineEntries++
+		if err := h.machine.Enter(entry); err != nil {
+			h.crashed(err)
+			return 0, false
+		}
+		if f.mxcsr&0x3d != 0 {
+			h.hostFlags()
+		}
+		ran := left - f.left
+		b := &h.code.blocks[f.exit&exitIndex>>exitOpBits]
+		switch f.exit & exitKind {
+		case ExitPC:
+			h.steps, h.pc = h.steps+ran, f.pc
+		case ExitBlock:
+			h.steps, h.pc = h.steps+ran, f.pageBase+b.pa%pageSize
+		case ExitLink:
+			h.steps += ran
+			h.pc = f.pageBase + b.pa%pageSize + uint64(int64(b.site(f.exit&exitOpMask).imm))
+			h.machineSteps += ran
+			return uint32(f.site), true
+		default:
+			o := b.site(f.exit & exitOpMask)
+			ran -= b.n // its steps are counted where it is entered
+			h.steps += ran
+			h.machineSteps += ran
+			h.pc = f.pageBase + b.pa%pageSize
+			folded := b.constants(o)
+			h.sum += folded
+			fold, st := h.execute(b, o.op)
+			if st != stDone {
+				h.pc = h.leaveBlock(b, o.op, st, fold)
+				return 0, false
+			}
+			h.sum += fold - folded
+			left -= ran
+			entry = h.machine.Resume(uint32(f.site))
+			continue
+		}
+		h.machineSteps += ran
+		return 0, false
+	}
+}
+
+// Constant is the value of an operation that writes the same each time, which machine code
+// does not add to the sum: it is in what it adds at the block's end.
+func (o *op) constant() (v uint64, ok bool) {
+	if o.code == opLUI || o.code == opADDI && o.rs1 == 0 {
+		return uint64(int64(o.imm)), true
+	}
+	return 0, false
+}
+
+// Constant is the value of an operation that writes the same each time. Its data is not to be
+// added to the sum, but to what is added when the block is left.
+func (o *CodeOp) Constant() (v uint64, ok bool) {
+	return (&op{code: o.Code, rs1: o.Rs1, imm: o.Imm}).constant()
+}
+
+// constants is what such operations before o add to the sum.
+func (b *block) constants(o site) (sum uint64) {
+	for i := range o.position() {
+		before := b.site(i)
+		if v, ok := before.constant(); ok {
+			sum += mix(v) * before.weight
+		}
+	}
+	return sum
+}
+
+// hostFlags adds the exceptions that the host noted to fflags.
+func (h *Hart) hostFlags() {
+	m := uint64(h.frame.mxcsr)
+	h.csr.fflags |= m>>5&1 | m>>3&2 | m>>1&4 | m<<1&8 | m<<4&16 // PE, UE, OE, ZE, IE
+	h.floatChanged()
+}
+
+// crashed ends the hart's running: what the registers hold is anybody's guess.
+func (h *Hart) crashed(err error) {
+	f := &h.frame
+	b := &h.code.blocks[f.exit&exitIndex>>exitOpBits]
+	_ = b
+	h.fault = fmt.Errorf("translated code crashed in the guest's page %#x, behind step %d: %w", f.pageBase, h.steps, err)
+}

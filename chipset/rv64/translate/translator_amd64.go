@@ -1,0 +1,122 @@
+//go:build linux
+
+package translate
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"time"
+	"unsafe"
+
+	"ft/chipset/rv64"
+)
+
+// Translator is the machine code of one hart.
+type Translator struct {
+	hart   *rv64.Hart
+	region *region
+	base   uintptr // what rbx holds
+	start  uintptr // where machine code begins to load registers
+	cold   uintptr
+	common int // bytes of the region that are always there
+	used   int
+	e      emitter
+	stats  Stats
+}
+
+//go:noescape
+func enter(base, entry, start uintptr)
+
+func attach(h *rv64.Hart, o Options) (*Translator, error) {
+	size := o.CodeBytes
+	if size == 0 {
+		size = codeBytesDefault
+	}
+	if size < codeBytesLeast || size > codeBytesMost {
+		return nil, fmt.Errorf("%d bytes for translated code: want from %d to %d", size, codeBytesLeast, codeBytesMost)
+	}
+	if err := breakRule(o.BreakRule); err != nil {
+		return nil, err
+	}
+	r, err := newRegion((size + 4095) &^ 4095)
+	if err != nil {
+		return nil, err
+	}
+	t := &Translator{hart: h, region: r}
+	t.e.init(h, o.BreakRule)
+	t.base = uintptr(unsafe.Pointer(h)) + uintptr(t.e.bias)
+	t.common = t.e.commonCode(r.write)
+	t.start, t.cold = t.address(t.e.startAt), t.address(t.e.coldAt)
+	t.used = t.common
+	h.SetBackend(backend{t}, o.Threshold)
+	return t, nil
+}
+
+const (
+	codeBytesLeast = 1 << 18
+	codeBytesMost  = 1 << 30
+)
+
+// Close makes the hart interpret again and gives the code's memory back. It is called between
+// runs.
+func (t *Translator) Close() error {
+	if t.region.exec == nil {
+		return nil
+	}
+	t.hart.SetBackend(nil, 0)
+	return t.region.free()
+}
+
+// Stats is what it has done.
+func (t *Translator) Stats() Stats {
+	s := t.stats
+	s.NativeSteps, s.Entries = t.hart.MachineSteps()
+	s.CodeBytes = uint64(t.used - t.common)
+	return s
+}
+
+// address is where an offset of the region is executed.
+func (t *Translator) address(off int) uintptr {
+	return uintptr(unsafe.Pointer(unsafe.SliceData(t.region.exec))) + uintptr(off)
+}
+
+// backend is the Translator as the hart sees it (rv64.Backend).
+type backend struct{ *Translator }
+
+func (b backend) Cold() uintptr { return b.cold }
+
+func (b backend) Enter(entry uintptr) error {
+	enter(b.base, entry, b.start)
+	runtime.KeepAlive(b.hart)
+	return nil
+}
+
+func (b backend) Resume(site uint32) uintptr { return b.address(int(site)) }
+
+func (b backend) Link(site uint32, entry uintptr) {
+	to := int(entry - b.address(0))
+	binary.LittleEndian.PutUint32(b.region.write[site:], uint32(int32(to-int(site)-4)))
+}
+
+func (b backend) Dropped() {
+	b.used, b.stats.Blocks = b.common, 0
+}
+
+func (b backend) Translate(c *rv64.CodeBlock) uintptr {
+	begun := time.Now()
+	code := b.e.block(c, b.used)
+	if len(code) > len(b.region.write)-b.used {
+		b.hart.DropMachineCode()
+		b.stats.Flushes++
+		code = b.e.block(c, b.used)
+	}
+	entry := b.address(b.used)
+	copy(b.region.write[b.used:], code)
+	b.used += (len(code) + 15) &^ 15
+	b.stats.Blocks++
+	b.stats.Translations++
+	b.stats.Ops += uint64(len(c.Ops))
+	b.stats.TranslateNS += uint64(time.Since(begun))
+	return entry
+}
