@@ -169,7 +169,9 @@ func decodeRounded(o *instruction, rm uint32) {
 	}
 	o.op.code = opFloat
 	o.imm |= int32(rm)
-	if c := fastFloat[o.aux]; c != 0 && (rm == uint32(fp.RNE) || rm == roundDynamic) {
+	// What plainFP does not ask for is exact, but refused when frm is a reserved mode.
+	dynamic := rm == roundDynamic && o.aux != fCVTDW
+	if c := fastFloat[o.aux]; c != 0 && (rm == uint32(fp.RNE) || dynamic) {
 		o.op.code = c
 	}
 }

@@ -168,6 +168,7 @@ func (h *Hart) DropMachineCode() {
 		b := &h.code.blocks[i]
 		b.entry, b.heat = h.cold, 0
 	}
+	h.drops++
 	h.machine.Dropped()
 }
 
@@ -191,8 +192,8 @@ func (h *Hart) runTranslated() {
 				return
 			}
 		}
-		if b.entry == h.cold {
-			h.warm(b)
+		if b.entry == h.cold && h.warm(b) {
+			linkable = false
 		}
 		if b.entry <= h.cold || h.steps+b.n > h.limit {
 			h.interpretBlock()
@@ -209,11 +210,13 @@ func (h *Hart) runTranslated() {
 	}
 }
 
-// warm translates a block that is come to often.
-func (h *Hart) warm(b *block) {
-	if b.heat++; b.heat < h.heat || b.cross || b.hooked {
-		return
+// warm translates a block that is come to often. dropped says that all machine code had to
+// make room for it.
+func (h *Hart) warm(b *block) (dropped bool) {
+	if b.heat++; b.heat < h.heat || b.cross || b.hooked || b.entry == 0 {
+		return false
 	}
+	drops := h.drops
 	if h.codeOps == nil {
 		h.codeOps = make([]CodeOp, maxBlock)
 	}
@@ -231,6 +234,7 @@ func (h *Hart) warm(b *block) {
 	} else {
 		b.heat = 0
 	}
+	return h.drops != drops
 }
 
 func (b *block) codeOp(i uint64) CodeOp {
