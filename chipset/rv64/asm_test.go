@@ -196,6 +196,7 @@ func newBoard(t testing.TB, change ...func(*Config)) *board {
 		f(&cfg)
 	}
 	b.Hart = New(cfg)
+	giveEngine(t, b.Hart, *engine, 1)
 	return b
 }
 

@@ -26,37 +26,42 @@ func BenchmarkSpeed(b *testing.B) {
 		{"float", floatProgram},
 		{"calls", callsProgram},
 	} {
-		b.Run(c.name, func(b *testing.B) {
-			m := newBoard(b, func(cfg *Config) { cfg.RAM = make([]byte, 32<<20) })
-			p := m.paging(3)
-			for a := uint64(ramBase); a < ramBase+24<<20; a += pageSize {
-				p.put(a, a, leafRWX, 0)
-			}
-			a := c.program(m)
-			m.load(a)
-			m.EnterSupervisor(ramBase, 0, 0)
-			p.enable()
-			m.writeCSR(csrMstatus, mstatusFS)
-			m.SetTime(0, 1, 50)
-			m.run(20 * quantum)
-			best := time.Hour
-			b.ResetTimer()
-			for left := uint64(b.N); left > 0; {
-				n := min(left, quantum)
-				begun := time.Now()
-				m.run(n)
-				if took := time.Since(begun); n == quantum {
-					best = min(best, took)
-				}
-				left -= n
-			}
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Msteps/s")
-			b.ReportMetric(quantum/best.Seconds()/1e6, "best-Msteps/s")
-			b.ReportMetric(0, "ns/op")
-			if m.Hart.csr.scause > causeEcallU {
-				b.Fatalf("the program trapped: cause %d, stval %#x", m.Hart.csr.scause, m.Hart.csr.stval)
-			}
-		})
+		for _, name := range []string{"interpret", "translate"} {
+			b.Run(c.name+"/"+name, func(b *testing.B) { speed(b, name, c.program) })
+		}
+	}
+}
+
+func speed(b *testing.B, engine string, program func(b *board) *asm) {
+	m := newBoard(b, func(cfg *Config) { cfg.RAM = make([]byte, 32<<20) })
+	giveEngine(b, m.Hart, engine, 0)
+	p := m.paging(3)
+	for a := uint64(ramBase); a < ramBase+24<<20; a += pageSize {
+		p.put(a, a, leafRWX, 0)
+	}
+	a := program(m)
+	m.load(a)
+	m.EnterSupervisor(ramBase, 0, 0)
+	p.enable()
+	m.writeCSR(csrMstatus, mstatusFS)
+	m.SetTime(0, 1, 50)
+	m.run(20 * quantum)
+	best := time.Hour
+	b.ResetTimer()
+	for left := uint64(b.N); left > 0; {
+		n := min(left, quantum)
+		begun := time.Now()
+		m.run(n)
+		if took := time.Since(begun); n == quantum {
+			best = min(best, took)
+		}
+		left -= n
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Msteps/s")
+	b.ReportMetric(quantum/best.Seconds()/1e6, "best-Msteps/s")
+	b.ReportMetric(0, "ns/op")
+	if m.Hart.csr.scause > causeEcallU {
+		b.Fatalf("the program trapped: cause %d, stval %#x", m.Hart.csr.scause, m.Hart.csr.stval)
 	}
 }
 
