@@ -100,6 +100,8 @@ var (
 
 	iIMUL  = inst{name: "imul", escape: map0F, op: 0xaf, digit: noDigit, wide: true}
 	iIMULL = inst{name: "imull", escape: map0F, op: 0xaf, digit: noDigit}
+	iCMOVB = inst{name: "cmovb", escape: map0F, op: 0x42, digit: noDigit, wide: true}
+	iCMOVA = inst{name: "cmova", escape: map0F, op: 0x47, digit: noDigit, wide: true}
 	iNOT   = inst{name: "not", op: 0xf7, digit: 2, wide: true}
 	iNEG   = inst{name: "neg", op: 0xf7, digit: 3, wide: true}
 	iMUL1  = inst{name: "mul", op: 0xf7, digit: 4, wide: true}

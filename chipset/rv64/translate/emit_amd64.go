@@ -43,6 +43,7 @@ type emitter struct {
 	steps    int
 	constant uint64 // what operations that write constants have added so far
 	summed   bool   // something was added to rSum
+	dirty    bool   // FS is dirty here
 	op       int    // the operation at work
 	slow     label  // where it leads if it is not done here
 	stubs    []stub
@@ -112,16 +113,18 @@ const (
 	cFoldSecond
 	cFoldThird
 	cFoldPage
-	cInf64   // of an encoding shifted left by one
-	cBoxed   // the upper half of a register with a single-precision number
-	cSign64  //
+	cInf64  // of an encoding shifted left by one
+	cBoxed  // the upper half of a register with a single-precision number
+	cSign64 //
+	cTwo31  // 2³¹ and 2⁶² in double precision
+	cTwo62
 	cControl // MXCSR: to nearest, all exceptions masked, none noted
 	constCount
 )
 
 var constants = [constCount]uint64{
 	cFoldAddr: rv64.FoldAddr, cFoldSecond: rv64.FoldSecond, cFoldThird: rv64.FoldThird, cFoldPage: rv64.FoldPage,
-	cInf64: 0x7ff << 53, cBoxed: 0xffff_ffff << 32, cSign64: 1 << 63, cControl: 0x1f80,
+	cInf64: 0x7ff << 53, cBoxed: 0xffff_ffff << 32, cSign64: 1 << 63, cTwo31: 0x41e0_0000_0000_0000, cTwo62: 0x43d0_0000_0000_0000, cControl: 0x1f80,
 }
 
 func (e *emitter) const64(i int) mem { return inRegion(int32(e.constAt + 8*i)) }
@@ -219,7 +222,7 @@ func (e *emitter) constant_(r reg, v uint64) { e.assembler.constant(r, v) }
 func (e *emitter) block(b *rv64.CodeBlock, origin int) []byte {
 	e.origin, e.code = origin, e.code[:0]
 	e.b, e.steps = b, len(b.Ops)
-	e.constant, e.summed = 0, false
+	e.constant, e.summed, e.dirty = 0, false, false
 	e.stubs, e.taken = e.stubs[:0], e.taken[:0]
 
 	e.ri(iSUBI, rLeft, int32(e.steps))
