@@ -61,26 +61,28 @@ type driver struct {
 
 	// changeMu is held by what opens, attaches or detaches legs, one at a time.
 	changeMu sync.Mutex
-	// faceMu guards face.
-	faceMu sync.Mutex
-	face   blockFace
-	export export
+	// faceMu guards the fields below.
+	faceMu   sync.Mutex
+	face     blockFace
+	faceKept string // the kind of face that the disk has had so far, "" before there was one
+	faceWhy  string // how that came
+	export   export
 
-	mu          sync.Mutex // guards the fields below, and every call into the engine
-	engine      *Engine
-	world       world
-	legs        [2]*legio.Leg
-	legGone     [2]chan struct{} // closed when the kernel has let the leg go
-	out         [2]bool          // taken down by an admin
-	testing     [2]bool          // in diagnostics
-	barred      [2]bool          // a dying predecessor still has I/O under way there
-	refusals    [2]string        // why it is not in
-	startWhy    string           // why the face is down
-	facePresent bool
-	events      chan drivers.Event
-	seq         uint64
-	dropped     uint64
-	last        [2]string // last reported state of each side
+	mu       sync.Mutex // guards the fields below, and every call into the engine
+	engine   *Engine
+	world    world
+	legs     [2]*legio.Leg
+	legGone  [2]chan struct{} // closed when the kernel has let the leg go
+	out      [2]bool          // taken down by an admin
+	testing  [2]bool          // in diagnostics
+	barred   [2]bool          // a dying predecessor still has I/O under way there
+	refusals [2]string        // why it is not in
+	startWhy string           // why the face is down
+	shown    *shownFace       // the face that is up
+	events   chan drivers.Event
+	seq      uint64
+	dropped  uint64
+	last     [2]string // last reported state of each side
 }
 
 // New makes the driver of one disk.
@@ -111,6 +113,9 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 // also takes back in what was in service, so that the takeover needs nobody else.
 func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	d.handedOver = os.Remove(d.quietPath()) == nil
+	if mode == drivers.Fresh && d.faceLeft() {
+		mode = drivers.Adopt
+	}
 	n := max(loopsDefault, len(d.env.Inherited["fuse"]))
 	var loops []*loop
 	for i := range n {

@@ -14,9 +14,8 @@ import (
 
 func (d *driver) facePath() string { return filepath.Join(d.cfg.DevDir, d.cfg.Name) }
 
-// geometryPath keeps the geometry beside the run, so that a successor can take a face
-// over also when it cannot read a leg at that moment.
-func (d *driver) geometryPath() string {
+// notePath is where the faceNote lies.
+func (d *driver) notePath() string {
 	return filepath.Join(d.cfg.RunDir, "drivers", d.cfg.Name+".face.json")
 }
 
@@ -56,12 +55,12 @@ func (d *driver) createFace() error {
 
 // keep gives copies of the face's descriptors to the keeper.
 func (d *driver) keep(face blockFace, g frontend.Geometry) error {
-	b, err := json.Marshal(g)
+	b, err := json.Marshal(faceNote{g, kindOf(face)})
 	if err == nil {
-		err = writeFile(d.geometryPath(), b)
+		err = writeFile(d.notePath(), b)
 	}
 	if err != nil {
-		return fmt.Errorf("note the geometry of %s: %w", d.cfg.Name, err)
+		return fmt.Errorf("note what face %s has: %w", d.cfg.Name, err)
 	}
 	fds := face.Descriptors()
 	for _, name := range storedNames {
@@ -79,18 +78,16 @@ func (d *driver) keep(face blockFace, g frontend.Geometry) error {
 func (d *driver) adoptFace() error {
 	d.faceMu.Lock()
 	defer d.faceMu.Unlock()
-	b, err := os.ReadFile(d.geometryPath())
+	note, err := d.readNote()
 	if err != nil {
-		return fmt.Errorf("read the geometry of the predecessor's face: %w", err)
+		return err
 	}
-	var g frontend.Geometry
-	if err := json.Unmarshal(b, &g); err != nil {
-		return fmt.Errorf("%s: %w", d.geometryPath(), err)
-	}
+	g := note.Geometry
+	d.faceKept, d.faceWhy = note.Frontend, "as it was made"
 	if now, made := d.engineGeometry(); made && now.Size != g.Size {
 		return fmt.Errorf("the face that was left has %d bytes, the mirror on the legs has %d", g.Size, now.Size)
 	}
-	face, err := d.takeFace(g)
+	face, err := d.takeFace(g, note.Frontend)
 	if err != nil {
 		return err
 	}
@@ -98,6 +95,18 @@ func (d *driver) adoptFace() error {
 	err = d.link(face)
 	d.startExport(g)
 	return err
+}
+
+// readNote reads what a predecessor noted of its face.
+func (d *driver) readNote() (note faceNote, err error) {
+	b, err := os.ReadFile(d.notePath())
+	if err != nil {
+		return note, fmt.Errorf("read what the predecessor noted of its face: %w", err)
+	}
+	if err := json.Unmarshal(b, &note); err != nil {
+		return note, fmt.Errorf("%s: %w", d.notePath(), err)
+	}
+	return note, nil
 }
 
 func (d *driver) engineGeometry() (frontend.Geometry, bool) {
@@ -130,8 +139,9 @@ func (d *driver) link(face blockFace) error {
 	if err := os.Rename(temp, d.facePath()); err != nil {
 		return fmt.Errorf("name the face: %w", err)
 	}
+	d.faceKept = kindOf(face)
 	d.mu.Lock()
-	d.facePresent = true
+	d.shown = &shownFace{face.Device(), d.faceKept, d.faceWhy, face.CanBeAdopted()}
 	d.mu.Unlock()
 	return nil
 }
@@ -168,9 +178,10 @@ func (d *driver) dropFace(face blockFace) error {
 		d.env.Unstore(name)
 	}
 	err := face.Close()
-	os.Remove(d.geometryPath())
+	os.Remove(d.notePath())
+	d.faceKept = ""
 	d.mu.Lock()
-	d.facePresent = false
+	d.shown = nil
 	d.mu.Unlock()
 	d.face = nil
 	if err != nil {

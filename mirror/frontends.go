@@ -31,7 +31,7 @@ type blockFace interface {
 // The face's descriptors at the keeper, in the order in which they are stored.
 var storedNames = []string{"loop", "fuse", nbdface.Descriptor, ublk.Descriptor}
 
-// Frontends that Options may name. "auto" is fuseloop, which is everywhere.
+// Frontends that Options may name. "auto" is chosen for each new face: see chooseface.go.
 const (
 	frontendAuto = "auto"
 	frontendFUSE = "fuseloop"
@@ -60,19 +60,22 @@ const nbdTimeoutMin = 10 * time.Second
 
 func (d *driver) nbdOptions() nbdface.Options {
 	return nbdface.Options{
-		Identity: "ft " + filepath.Join(d.cfg.RunDir, d.cfg.Name),
+		Identity: d.faceIdentity(),
 		Timeout:  max(nbdTimeoutMin, 2*d.opt.withDefaults().LegTimeout),
 		FastZero: d.zeroesFast, ExcludePids: d.keepers, Log: d.env.Log,
 	}
 }
 
 func (d *driver) ublkOptions() ublk.Options {
-	return ublk.Options{ExcludePids: d.keepers, Log: d.env.Log}
+	return ublk.Options{Identity: d.faceIdentity(), ExcludePids: d.keepers, Log: d.env.Log}
 }
 
-// newFace makes the face that is configured. Under faceMu.
-func (d *driver) newFace(g frontend.Geometry) (blockFace, error) {
-	switch d.opt.Frontend {
+// faceIdentity is what the kernel's own devices carry, for a successor to find them.
+func (d *driver) faceIdentity() string { return "ft " + filepath.Join(d.cfg.RunDir, d.cfg.Name) }
+
+// makeFace makes a face of a kind. Under faceMu.
+func (d *driver) makeFace(kind string, g frontend.Geometry) (blockFace, error) {
+	switch kind {
 	case frontendNBD:
 		return faceOr(nbdface.Create(g, d.nbdOptions(), d.serveFirst))
 	case frontendUblk:
@@ -89,25 +92,35 @@ func faceOr[F blockFace](f F, err error) (blockFace, error) {
 	return f, nil
 }
 
-// takeFace takes over the face that a predecessor left, of whatever kind it is. An error
-// that is errDiscarded means that there was none to be taken over. Under faceMu.
-func (d *driver) takeFace(g frontend.Geometry) (f blockFace, err error) {
-	discard := func() error { return nil }
-	switch nbdFds, ublkFds := d.env.Inherited[nbdface.Descriptor], d.env.Inherited[ublk.Descriptor]; {
-	case len(nbdFds) > 0:
+// takeFace takes over the face that a predecessor left, of whatever kind it is: what was
+// kept of it says so, and where nothing was kept, what was noted. An error that is
+// errDiscarded means that there was none to be taken over. Under faceMu.
+func (d *driver) takeFace(g frontend.Geometry, noted string) (f blockFace, err error) {
+	var discard func() error
+	nbdFds, ublkFds := d.env.Inherited[nbdface.Descriptor], d.env.Inherited[ublk.Descriptor]
+	nothing := len(d.env.Inherited["fuse"]) == 0
+	switch {
+	case len(nbdFds) > 0, nothing && noted == frontendNBD:
 		f, err = faceOr(nbdface.Adopt(g, d.nbdOptions(), d.serveFirst))
 		closeFds(nbdFds) // the face has one of its own
-	case len(ublkFds) > 0:
+		discard = func() error { return nbdface.Discard(d.faceIdentity()) }
+	case len(ublkFds) > 0, nothing && noted == frontendUblk:
 		f, err = faceOr(ublk.Adopt(g, ublkFds, d.ublkOptions(), d.serveFirst))
 		closeFds(ublkFds)
+		discard = func() error { return ublk.Discard(d.faceIdentity()) }
 	default:
 		f, err = faceOr(fuseloop.Adopt(g, d.env.Inherited, d.faceOptions()))
 		discard = func() error { return fuseloop.Discard(d.env.Inherited) }
 	}
-	if errors.Is(err, fuseloop.ErrIncomplete) || errors.Is(err, nbdface.ErrIncomplete) || errors.Is(err, ublk.ErrIncomplete) {
+	if isIncomplete(err) {
 		return nil, d.discardFace(err, discard)
 	}
 	return f, err
+}
+
+// isIncomplete: a frontend says that there is nothing to be adopted.
+func isIncomplete(err error) bool {
+	return errors.Is(err, fuseloop.ErrIncomplete) || errors.Is(err, nbdface.ErrIncomplete) || errors.Is(err, ublk.ErrIncomplete)
 }
 
 func closeFds(fds []int) {
@@ -126,11 +139,12 @@ func (d *driver) serveFirst(q frontend.Queue) {
 // or somebody aborted it. The caller makes a new one. Under faceMu.
 func (d *driver) discardFace(why error, discard func() error) error {
 	d.env.Log.Error("the face that was left cannot be taken over: who has it open gets errors", "why", why)
-	if err := discard(); err != nil {
-		d.env.Log.Warn("discarding the face that was left", "err", err)
-	}
+	// First the copies: the kernel's own devices stay for as long as somebody has them open.
 	for _, name := range storedNames {
 		d.env.Unstore(name)
+	}
+	if err := discard(); err != nil && !isIncomplete(err) {
+		d.env.Log.Warn("discarding the face that was left", "err", err)
 	}
 	return fmt.Errorf("%w: %w", errDiscarded, why)
 }

@@ -10,8 +10,11 @@ import (
 	"ft/mirror/metadata"
 )
 
-// inspectWithin bounds what opening and reading a leg may take.
+// inspectWithin bounds what opening and reading a leg may take, where the leg_timeout is not
+// longer.
 const inspectWithin = 5 * time.Second
+
+func (d *driver) inspectWithin() time.Duration { return max(inspectWithin, d.opt.LegTimeout) }
 
 // busyWithin is how long a leg that is in use may stay so. What was opened to be looked
 // at a moment ago, here or by a process that just ended, is let go of by the kernel only
@@ -30,12 +33,12 @@ type found struct {
 }
 
 // inspect opens a leg and reads what it carries. It waits for the device, all in all for
-// at most inspectWithin, and so runs beside the event loops: one leg that hangs must not
+// at most inspectWithin(), and so runs beside the event loops: one leg that hangs must not
 // keep the other from being served. What comes later is closed again.
 func (d *driver) inspect(side int, path string, shared bool) found {
 	done := make(chan found, 1)
 	go func() { done <- d.inspectSlowly(side, path, shared) }()
-	t := time.NewTimer(inspectWithin)
+	t := time.NewTimer(d.inspectWithin())
 	defer t.Stop()
 	select {
 	case f := <-done:
@@ -47,11 +50,11 @@ func (d *driver) inspect(side int, path string, shared bool) found {
 			f.open.Close()
 		}
 	}()
-	return found{err: &legio.OpenError{Path: path, Kind: legio.KindHung, Sentence: fmt.Sprintf("the device did not answer within %v: it hangs", inspectWithin)}}
+	return found{err: &legio.OpenError{Path: path, Kind: legio.KindHung, Sentence: fmt.Sprintf("the device did not answer within %v: it hangs", d.inspectWithin())}}
 }
 
 func (d *driver) inspectSlowly(side int, path string, shared bool) found {
-	options := legio.OpenOptions{Deadline: inspectWithin, Faults: d.faults[side], Fence: d.fences[side], MinBytes: metadata.DeviceBytesMin, Shared: shared}
+	options := legio.OpenOptions{Deadline: d.inspectWithin(), Faults: d.faults[side], Fence: d.fences[side], MinBytes: metadata.DeviceBytesMin, Shared: shared}
 	open, err := legio.Open(path, options)
 	for until := time.Now().Add(busyWithin); err != nil && legio.Busy(err) && time.Now().Before(until); open, err = legio.Open(path, options) {
 		time.Sleep(busyPoll)
@@ -77,7 +80,7 @@ func (d *driver) look(open *legio.Leg) (*Leg, error) {
 			d.env.Log.Warn("damaged metadata", "leg", open.Path, "what", damage)
 		}
 	case errors.Is(err, metadata.ErrNoMetadata):
-		if g.Foreign, err = open.Foreign(inspectWithin); err != nil {
+		if g.Foreign, err = open.Foreign(d.inspectWithin()); err != nil {
 			return nil, fmt.Errorf("find out what is on %s: %w", open.Path, err)
 		}
 	case errors.Is(err, metadata.ErrDamaged), errors.Is(err, metadata.ErrVersion), errors.Is(err, metadata.ErrGeometry):

@@ -16,7 +16,7 @@ func (d *driver) Status() drivers.Status {
 	s := d.engine.Snapshot()
 	now := time.Now()
 	st := drivers.Status{Kind: Kind, Name: d.cfg.Name, State: s.Face, Reason: s.Reason, Since: now.Add(-s.Since), Pid: os.Getpid(), Seq: d.seq}
-	if d.facePresent {
+	if d.shown != nil {
 		st.Face = d.facePath()
 	}
 	switch {
@@ -75,10 +75,9 @@ func (d *driver) stats(s Snapshot) map[string]any {
 		m[sideID(i, "")[:4]] = map[string]any{"reads": l.Reads, "writes": l.Writes, "read_errors": l.ReadErrors, "write_errors": l.WriteErrors,
 			"wrong_bytes": s.Scrub.Outstanding.Wrong[i]}
 	}
-	if d.face != nil {
-		m["device"] = d.face.Device()
-		m["survives_crash"] = d.face.CanBeAdopted()
-		m["frontend"] = kindOf(d.face)
+	if f := d.shown; f != nil {
+		m["device"], m["survives_crash"] = f.device, f.survives
+		m["frontend"], m["frontend_why"] = f.kind, f.why
 	}
 	if x := d.exportStats(); x != nil {
 		m["nbd"] = x

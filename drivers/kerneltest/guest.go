@@ -191,6 +191,9 @@ func start(ctx context.Context, kernel image, initrd string, o Options) (*guest,
 		"-chardev", "file,id=console,path=/dev/fd/3", "-serial", "chardev:console",
 		"-chardev", "file,id=port,path=/dev/fd/4", "-serial", "chardev:port",
 		"-kernel", kernel.vmlinuz, "-initrd", initrd, "-append", cmdline)
+	if o.Counted {
+		cmd.Args = append(cmd.Args, "-icount", "shift=0,sleep=off")
+	}
 	cmd.ExtraFiles = []*os.File{consoleW, portW}
 	said := &strings.Builder{}
 	cmd.Stderr = said

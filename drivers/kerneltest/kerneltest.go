@@ -41,7 +41,11 @@ type Options struct {
 	Files    map[string]string // other files: path in the guest → path here
 	CPUs     int               // 1 when 0; more take turns on one thread, 100 ms each unless they wait
 	Memory   int               // MiB, 512 when 0
-	Timeout  time.Duration     // of the whole guest, from its boot; 10 minutes when 0
+	// Counted: the guest's clock counts its instructions, a nanosecond each, and time in which
+	// it has nothing to do costs none. What is measured then is the same however busy this
+	// machine is: the instructions that something takes.
+	Counted bool
+	Timeout time.Duration // of the whole guest, from its boot; 10 minutes when 0
 
 	// Binary is the program that Run runs: a static one, or one that is in Programs by its
 	// full path, with what it depends on.

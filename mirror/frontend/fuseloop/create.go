@@ -93,6 +93,12 @@ func (f *Face) attach(mount int) error {
 		return fmt.Errorf("open the root of the FUSE mount: %w", err)
 	}
 	defer closeAll(file)
+	// The kernel asks for a root inode's size when somebody wants to know it, and the loop
+	// driver, before Linux 6.16, does not: it takes what the inode says.
+	var st unix.Statx_t
+	if err := unix.Statx(file, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_SIZE, &st); err != nil {
+		return fmt.Errorf("ask for the size of the root of the FUSE mount: %w", err)
+	}
 	l, err := attachLoop(f.loop.fd, file, f.geometry, f.options)
 	if l.fd >= 0 {
 		f.loop = l

@@ -45,6 +45,12 @@ const cflagDestroyOnDisconnect = 1 << 0
 // errNoDriver: this kernel has no nbd driver, or it is not loaded.
 var errNoDriver = errors.New("this kernel has no nbd driver: load the module (modprobe nbd), or use another frontend")
 
+// Available says why this kernel cannot have such faces; nil: it can.
+func Available() error {
+	_, err := newWire(cmdConnect, 0)
+	return err
+}
+
 // wire is a message to the driver that is being put together.
 type wire struct {
 	req *nl.NetlinkRequest

@@ -15,8 +15,9 @@ import (
 
 const controlPath = "/dev/ublk-control"
 
-// iowr is _IOWR('u', n, size).
+// iowr is _IOWR('u', n, size), ior is _IOR.
 func iowr(n, size uint32) uint32 { return 3<<30 | size<<16 | 'u'<<8 | n }
+func ior(n, size uint32) uint32  { return 2<<30 | size<<16 | 'u'<<8 | n }
 
 // ctrlCmd is struct ublksrv_ctrl_cmd.
 type ctrlCmd struct {
@@ -41,7 +42,7 @@ type devInfo struct {
 	_             int32 // ublksrv_pid
 	_             uint32
 	flags         uint64
-	_             uint64 // ublksrv_flags
+	ublksrvFlags  uint64 // the server's own: whose device it is, see markOf
 	_, _          uint32 // owner_uid, owner_gid
 	_             [2]uint64
 }
@@ -78,6 +79,8 @@ type ioDesc struct {
 
 var (
 	ctrlBytes           = uint32(unsafe.Sizeof(ctrlCmd{}))
+	cmdGetDevInfo       = ior(0x02, ctrlBytes)
+	cmdGetFeatures      = ior(0x13, ctrlBytes)
 	cmdAddDev           = iowr(0x04, ctrlBytes)
 	cmdDelDev           = iowr(0x05, ctrlBytes)
 	cmdStartDev         = iowr(0x06, ctrlBytes)
@@ -122,6 +125,27 @@ const (
 
 // errNoDriver: this kernel has no ublk driver, or it is not loaded.
 var errNoDriver = errors.New("this kernel has no ublk driver: load the module (modprobe ublk_drv), or use another frontend")
+
+// Available says why this kernel cannot have such faces; nil: it can.
+func Available() error {
+	c, err := openControl()
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	var features uint64
+	if err := c.do("ask the ublk driver for its features", cmdGetFeatures, withMemory(anyDevice, &features)); err != nil {
+		return fmt.Errorf("%w (Linux 6.5 has what is needed)", err)
+	}
+	if features&flagsNeeded != flagsNeeded {
+		return lacks(features)
+	}
+	return nil
+}
+
+func lacks(flags uint64) error {
+	return fmt.Errorf("the kernel's ublk driver lacks what is needed (it has the flags %#x of %#x): Linux 6.5 has it", flags&flagsNeeded, uint64(flagsNeeded))
+}
 
 // control is the control device with a ring for its commands. One goroutine at a time.
 type control struct {

@@ -46,6 +46,9 @@ var ErrIncomplete = errors.New("there is no ublk device to adopt")
 
 // Options of a face.
 type Options struct {
+	// Identity is what a successor finds the device by when nobody kept a descriptor. No two
+	// faces of a machine have the same one.
+	Identity string
 	// ExcludePids tells who is no user of the device.
 	ExcludePids func() []int
 	Log         *slog.Logger
@@ -90,7 +93,8 @@ func Create(g frontend.Geometry, opt Options, serve func(frontend.Queue)) (_ *Fa
 }
 
 func (f *Face) create(g frontend.Geometry, serve func(frontend.Queue)) (err error) {
-	info := devInfo{nrHwQueues: 1, queueDepth: depth, maxIOBufBytes: ioBytesMax, devID: anyDevice, flags: flagsNeeded}
+	info := devInfo{nrHwQueues: 1, queueDepth: depth, maxIOBufBytes: ioBytesMax, devID: anyDevice, flags: flagsNeeded,
+		ublksrvFlags: markOf(f.opt.Identity)}
 	if err := f.control.do("add a ublk device", cmdAddDev, withMemory(anyDevice, &info)); err != nil {
 		f.control.close()
 		return err
@@ -102,7 +106,7 @@ func (f *Face) create(g frontend.Geometry, serve func(frontend.Queue)) (err erro
 		}
 	}()
 	if info.flags&flagsNeeded != flagsNeeded {
-		return fmt.Errorf("the kernel's ublk driver lacks what is needed (it has the flags %#x of %#x): Linux 6.5 has it", info.flags&flagsNeeded, flagsNeeded)
+		return lacks(info.flags)
 	}
 	if err := f.setParams(g); err != nil {
 		return err
@@ -161,23 +165,32 @@ func waitFor(within time.Duration, try func() error) error {
 	}
 }
 
-// Adopt takes over the device that fds (see Descriptors) are of, whose process is dead or
-// has abandoned it. The descriptors are still the caller's. ErrIncomplete: it is not there.
+// Adopt takes over the device that fds (see Descriptors) are of, or the one that has the
+// identity where there are none; its process is dead or has abandoned it. The descriptors are
+// still the caller's. ErrIncomplete: it is not there, or not as it should be.
 func Adopt(g frontend.Geometry, fds []int, opt Options, serve func(frontend.Queue)) (_ *Face, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("adopt the face of disk %s: %w", g.Name, err)
 		}
 	}()
-	id, err := deviceOf(fds)
-	if err != nil {
-		return nil, err
-	}
 	f, err := newFace(opt)
 	if err != nil {
 		return nil, err
 	}
-	f.id = id
+	if len(fds) > 0 {
+		f.id, err = deviceOf(fds)
+	} else {
+		f.id, err = f.control.find(opt.Identity)
+	}
+	if err == nil {
+		err = f.verify(g)
+	}
+	if err != nil {
+		f.control.close()
+		return nil, err
+	}
+	id := f.id
 	cmd := ctrlCmd{devID: id}
 	// EBUSY: the kernel has not seen yet that the process is gone.
 	err = waitFor(recoverWithin, func() error {
@@ -205,6 +218,20 @@ func Adopt(g frontend.Geometry, fds []int, opt Options, serve func(frontend.Queu
 		return nil, fmt.Errorf("%w: %w", err, ErrIncomplete)
 	}
 	return f, nil
+}
+
+// verify holds the device against the disk that it is to be the face of.
+func (f *Face) verify(g frontend.Geometry) error {
+	for name, want := range map[string]int64{"size": g.Size / sectorBytes, "queue/logical_block_size": int64(g.LogicalBlock)} {
+		b, err := os.ReadFile(filepath.Join(f.sysfs(), name))
+		if err != nil {
+			return fmt.Errorf("look at the device that was left: %w: %w", err, ErrIncomplete)
+		}
+		if got, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err != nil || got != want {
+			return fmt.Errorf("the device %s that was left has the %s %d, the disk %d: %w", f.name(), filepath.Base(name), got, want, ErrIncomplete)
+		}
+	}
+	return nil
 }
 
 // deviceOf is the number of the device that a descriptor is of.
