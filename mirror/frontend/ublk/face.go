@@ -175,6 +175,9 @@ func Adopt(g frontend.Geometry, fds []int, opt Options, serve func(frontend.Queu
 		}
 	}()
 	f, err := newFace(opt)
+	if errors.Is(err, errNoDriver) {
+		return nil, fmt.Errorf("%w: %w", err, ErrIncomplete)
+	}
 	if err != nil {
 		return nil, err
 	}
