@@ -104,6 +104,8 @@ type Layout struct {
 	X, R, W, RAM, FP, Sum, Regime, Jumps, DirtyFP        int32
 	Left, PageBase, PageTerm, Exit, Site, PC, MXCSR      int32
 	NearFP, ReservationAddr, ReservationSize             int32
+	Priv, Mstatus, Mip, Lines, Timers, Mie               int32
+	Sscratch, Sepc, Scause, Stval                        int32
 	JumpPC, JumpRegime, JumpBlock, JumpSize, JumpEntries int32
 	BlockEntry                                           int32
 	TLBEntries                                           int32
@@ -123,6 +125,11 @@ func (h *Hart) Layout() Layout {
 		Exit: off(unsafe.Pointer(&f.exit)), Site: off(unsafe.Pointer(&f.site)), PC: off(unsafe.Pointer(&f.pc)),
 		MXCSR: off(unsafe.Pointer(&f.mxcsr)), NearFP: off(unsafe.Pointer(&f.nearFP)),
 		ReservationAddr: off(unsafe.Pointer(&h.reservation.addr)), ReservationSize: off(unsafe.Pointer(&h.reservation.size)),
+		Priv: off(unsafe.Pointer(&h.priv)), Mstatus: off(unsafe.Pointer(&h.csr.mstatus)),
+		Mip: off(unsafe.Pointer(&h.csr.mip)), Lines: off(unsafe.Pointer(&h.csr.lines)),
+		Timers: off(unsafe.Pointer(&h.csr.timers)), Mie: off(unsafe.Pointer(&h.csr.mie)),
+		Sscratch: off(unsafe.Pointer(&h.csr.sscratch)), Sepc: off(unsafe.Pointer(&h.csr.sepc)),
+		Scause: off(unsafe.Pointer(&h.csr.scause)), Stval: off(unsafe.Pointer(&h.csr.stval)),
 		JumpPC: int32(unsafe.Offsetof(jumpEntry{}.pc)), JumpRegime: int32(unsafe.Offsetof(jumpEntry{}.regime)),
 		JumpBlock: int32(unsafe.Offsetof(jumpEntry{}.block)), JumpSize: int32(unsafe.Sizeof(jumpEntry{})), JumpEntries: jumpSize,
 		BlockEntry: int32(unsafe.Offsetof(block{}.entry)),
@@ -130,6 +137,30 @@ func (h *Hart) Layout() Layout {
 		RAMBase:    h.cfg.RAMBase,
 	}
 }
+
+// PlainCSR is where a register lies that modes from S on may access, and that accesses do
+// nothing else with; what is written is masked.
+func (l *Layout) PlainCSR(n uint32) (off, mask int32, ok bool) {
+	switch n {
+	case csrSscratch:
+		return l.Sscratch, -1, true
+	case csrSepc:
+		return l.Sepc, -2, true
+	case csrScause:
+		return l.Scause, -1, true
+	case csrStval:
+		return l.Stval, -1, true
+	}
+	return 0, 0, false
+}
+
+// What sstatus is read from (csrs.readStatus).
+const (
+	CSRSstatus = csrSstatus
+	StatusFS   = mstatusFS
+	StatusXL   = mstatusXL
+	StatusRead = sstatusReadable
+)
 
 // Fold constants of the fingerprint, for machine code.
 const (

@@ -81,6 +81,8 @@ var (
 	iSUBL = inst{name: "subl", op: 0x2b, digit: noDigit}
 	iXOR  = inst{name: "xor", op: 0x33, digit: noDigit, wide: true}
 	iXORL = inst{name: "xorl", op: 0x33, digit: noDigit}
+	iORL  = inst{name: "orl", op: 0x0b, digit: noDigit}
+	iCMPL = inst{name: "cmpl", op: 0x3b, digit: noDigit}
 	iCMP  = inst{name: "cmp", op: 0x3b, digit: noDigit, wide: true}
 	iTEST = inst{name: "test", op: 0x85, digit: noDigit, wide: true}
 
@@ -98,19 +100,25 @@ var (
 	iMOVSXB = inst{name: "movsxb", escape: map0F, op: 0xbe, digit: noDigit, wide: true, bytes: true}
 	iMOVSXW = inst{name: "movsxw", escape: map0F, op: 0xbf, digit: noDigit, wide: true}
 
-	iIMUL  = inst{name: "imul", escape: map0F, op: 0xaf, digit: noDigit, wide: true}
-	iIMULL = inst{name: "imull", escape: map0F, op: 0xaf, digit: noDigit}
-	iCMOVB = inst{name: "cmovb", escape: map0F, op: 0x42, digit: noDigit, wide: true}
-	iCMOVA = inst{name: "cmova", escape: map0F, op: 0x47, digit: noDigit, wide: true}
-	iNOT   = inst{name: "not", op: 0xf7, digit: 2, wide: true}
-	iNEG   = inst{name: "neg", op: 0xf7, digit: 3, wide: true}
-	iMUL1  = inst{name: "mul", op: 0xf7, digit: 4, wide: true}
-	iIMUL1 = inst{name: "imul1", op: 0xf7, digit: 5, wide: true}
-	iDIV   = inst{name: "div", op: 0xf7, digit: 6, wide: true}
-	iDIVL  = inst{name: "divl", op: 0xf7, digit: 6}
-	iIDIV  = inst{name: "idiv", op: 0xf7, digit: 7, wide: true}
-	iIDIVL = inst{name: "idivl", op: 0xf7, digit: 7}
-	iJMPTo = inst{name: "jmp to", op: 0xff, digit: 4}
+	iIMUL   = inst{name: "imul", escape: map0F, op: 0xaf, digit: noDigit, wide: true}
+	iIMULL  = inst{name: "imull", escape: map0F, op: 0xaf, digit: noDigit}
+	iCMOVBL = inst{name: "cmovbl", escape: map0F, op: 0x42, digit: noDigit}
+	iCMOVAL = inst{name: "cmoval", escape: map0F, op: 0x47, digit: noDigit}
+	iCMOVL  = inst{name: "cmovl", escape: map0F, op: 0x4c, digit: noDigit, wide: true}
+	iCMOVLL = inst{name: "cmovll", escape: map0F, op: 0x4c, digit: noDigit}
+	iCMOVG  = inst{name: "cmovg", escape: map0F, op: 0x4f, digit: noDigit, wide: true}
+	iCMOVGL = inst{name: "cmovgl", escape: map0F, op: 0x4f, digit: noDigit}
+	iCMOVB  = inst{name: "cmovb", escape: map0F, op: 0x42, digit: noDigit, wide: true}
+	iCMOVA  = inst{name: "cmova", escape: map0F, op: 0x47, digit: noDigit, wide: true}
+	iNOT    = inst{name: "not", op: 0xf7, digit: 2, wide: true}
+	iNEG    = inst{name: "neg", op: 0xf7, digit: 3, wide: true}
+	iMUL1   = inst{name: "mul", op: 0xf7, digit: 4, wide: true}
+	iIMUL1  = inst{name: "imul1", op: 0xf7, digit: 5, wide: true}
+	iDIV    = inst{name: "div", op: 0xf7, digit: 6, wide: true}
+	iDIVL   = inst{name: "divl", op: 0xf7, digit: 6}
+	iIDIV   = inst{name: "idiv", op: 0xf7, digit: 7, wide: true}
+	iIDIVL  = inst{name: "idivl", op: 0xf7, digit: 7}
+	iJMPTo  = inst{name: "jmp to", op: 0xff, digit: 4}
 
 	// With an immediate: of one byte, sign-extended, or of four.
 	iADDI  = inst{name: "add imm", op: 0x81, digit: 0, wide: true}

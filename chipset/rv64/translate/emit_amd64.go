@@ -116,7 +116,9 @@ const (
 	cInf64  // of an encoding shifted left by one
 	cBoxed  // the upper half of a register with a single-precision number
 	cSign64 //
-	cTwo31  // 2³¹ and 2⁶² in double precision
+	cStatusXL
+	cStatusRead
+	cTwo31 // 2³¹ and 2⁶² in double precision
 	cTwo62
 	cControl // MXCSR: to nearest, all exceptions masked, none noted
 	constCount
@@ -124,7 +126,7 @@ const (
 
 var constants = [constCount]uint64{
 	cFoldAddr: rv64.FoldAddr, cFoldSecond: rv64.FoldSecond, cFoldThird: rv64.FoldThird, cFoldPage: rv64.FoldPage,
-	cInf64: 0x7ff << 53, cBoxed: 0xffff_ffff << 32, cSign64: 1 << 63, cTwo31: 0x41e0_0000_0000_0000, cTwo62: 0x43d0_0000_0000_0000, cControl: 0x1f80,
+	cInf64: 0x7ff << 53, cBoxed: 0xffff_ffff << 32, cSign64: 1 << 63, cStatusXL: rv64.StatusXL, cStatusRead: rv64.StatusRead, cTwo31: 0x41e0_0000_0000_0000, cTwo62: 0x43d0_0000_0000_0000, cControl: 0x1f80,
 }
 
 func (e *emitter) const64(i int) mem { return inRegion(int32(e.constAt + 8*i)) }

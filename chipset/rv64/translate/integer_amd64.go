@@ -27,11 +27,13 @@ func (e *emitter) operation(o *rv64.CodeOp) (ends bool) {
 	case c >= rv64.OpJ && c <= rv64.OpJALR:
 		e.jump(o)
 		return true
+	case c == rv64.OpAMO:
+		e.atomic(o)
+	case c >= rv64.OpSystem:
+		e.system(o)
+		return true
 	default:
 		e.jmp(e.toSlow())
-		if c >= rv64.OpSystem {
-			return true
-		}
 	}
 	e.resume()
 	return false
