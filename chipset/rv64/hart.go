@@ -154,6 +154,7 @@ type Hart struct {
 	cold           uintptr // entry of blocks without machine code
 	hard           uint64  // limit, while it is that of a single block
 	codeOps        []CodeOp
+	codeBlock      CodeBlock
 	drops          uint64 // times that all machine code made room
 	machineSteps   uint64
 	machineEntries uint64

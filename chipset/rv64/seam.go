@@ -34,8 +34,10 @@ type Backend interface {
 	// Translate returns the entry of machine code for a block, 0 if there is none to be.
 	// It may call DropMachineCode.
 	Translate(b *CodeBlock) (entry uintptr)
-	// Enter runs machine code from an entry on until it comes back. An error is a crash.
-	Enter(entry uintptr) error
+	// Enter runs machine code from an entry on until it comes back.
+	Enter(entry uintptr)
+	// Locate is the operation of a block whose machine code the host's pc lies in.
+	Locate(b *CodeBlock, entry, pc uintptr) (op int)
 	// Link makes the way out of a block that the code reported lead to an entry.
 	Link(site uint32, entry uintptr)
 	// Resume is the entry behind an operation, by what the code reported.
@@ -65,6 +67,7 @@ type CodeOp struct {
 	Behind       uint16 // the same of what lies behind it
 	Weight       uint64 // of its data in the block's sum (fingerprint.go)
 	Site, Page   uint64 // the prefix through it
+	raw          uint32
 }
 
 // frame is what machine code and this package tell each other. Only between runs, and while
@@ -86,6 +89,7 @@ const (
 	ExitBlock              // before a block: there are not steps enough
 	ExitLink               // out of a block at an operation, whose way may be linked
 	ExitSlow               // at an operation that it does not do
+	ExitCrash              // at a signal, which is the rest; frame.site is the host's pc
 
 	exitKind    = 7 << 28
 	exitOpBits  = 7
@@ -189,6 +193,7 @@ func (h *Hart) SetBackend(m Backend, threshold int) {
 	h.cold = 0
 	if m != nil {
 		h.cold = m.Cold()
+		h.codeOps = make([]CodeOp, maxBlock)
 	}
 	h.dropAllCode()
 }
@@ -248,18 +253,7 @@ func (h *Hart) warm(b *block) (dropped bool) {
 		return false
 	}
 	drops := h.drops
-	if h.codeOps == nil {
-		h.codeOps = make([]CodeOp, maxBlock)
-	}
-	v := &CodeBlock{
-		Index: uint32((uintptr(unsafe.Pointer(b)) - uintptr(unsafe.Pointer(&h.code.blocks[0]))) / unsafe.Sizeof(block{})),
-		Start: uint16(b.pa % pageSize),
-		Ops:   h.codeOps[:b.n],
-		End:   b.codeOp(b.n),
-	}
-	for i := range v.Ops {
-		v.Ops[i] = b.codeOp(uint64(i))
-	}
+	v := h.view(b)
 	if entry := h.machine.Translate(v); entry != 0 {
 		b.entry = entry
 	} else {
@@ -268,11 +262,24 @@ func (h *Hart) warm(b *block) (dropped bool) {
 	return h.drops != drops
 }
 
+// view is a block as translators see it, until the next view.
+func (h *Hart) view(b *block) *CodeBlock {
+	v := &h.codeBlock
+	v.Index = uint32((uintptr(unsafe.Pointer(b)) - uintptr(unsafe.Pointer(&h.code.blocks[0]))) / unsafe.Sizeof(block{}))
+	v.Start = uint16(b.pa % pageSize)
+	v.Ops = h.codeOps[:b.n]
+	v.End = b.codeOp(b.n)
+	for i := range v.Ops {
+		v.Ops[i] = b.codeOp(uint64(i))
+	}
+	return v
+}
+
 func (b *block) codeOp(i uint64) CodeOp {
 	o := b.site(i)
 	return CodeOp{
 		Code: o.op.code, Rd: o.rd, Rs1: o.rs1, Rs2: o.rs2, Aux: o.aux, Links: o.links,
-		Imm: o.imm, Off: o.off, Behind: o.off + uint16(o.size()), Weight: o.weight, Site: o.sum.site, Page: o.sum.page,
+		Imm: o.imm, Off: o.off, Behind: o.off + uint16(o.size()), Weight: o.weight, Site: o.sum.site, Page: o.sum.page, raw: o.raw,
 	}
 }
 
@@ -295,8 +302,9 @@ func (h *Hart) enter(entry uintptr) (site uint32, linkable bool) {
 	f.left, h.sum = left, 0
 	for {
 		h.machineEntries++
-		if err := h.machine.Enter(entry); err != nil {
-			h.crashed(err)
+		h.machine.Enter(entry)
+		if f.exit&exitKind == ExitCrash {
+			h.crashed()
 			return 0, false
 		}
 		if f.mxcsr&0x3d != 0 {
@@ -370,10 +378,23 @@ func (h *Hart) hostFlags() {
 	h.floatChanged()
 }
 
-// crashed ends the hart's running: what the registers hold is anybody's guess.
-func (h *Hart) crashed(err error) {
+// crashed ends the hart's running: what its registers hold is anybody's guess.
+func (h *Hart) crashed() {
 	f := &h.frame
-	b := &h.code.blocks[f.exit&exitIndex>>exitOpBits]
-	_ = b
-	h.fault = fmt.Errorf("translated code crashed in the guest's page %#x, behind step %d: %w", f.pageBase, h.steps, err)
+	signal, at := f.exit&exitIndex, uintptr(f.site)
+	var last *block
+	for i := range h.code.blocks[:h.code.nBlocks] {
+		if b := &h.code.blocks[i]; b.entry > h.cold && b.entry <= at && (last == nil || b.entry > last.entry) {
+			last = b
+		}
+	}
+	if last == nil {
+		h.fault = fmt.Errorf("translated code crashed: signal %d at %#x, which is in no block, behind step %d", signal, at, h.steps)
+		return
+	}
+	v := h.view(last)
+	o := v.Ops[h.machine.Locate(v, last.entry, at)]
+	pc := f.pageBase + last.pa%pageSize + uint64(o.Off)
+	h.fault = fmt.Errorf("translated code crashed: signal %d in the code of the instruction %#x at pc %#x, behind step %d",
+		signal, o.raw, pc, h.steps)
 }

@@ -113,6 +113,7 @@ func (h *Hart) SetState(s State) {
 	h.x[0] = 0
 	h.pc, h.steps, h.fp = s.PC, s.Steps, s.Fingerprint
 	h.priv = Priv(s.Priv & 3)
+	h.fault = nil
 	h.waiting, h.halted, h.stop = s.Waiting != 0, s.Halted != 0, false
 	h.reservation = reservation{s.ReservationAddr, s.ReservationSize}
 	h.csr = csrs{

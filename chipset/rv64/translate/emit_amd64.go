@@ -48,7 +48,8 @@ type emitter struct {
 	slow     label  // where it leads if it is not done here
 	stubs    []stub
 	taken    []exit
-	broken   string // a rule to break
+	begins   [rv64.MaxBlock]int // where each operation's code begins
+	broken   string             // a rule to break
 }
 
 // stub is what is behind a block's code: how it comes back.
@@ -232,7 +233,7 @@ func (e *emitter) block(b *rv64.CodeBlock, origin int) []byte {
 	e.rr(iXORL, rSum, rSum)
 	ended := false
 	for i := range b.Ops {
-		e.op = i
+		e.op, e.begins[i] = i, e.here()
 		ended = e.operation(&b.Ops[i])
 		if v, ok := b.Ops[i].Constant(); ok {
 			e.constant += rv64.Mix(v) * b.Ops[i].Weight

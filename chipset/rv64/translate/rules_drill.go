@@ -8,7 +8,7 @@ import (
 )
 
 // BrokenRules are the rules that Options.BreakRule can name.
-var BrokenRules = []string{"addw", "sra", "bltu"}
+var BrokenRules = []string{"addw", "sra", "bltu", "mul crash", "xor crash"}
 
 func breakRule(name string) error {
 	if name != "" && !slices.Contains(BrokenRules, name) {

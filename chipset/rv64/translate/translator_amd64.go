@@ -49,6 +49,10 @@ func attach(h *rv64.Hart, o Options) (*Translator, error) {
 	t.common = t.e.commonCode(r.write)
 	t.start, t.cold = t.address(t.e.startAt), t.address(t.e.coldAt)
 	t.used = t.common
+	if err := guardRegion(codeRegion{t.address(0), t.address(len(r.exec)), t.address(t.e.exitAt)}); err != nil {
+		r.free()
+		return nil, err
+	}
 	h.SetBackend(backend{t}, o.Threshold)
 	return t, nil
 }
@@ -65,6 +69,7 @@ func (t *Translator) Close() error {
 		return nil
 	}
 	t.hart.SetBackend(nil, 0)
+	unguardRegion(t.address(0))
 	return t.region.free()
 }
 
@@ -86,10 +91,20 @@ type backend struct{ *Translator }
 
 func (b backend) Cold() uintptr { return b.cold }
 
-func (b backend) Enter(entry uintptr) error {
+func (b backend) Enter(entry uintptr) {
 	enter(b.base, entry, b.start)
 	runtime.KeepAlive(b.hart)
-	return nil
+}
+
+// Locate makes the block's code again, as it was.
+func (b backend) Locate(c *rv64.CodeBlock, entry, pc uintptr) int {
+	b.e.block(c, int(entry-b.address(0)))
+	for i, at := range b.e.begins[:len(c.Ops)] {
+		if int(pc-b.address(0)) < at {
+			return max(i-1, 0)
+		}
+	}
+	return len(c.Ops) - 1
 }
 
 func (b backend) Resume(site uint32) uintptr { return b.address(int(site)) }
