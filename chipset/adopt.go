@@ -54,6 +54,8 @@ func (d *driver) adopt(ctx context.Context) (err error) {
 		crossbar.End(modules)
 		return err
 	}
+	// Where there is no such engine any more, the next module that comes in interprets.
+	d.engines, _ = d.opt.Engine.Of()
 	set := d.settings()
 	w := newWorld(d)
 	e := j.Entry()

@@ -33,6 +33,7 @@ import (
 
 	"ft/chipset/backend"
 	"ft/chipset/crossbar"
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/drivers"
 )
@@ -80,6 +81,8 @@ type driver struct {
 	// life, and changes of devices.
 	changeMu sync.Mutex
 	life     *life
+
+	engines [2]engine.Kind // of the places; changed with no machine on, or by its goroutine
 
 	writing sync.WaitGroup // dumps
 	journal *crossbar.Journal

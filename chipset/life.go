@@ -226,6 +226,10 @@ func (d *driver) drain() bool {
 
 // build starts a CPU module with a kernel in its memory, at its first step.
 func (d *driver) build(s drivers.Side) (*boot, error) {
+	var err error
+	if d.engines, err = d.opt.Engine.Of(); err != nil {
+		return nil, drivers.Refuse(drivers.RuleUnfit, "%v", err)
+	}
 	set := d.settings()
 	set.Seed = make([]byte, 64)
 	_, _ = rand.Read(set.Seed) // never fails
@@ -268,6 +272,7 @@ func (d *driver) crossbar(set settings, w *world) crossbar.Config {
 		},
 		Backplane: backplane.Config{Machine: set.inside(), MemoryBytes: set.MemoryBytes, CPU: -1, Log: os.Stderr},
 		Pin:       pins(),
+		Engines:   d.engines,
 		Build:     inside.Machine(set.inside()),
 		World:     w, Log: d.env.Log, Wake: d.inbox.wake, Slots: d.slots,
 		Keeper: crossbar.Keeper{Journal: d.journal, Store: d.env.Store, Drop: d.env.Unstore},

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"ft/chipset/engine"
 	"ft/chipset/firmware"
 )
 
@@ -50,21 +52,12 @@ type Options struct {
 	// the run again; the one before stays beside it, with the ending .1. "" for none.
 	Record string `json:"record,omitempty"`
 
-	Engine      Engine        `json:"engine,omitempty"`
+	Engine      engine.Choice `json:"engine,omitempty"`
 	Compare     Compare       `json:"compare,omitempty"`
 	BlackoutMax time.Duration `json:"blackout_max_ns,omitempty"` // the longest stop of a re-integration
 	Throttle    bool          `json:"throttle,omitempty"`        // a guest may be slowed down so that one ends
 	Undecided   Undecided     `json:"undecided,omitempty"`       // whom to believe when nothing can be decided
 }
-
-// Engine is what executes a hart's instructions.
-type Engine string
-
-// Engines. All of them retire the same steps with the same fingerprint.
-const (
-	EngineAuto      Engine = "auto" // the fastest one that there is on this host
-	EngineInterpret Engine = "interpret"
-)
 
 // Compare is how much of what a hart does goes into its fingerprint.
 type Compare string
@@ -114,7 +107,7 @@ func (o Options) withDefaults() Options {
 		o.BlackoutMax = DefaultBlackoutMax
 	}
 	if o.Engine == "" {
-		o.Engine = EngineAuto
+		o.Engine = engine.Auto
 	}
 	if o.Compare == "" {
 		o.Compare = CompareStep
@@ -139,8 +132,8 @@ func (o Options) check() error {
 		return fmt.Errorf("the disk's serial number has %d bytes: a guest reads %d", len(o.DiskSerial), DiskSerialMax)
 	case o.Link != "" && o.TAP != "":
 		return fmt.Errorf("both a link (%s) and a TAP (%s) are named for the one NIC", o.Link, o.TAP)
-	case o.Engine != EngineAuto && o.Engine != EngineInterpret:
-		return fmt.Errorf("there is no engine %q (auto, interpret)", o.Engine)
+	case !o.Engine.Valid():
+		return fmt.Errorf("there is no engine %q (%s)", o.Engine, strings.Join(engine.Choices, ", "))
 	case o.Compare != CompareStep && o.Compare != CompareStore && o.Compare != CompareOff:
 		return fmt.Errorf("there is no compare %q (step, store, off)", o.Compare)
 	case o.Undecided != UndecidedStop && o.Undecided != UndecidedCPU0 && o.Undecided != UndecidedCPU1:

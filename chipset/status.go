@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"ft/chipset/crossbar"
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/module"
 	"ft/drivers"
@@ -268,6 +269,18 @@ func (d *driver) evidence(s drivers.Side, e *crossbar.Event) {
 	d.emit(ev)
 }
 
+// engineStats are what a module says of what executes its hart.
+func engineStats(c crossbar.SideStatus) map[string]any {
+	s := map[string]any{"engine": c.Engine}
+	if t := c.Translator; c.Engine == engine.Translator {
+		s["translator"] = map[string]any{
+			"blocks": t.Blocks, "code_bytes": t.CodeBytes, "translations": t.Translations, "instructions": t.Ops,
+			"flushes": t.Flushes, "translate_ms": float64(t.TranslateNS) / 1e6, "native_steps": t.NativeSteps, "entries": t.Entries,
+		}
+	}
+	return s
+}
+
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // emit reports. Under mu.
@@ -287,7 +300,7 @@ func (d *driver) Events() <-chan drivers.Event { return d.events }
 // stats are for `ftctl show`. Under mu.
 func (d *driver) stats() map[string]any {
 	s := map[string]any{
-		"state": d.power, "kernel": d.opt.Kernel, "memory_bytes": d.opt.MemoryBytes, "engine": "interpret", "compare": d.opt.Compare,
+		"state": d.power, "kernel": d.opt.Kernel, "memory_bytes": d.opt.MemoryBytes, "engine": d.opt.Engine, "compare": d.opt.Compare,
 		"boots": d.boots, "events_dropped": d.dropped,
 	}
 	if b := d.boot; b != nil {
@@ -327,6 +340,11 @@ func (d *driver) lockstepStats(s map[string]any, x crossbar.Status) {
 		}
 	}
 	s["modules"] = pids
+	for i, c := range x.Sides {
+		if c.Engine != "" {
+			s[fmt.Sprintf("cpu%d", i)] = engineStats(c)
+		}
+	}
 	for i := range d.sides {
 		if d.sides[i].last != "" {
 			s[fmt.Sprintf("cpu%d_last_fault", i)] = d.sides[i].last

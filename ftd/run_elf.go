@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +15,7 @@ import (
 
 	"ft/chipset/bare"
 	"ft/chipset/cpu"
+	"ft/chipset/engine"
 	"ft/chipset/rv64"
 	"ft/ftd/config"
 )
@@ -43,7 +43,8 @@ the hart and a1 the address of a device tree, on a board like Spike's: memory fr
 prints and ends through the doublewords tohost and fromhost (HTIF); what it prints goes
 to standard output. Runs are deterministic: time is counted in steps.
 
-  --engine ENGINE     what runs it: %s
+  --engine ENGINE     what runs it: %s. With unlike, which needs
+                      --lockstep, cpu0 interprets and cpu1 runs translated code
   --memory SIZE       (2GiB; 64MiB with --lockstep)
   --max-steps N       the end, also if the program has not ended (no limit)
   --signature FILE    write the memory from begin_signature to end_signature to FILE
@@ -86,7 +87,7 @@ func runELF(args []string, out, errs io.Writer) int {
 	o, err := parseRunELF(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(out, runELFUsage, strings.Join(bare.Engines, ", "), strings.Join(cpu.Classes(), ", "))
+		fmt.Fprintf(out, runELFUsage, strings.Join(engine.Choices, ", "), strings.Join(cpu.Classes(), ", "))
 		return exitDone
 	case err != nil:
 		fmt.Fprintf(errs, "ftd run-elf: %v\n(ftd run-elf --help says more)\n", err)
@@ -102,7 +103,7 @@ func runELF(args []string, out, errs io.Writer) int {
 // runELFOptions is what was asked for.
 type runELFOptions struct {
 	file        string
-	engine      string
+	engines     [2]engine.Kind // of the modules; the second one is the program's without lockstep
 	memory      uint64
 	maxSteps    uint64
 	signature   string
@@ -115,7 +116,7 @@ type runELFOptions struct {
 func parseRunELF(args []string) (runELFOptions, error) {
 	o := runELFOptions{maxSteps: math.MaxUint64, granularity: 4}
 	f := flags()
-	f.StringVar(&o.engine, "engine", bare.Engines[0], "")
+	chosen := f.String("engine", engine.Choices[0], "")
 	f.StringVar(&o.signature, "signature", "", "")
 	f.BoolVar(&o.stats, "stats", false, "")
 	f.BoolVar(&o.fingerprint, "fingerprint", false, "")
@@ -149,12 +150,19 @@ func parseRunELF(args []string) (runELFOptions, error) {
 	switch {
 	case len(files) == 0 || files[0] == "":
 		return o, errors.New("it needs a FILE to run")
-	case !slices.Contains(bare.Engines, o.engine):
-		return o, fmt.Errorf("there is no engine %q; there is %s", o.engine, strings.Join(bare.Engines, ", "))
 	case len(files) > 1:
 		return o, fmt.Errorf("unexpected argument %q: one program is run, and takes no arguments", files[1])
 	}
 	o.file = files[0]
+	if *chosen == "interpreter" { // its other name
+		*chosen = string(engine.Interpret)
+	}
+	if o.engines, err = engine.Choice(*chosen).Of(); err != nil {
+		return o, err
+	}
+	if *chosen == string(engine.Unlike) && !o.lockstep.on {
+		return o, errors.New("engine unlike is for two modules: add --lockstep")
+	}
 	switch *rejoin {
 	case "yes", "no":
 		o.lockstep.rejoin = *rejoin == "yes"
@@ -229,10 +237,11 @@ func (o *runELFOptions) run(out, errs io.Writer) (code int, err error) {
 	if o.fingerprint {
 		compare = rv64.EveryStep
 	}
-	m, err := bare.New(bare.Config{RAM: ram, Compare: compare, Console: out, Errors: errs}, program)
+	m, err := bare.New(bare.Config{RAM: ram, Engine: o.engines[1], Compare: compare, Console: out, Errors: errs}, program)
 	if err != nil {
 		return 0, err
 	}
+	defer m.Close()
 	start := time.Now()
 	result, err := m.Run(o.maxSteps)
 	if err != nil {

@@ -72,7 +72,7 @@ func (o *runELFOptions) runLockstep(program *bare.Program, sink *os.File, where 
 	}
 	joined := 0
 	m, err := duplex.Start(duplex.Config{
-		Program: program, Memory: int64(o.memory), Compare: rv64.EveryStep, MaxSteps: limit, Undecided: lockstep.Policy(o.lockstep.undecided),
+		Program: program, Memory: int64(o.memory), Engines: o.engines, Compare: rv64.EveryStep, MaxSteps: limit, Undecided: lockstep.Policy(o.lockstep.undecided),
 		Rejoin: o.lockstep.rejoin, Faults: o.lockstep.faults, Console: out,
 		Event: func(_ time.Time, e *crossbar.Event) {
 			text := tell(e)

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"ft/chipset/bare"
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/rv64"
 	"ft/chipset/virtio"
@@ -57,6 +58,7 @@ type Settings struct {
 	MemoryBytes int64         `json:"memory_bytes"`
 	CPU         int           `json:"cpu"` // core that it is pinned to, or -1
 	Machine     MachineConfig `json:"machine"`
+	Engine      engine.Kind   `json:"engine,omitempty"`
 	Patience    time.Duration `json:"patience_ns"`
 	Private     bool          `json:"private,omitempty"` // the memory is another's: what is written stays here
 }

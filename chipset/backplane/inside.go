@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/port"
 )
@@ -36,6 +37,9 @@ const (
 type Executor interface {
 	Do(*lockstep.Command) error
 }
+
+// shows is an executor that has something to say of its engine.
+type shows interface{ Engine() *engine.Engine }
 
 // Build makes a module's executor on its memory. send sends a record, which is valid during
 // the call alone; where it fails, the process ends behind the command.
@@ -85,7 +89,12 @@ func serve(side lockstep.Side, build Build) error {
 		return fmt.Errorf("build the machine: %w", err)
 	}
 	var c lockstep.Command
+	shown, _ := executor.(shows)
 	for {
+		if shown != nil {
+			g := gauges(shown.Engine())
+			p.Show(&g)
+		}
 		message, err := p.Receive()
 		if err != nil {
 			return err
@@ -97,6 +106,7 @@ func serve(side lockstep.Side, build Build) error {
 			return nil
 		}
 		if err := executor.Do(&c); err != nil {
+			p.SayLast(err.Error())
 			return err
 		}
 		if unsent != nil {

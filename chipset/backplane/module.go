@@ -11,8 +11,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/port"
+	"ft/chipset/rv64/translate"
 )
 
 // Config is what a module is started with.
@@ -20,6 +22,7 @@ type Config struct {
 	Exe         string // default: this program
 	Side        lockstep.Side
 	Machine     MachineConfig
+	Engine      engine.Kind // default: the interpreter
 	MemoryBytes int64
 	CPU         int      // core that it is pinned to; -1: not pinned
 	Log         *os.File // takes its last words; nil: nowhere
@@ -82,7 +85,7 @@ func Start(cfg Config) (*Module, error) {
 		cfg.Patience = port.Patience
 	}
 	settings, err := json.Marshal(Settings{
-		Side: cfg.Side, MemoryBytes: cfg.MemoryBytes, CPU: cfg.CPU, Machine: cfg.Machine, Patience: cfg.Patience, Private: cfg.Of != nil,
+		Side: cfg.Side, MemoryBytes: cfg.MemoryBytes, CPU: cfg.CPU, Machine: cfg.Machine, Engine: cfg.Engine, Patience: cfg.Patience, Private: cfg.Of != nil,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", cfg.Side, err)
@@ -261,6 +264,11 @@ func (m *Module) RAM() []byte { return m.ram }
 func (m *Module) Passed() uint64  { return m.passed.Load() }
 func (m *Module) Refused() uint64 { return m.refused.Load() }
 
+// Gauges is what the module says of its engine, which is for people: nothing is decided by it.
+func (m *Module) Gauges() (kind engine.Kind, s translate.Stats) {
+	return gaugesOf(m.port.Gauges())
+}
+
 // Done is closed when the process is gone and all that it had sent is delivered or refused.
 func (m *Module) Done() <-chan struct{} { return m.done }
 
@@ -367,7 +375,11 @@ func (m *Module) read() {
 		message, err := m.port.Receive(buf)
 		if errors.Is(err, port.ErrClosed) {
 			if m.how != "" {
-				m.report(Gone{Why: Died, Text: m.says(m.how)})
+				how := m.how
+				if words := m.port.LastWords(); words != "" {
+					how += ": " + words
+				}
+				m.report(Gone{Why: Died, Text: m.says(how)})
 			}
 			return
 		}

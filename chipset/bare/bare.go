@@ -23,18 +23,16 @@ import (
 	"fmt"
 	"io"
 
+	"ft/chipset/engine"
 	"ft/chipset/firmware"
 	"ft/chipset/module"
 	"ft/chipset/rv64"
 )
 
-// Engines are the names of what can run a program's steps, as ft.toml has them: auto, the
-// default, is the fastest one that there is. Its other names are taken as well.
-var Engines = []string{"auto", "interpret", "interpreter"}
-
 // Config is what a machine is built from.
 type Config struct {
 	RAM     []byte // at firmware.RAMBase, zero; a multiple of 4 KiB, page-aligned
+	Engine  engine.Kind
 	Compare rv64.Compare
 	Console io.Writer // what the program prints
 	Errors  io.Writer // what it writes to file descriptor 2
@@ -42,12 +40,13 @@ type Config struct {
 
 // Machine is a program on its board.
 type Machine struct {
-	hart  *rv64.Hart
-	clint clint
-	plic  *module.PLIC
-	uart  *module.UART
-	rom   []byte // the device tree
-	htif  htif
+	hart   *rv64.Hart
+	engine *engine.Engine // nil: the hart is given its own by somebody else
+	clint  clint
+	plic   *module.PLIC
+	uart   *module.UART
+	rom    []byte // the device tree
+	htif   htif
 }
 
 // Program is an executable that was read for memory of a certain size.
@@ -92,8 +91,18 @@ func New(cfg Config, p *Program) (*Machine, error) {
 		return nil, err
 	}
 	m.htif.console, m.htif.errors, m.htif.lines = bufio.NewWriter(cfg.Console), bufio.NewWriter(cfg.Errors), true
-	return m, m.place(p)
+	if err := m.place(p); err != nil {
+		return nil, err
+	}
+	m.engine, err = engine.Attach(cfg.Engine, m.hart)
+	return m, err
 }
+
+// Close gives back what the machine's engine holds. It runs no more.
+func (m *Machine) Close() error { return m.engine.Close() }
+
+// Engine is what runs it.
+func (m *Machine) Engine() *engine.Engine { return m.engine }
 
 // assemble makes a machine whose memory is what cfg.RAM holds, and which prints nowhere yet.
 // The rest of the hart's configuration is the board's.
@@ -186,6 +195,9 @@ func (m *Machine) run(max uint64) (Result, error) {
 // serves the program's command if one is due. idle says that the hart waits (WFI).
 func (m *Machine) advance(end uint64) (idle bool, err error) {
 	_, why := m.hart.Run(min(end-m.hart.Steps(), m.htif.until()))
+	if why == rv64.StopFault {
+		return false, m.hart.Fault()
+	}
 	idle = why == rv64.StopWFI
 	if m.htif.due(idle) {
 		err = m.htif.serve()

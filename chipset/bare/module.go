@@ -137,6 +137,8 @@ func (m *Module) Run(steps uint64) (ran uint64, why module.Stop) {
 func (m *Module) run(end uint64) module.Stop {
 	for {
 		switch {
+		case m.m.hart.Fault() != nil:
+			return module.StopFault
 		case m.m.htif.ended:
 			return module.StopReset
 		case m.broken:

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"time"
 
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/module"
 	"ft/chipset/rv64"
@@ -65,6 +66,9 @@ type Config struct {
 	// (lockstep.Full); 0: 7168. Inputs may go beyond it, up to lockstep.PagesMax in all.
 	EpochPages int
 
+	// Engine executes the machine's hart, and those of the self-test; "" is the interpreter.
+	Engine engine.Kind
+
 	// CPUTime and Spend are for the fault that makes a module slow: the processor time that
 	// the process has used, and using up more of it. nil: the real ones.
 	CPUTime func() time.Duration
@@ -82,6 +86,7 @@ var ErrEnd = errors.New("the chipset ended this CPU module")
 type Executor struct {
 	cfg     Config
 	machine Machine
+	engine  *engine.Engine
 	undo    undo
 	layer   layer
 
@@ -118,6 +123,9 @@ func New(cfg Config) (*Executor, error) {
 		return nil, fmt.Errorf("make the CPU module's machine: %w", err)
 	}
 	e.machine = m
+	if e.engine, err = engine.Attach(cfg.Engine, m.Hart()); err != nil {
+		return nil, fmt.Errorf("give the CPU module its engine: %w", err)
+	}
 	e.layer = layer{machine: m, ram: cfg.RAM, report: e.injected, cpuTime: cfg.CPUTime, spend: cfg.Spend}
 	e.begin(0)
 	return e, nil
@@ -125,6 +133,12 @@ func New(cfg Config) (*Executor, error) {
 
 // Machine is what runs, for reading.
 func (e *Executor) Machine() Machine { return e.machine }
+
+// Engine is what executes it.
+func (e *Executor) Engine() *engine.Engine { return e.engine }
+
+// Close gives back what the engine holds. Nothing is executed behind it.
+func (e *Executor) Close() error { return e.engine.Close() }
 
 // Do executes a command. After an error, which is ErrEnd for the command to end, the module
 // cannot go on.
@@ -211,6 +225,9 @@ func (e *Executor) run(steps uint64) error {
 	e.running, e.sent = true, false
 	stop := e.layer.run(steps)
 	e.running = false
+	if stop == module.StopFault {
+		return e.machine.Hart().Fault()
+	}
 	if err := e.undo.overflow(); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ import (
 
 	"ft/chipset/backplane"
 	"ft/chipset/cpu"
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/module"
 	"ft/chipset/narrow"
@@ -62,12 +63,14 @@ type Event struct {
 // Config is what a machine is made of.
 type Config struct {
 	Core      lockstep.Config
-	Backplane backplane.Config // Side, Record and Gone are the crossbar's to set
+	Backplane backplane.Config // Side, Inbox, CPU and Engine are the crossbar's to set
 	// Build makes the same machine as the modules do, for looking into what went wrong.
 	Build func(ram []byte, sink module.Sink, onFirstWrite func(page uint64)) (cpu.Machine, error)
 	World World
 	Pin   [2]int // cores of the modules; -1: wherever there is room
-	Slots *Slots
+	// Engines are those of the places. A referee, and the good half of a search, interpret.
+	Engines [2]engine.Kind
+	Slots   *Slots
 	// Keeper holds what a successor needs if this process dies; its fields may be nil.
 	Keeper Keeper
 	Log    *slog.Logger
@@ -172,7 +175,7 @@ func (x *Crossbar) start(f func()) { x.posted = append(x.posted, f) }
 // startModule starts a process for a place.
 func (x *Crossbar) startModule(s lockstep.Side) (*mod, error) {
 	cfg := x.cfg.Backplane
-	cfg.Side, cfg.Inbox, cfg.CPU = s, x.inbox, x.cfg.Pin[s]
+	cfg.Side, cfg.Inbox, cfg.CPU, cfg.Engine = s, x.inbox, x.cfg.Pin[s], x.cfg.Engines[s]
 	started, err := backplane.Start(cfg)
 	if err != nil {
 		return nil, err

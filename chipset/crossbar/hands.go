@@ -10,6 +10,7 @@ import (
 
 	"ft/chipset/backplane"
 	"ft/chipset/cpu"
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/module"
 	"ft/chipset/narrow"
@@ -138,7 +139,7 @@ func (h *hands) Referee(from lockstep.Side, state []byte, log []lockstep.Command
 // stream.
 func (x *Crossbar) hear(src *mod, state []byte, log []lockstep.Command) (*lockstep.Transcript, error) {
 	cfg := x.cfg.Backplane
-	cfg.Side, cfg.CPU, cfg.Inbox, cfg.Of = src.side, -1, backplane.NewInbox(), src.Module
+	cfg.Side, cfg.CPU, cfg.Inbox, cfg.Of, cfg.Engine = src.side, -1, backplane.NewInbox(), src.Module, engine.Interpreter
 	m, err := backplane.Start(cfg)
 	if err != nil {
 		return nil, err
@@ -284,7 +285,7 @@ func (x *Crossbar) find(ev *Event, m *mod) {
 		defer m.use.Done()
 		<-m.Done() // nobody writes to its memory any more
 		res, err := narrow.Find(&narrow.Case{
-			Memory: m.Descriptors()[0], Bytes: int64(len(m.RAM())), Build: x.cfg.Build, Case: *ev.Case, Injection: injection,
+			Memory: m.Descriptors()[0], Bytes: int64(len(m.RAM())), Build: x.cfg.Build, Engine: x.cfg.Engines[m.side], Case: *ev.Case, Injection: injection,
 		})
 		ev.Found, ev.FindErr = &res, err
 		x.post(func() { x.cfg.World.Event(ev) })

@@ -9,7 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/chipset/cpu"
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
+	"ft/chipset/rv64/translate"
 )
 
 // Status is a snapshot for people.
@@ -34,6 +36,9 @@ type SideStatus struct {
 	Open    bool   // its links to the devices
 	Passed  uint64 // outputs of it that were let through
 	Refused uint64 // records that came after its links were cut
+	// What it says of its engine; Engine is "" while it has said nothing.
+	Engine     engine.Kind
+	Translator translate.Stats
 	// Repeated counts the steps that were gone back over in trials.
 	Repeated uint64
 }
@@ -106,6 +111,7 @@ func (x *Crossbar) setStatus() {
 		st.Sides[s] = SideStatus{Within: x.core.Within(side), Syncing: syncing && syncer == side, Open: l.open, Passed: l.passed, Refused: l.refused, Repeated: l.repeated}
 		if m := x.mods[s]; m != nil {
 			st.Sides[s].Pid = m.Pid()
+			st.Sides[s].Engine, st.Sides[s].Translator = m.Gauges()
 		}
 		if m := x.fenced[s]; m != nil {
 			st.Sides[s].Refused += m.Refused()

@@ -32,6 +32,7 @@ import (
 	"ft/chipset/bare"
 	"ft/chipset/cpu"
 	"ft/chipset/crossbar"
+	"ft/chipset/engine"
 	"ft/chipset/inside"
 	"ft/chipset/lockstep"
 	"ft/chipset/rv64"
@@ -41,6 +42,7 @@ import (
 type Config struct {
 	Program   *bare.Program
 	Memory    int64 // bytes
+	Engines   [2]engine.Kind
 	Compare   rv64.Compare
 	MaxSteps  uint64 // 0: no limit; the quantum is ended in which they are reached
 	Undecided lockstep.Policy
@@ -119,6 +121,7 @@ func Start(cfg Config) (*Machine, error) {
 		},
 		Backplane: backplane.Config{Machine: machine, MemoryBytes: cfg.Memory, CPU: -1, Log: cfg.Log, Limits: backplane.Limits{Hung: hung}},
 		Pin:       [2]int{-1, -1},
+		Engines:   cfg.Engines,
 		Build:     inside.Machine(machine),
 		World:     m.w, Log: slog.New(slog.DiscardHandler),
 	}, 0, fill)

@@ -11,6 +11,7 @@ import (
 	"ft/chipset/backplane"
 	"ft/chipset/bare"
 	"ft/chipset/cpu"
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/module"
 )
@@ -31,10 +32,21 @@ func Run(args []string, errs io.Writer) (code int) {
 		return 2
 	}
 	return backplane.Run(side, errs, func(s *backplane.Settings, ram []byte, send func(*lockstep.Record)) (backplane.Executor, error) {
+		cfg := cpu.Config{RAM: ram, Build: Machine(s.Machine), Engine: s.Engine, Send: send}
+		x, err := cpu.New(cfg)
+		if err != nil && s.Engine != engine.Interpreter { // a machine that is slow is better than none, and it says what it has
+			fmt.Fprintf(errs, "%s: %v; it interprets\n", side, err)
+			cfg.Engine = engine.Interpreter
+			x, err = cpu.New(cfg)
+		}
+		if err != nil {
+			return nil, err
+		}
+		// The translator has its memory by now, and nothing of the guest has been looked at.
 		if err := confine(); err != nil { // it computes as well without
 			fmt.Fprintf(errs, "%s: %v\n", side, err)
 		}
-		return cpu.New(cpu.Config{RAM: ram, Build: Machine(s.Machine), Send: send})
+		return x, nil
 	})
 }
 

@@ -57,9 +57,12 @@ const (
 	StopHeld               // a device's reset waits for the answers to its requests
 	StopReset              // the guest asked for a reset; see Reset
 	StopBreak              // Break was called
+	StopFault              // the hart's engine has crashed (rv64.Hart.Fault)
 )
 
-func (s Stop) String() string { return [...]string{"budget", "wfi", "held", "reset", "break"}[s] }
+func (s Stop) String() string {
+	return [...]string{"budget", "wfi", "held", "reset", "break", "fault"}[s]
+}
 
 // Reset is what a guest asked for.
 type Reset struct {
@@ -160,6 +163,8 @@ func (m *Machine) Run(steps uint64) (ran uint64, why Stop) {
 			m.rtc.Check()
 		}
 		switch {
+		case stop == rv64.StopFault:
+			return ran, StopFault
 		case m.broken:
 			return ran, StopBreak
 		case stop == rv64.StopWFI:

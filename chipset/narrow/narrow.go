@@ -3,7 +3,8 @@
 //
 // Two machines are made from what is left of the one that was shot: its memory as it was at
 // the beginning of the epoch, once as it is and once with the pages put right that were wrong;
-// its state; the commands that it was given; and, of a drill, the fault that was put into it.
+// its state; the commands that it was given; its engine; and, of a drill, the fault that was put
+// into it. The other one has the interpreter.
 // Both do the epoch again side by side, quantum by quantum. Where they differ, in what they
 // answer or in memory that was written, they go back and do the quantum in smaller pieces, down
 // to a single step (search.go).
@@ -18,6 +19,7 @@ import (
 	"fmt"
 
 	"ft/chipset/cpu"
+	"ft/chipset/engine"
 	"ft/chipset/firmware"
 	"ft/chipset/lockstep"
 	"ft/chipset/module"
@@ -28,6 +30,8 @@ type Case struct {
 	Memory int   // a memfd with the module's memory, which nobody writes to any more
 	Bytes  int64 // its size
 	Build  func(ram []byte, sink module.Sink, onFirstWrite func(page uint64)) (cpu.Machine, error)
+	// Engine is the module's. What is right comes from the interpreter.
+	Engine engine.Kind
 	lockstep.Case
 	// Injection is what a drill had put into the module, nil for nothing.
 	Injection *lockstep.Injection
@@ -71,12 +75,12 @@ func Find(c *Case) (res Result, err error) {
 	if len(c.Log) > commandsMax {
 		return res, fmt.Errorf("%d commands are too many to be done again", len(c.Log))
 	}
-	bad, err := begin(c)
+	bad, err := begin(c, c.Engine)
 	if err != nil {
 		return res, err
 	}
 	defer bad.end()
-	good, err := begin(c)
+	good, err := begin(c, engine.Interpreter)
 	if err != nil {
 		return res, err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/chipset/cpu"
+	"ft/chipset/engine"
 	"ft/chipset/lockstep"
 	"ft/chipset/rv64"
 )
@@ -36,14 +37,14 @@ type run struct {
 }
 
 // begin makes a machine on a copy of the memory.
-func begin(c *Case) (*run, error) {
+func begin(c *Case, kind engine.Kind) (*run, error) {
 	ram, err := unix.Mmap(c.Memory, 0, int(c.Bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("map a copy of the module's memory: %w", err)
 	}
 	r := &run{ram: ram}
 	// A slow module is not waited for.
-	r.Executor, err = cpu.New(cpu.Config{RAM: ram, Build: c.Build, Send: r.hear, EpochPages: lockstep.PagesMax / 2, Spend: func(time.Duration) {}})
+	r.Executor, err = cpu.New(cpu.Config{RAM: ram, Build: c.Build, Engine: kind, Send: r.hear, EpochPages: lockstep.PagesMax / 2, Spend: func(time.Duration) {}})
 	if err != nil {
 		_ = unix.Munmap(ram)
 		return nil, err
@@ -51,7 +52,10 @@ func begin(c *Case) (*run, error) {
 	return r, nil
 }
 
-func (r *run) end() { _ = unix.Munmap(r.ram) }
+func (r *run) end() {
+	_ = r.Close()
+	_ = unix.Munmap(r.ram)
+}
 
 func (r *run) hear(rec *lockstep.Record) {
 	r.heard.Add(rec)

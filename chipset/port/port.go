@@ -96,6 +96,9 @@ const (
 	offRecordsSent  = 280 // messages
 	offThread       = 320 // the module's thread that executes commands
 
+	offGauges = 512  // Gauges
+	offWords  = 1024 // last words: their length, and they
+
 	// Stored by both: who sleeps.
 	offModuleSleeps  = 384 // a futex; one of the values below
 	offChipsetSleeps = 448

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/bond/nic"
+	"ft/chipset/engine"
 	"ft/drivers/netns"
 )
 
@@ -20,6 +21,9 @@ func (k *checker) machines(c *Config, h Host) {
 	for _, m := range c.Machines {
 		k.device = m.Name
 		memory += m.Memory
+		if _, err := engine.Choice(m.Engine).Of(); err != nil {
+			k.add(m.Line, Problem{What: err.Error(), WayOut: `leave engine out, or write engine = "interpret"`})
+		}
 		kernel, initrd := k.readable(m.Kernel, "the kernel", h), k.readable(m.Initrd, "the initrd", h)
 		if kernel && initrd {
 			k.boots(m, h)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"ft/chipset/engine"
 	"ft/chipset/firmware"
 )
 
@@ -21,7 +22,7 @@ type Machine struct {
 	Memory      int64  // bytes
 	Disk        MachineDisk
 	NIC         MachineNIC
-	Engine      string // auto, interpret
+	Engine      string // auto, interpret, translate, unlike
 	Compare     string // step, store, off
 	ConsoleLog  int64  // bytes of the console's past that are kept
 	Record      File   // of the machine's inputs, for `ftd replay`; a zero File: none
@@ -71,7 +72,7 @@ func (r *reader) machine(t *table) Machine {
 		Memory:      t.size("memory", memoryDefault, firmware.MemoryMin),
 		Disk:        t.machineDisk("disk"),
 		NIC:         t.machineNIC("nic"),
-		Engine:      t.choice("engine", "auto", "auto", "interpret"),
+		Engine:      t.choice("engine", engine.Choices[0], engine.Choices...),
 		Compare:     t.choice("compare", "step", "step", "store", "off"),
 		ConsoleLog:  t.size("console_log", consoleLogDefault, consoleLogMin),
 		Record:      t.file("record"),

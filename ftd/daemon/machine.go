@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"ft/chipset"
+	"ft/chipset/engine"
 	"ft/drivers"
 	"ft/drivers/host"
 	"ft/drivers/unixhttp"
@@ -58,7 +59,7 @@ func machineOptions(m config.Machine, devDir, netns string) chipset.Options {
 		MAC:             m.NIC.MAC,
 		ConsoleLogBytes: m.ConsoleLog,
 		Record:          m.Record.Path,
-		Engine:          chipset.Engine(m.Engine),
+		Engine:          engine.Choice(m.Engine),
 		Compare:         chipset.Compare(m.Compare),
 		BlackoutMax:     m.BlackoutMax,
 		Throttle:        m.Throttle,

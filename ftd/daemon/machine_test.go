@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"ft/chipset"
+	"ft/chipset/engine"
 	"ft/drivers"
 	"ft/drivers/host"
 	"ft/drivers/unixhttp"
@@ -34,7 +35,7 @@ func TestTheDefaultsOfAMachineAreItsDrivers(t *testing.T) {
 	got := machineOptions(parsed(t, "[[machine]]\nname = \"guest\"\nkernel = \"/k\"\n").Machines[0], "/dev/ft", "")
 	want := chipset.Options{
 		Kernel: "/k", Cmdline: "console=ttyS0 root=/dev/vda", MemoryBytes: chipset.DefaultMemoryBytes,
-		ConsoleLogBytes: chipset.DefaultConsoleLogBytes, Engine: chipset.EngineAuto, Compare: chipset.CompareStep,
+		ConsoleLogBytes: chipset.DefaultConsoleLogBytes, Engine: engine.Auto, Compare: chipset.CompareStep,
 		BlackoutMax: chipset.DefaultBlackoutMax, Undecided: chipset.UndecidedStop,
 	}
 	if got != want {
@@ -61,7 +62,7 @@ undecided = "cpu0"
 	want := chipset.Options{
 		Kernel: "/boot/vmlinux", Initrd: "/boot/initrd", Cmdline: "quiet", MemoryBytes: 1 << 30,
 		Disk: "/x/dev/disk1", DiskSerial: "disk1", Link: "net0", Netns: "box", MAC: "02:00:00:00:00:09",
-		ConsoleLogBytes: 1 << 20, Record: "/srv/record", Engine: chipset.EngineInterpret, Compare: chipset.CompareOff, BlackoutMax: 5 * time.Millisecond,
+		ConsoleLogBytes: 1 << 20, Record: "/srv/record", Engine: engine.Interpret, Compare: chipset.CompareOff, BlackoutMax: 5 * time.Millisecond,
 		Throttle: true, Undecided: chipset.UndecidedCPU0,
 	}
 	if options != want {
