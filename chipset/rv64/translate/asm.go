@@ -72,19 +72,20 @@ const (
 
 // The instructions. A name that ends in l is that with 32 bits, the others have 64.
 var (
-	iADD  = inst{name: "add", op: 0x03, digit: noDigit, wide: true}
-	iADDL = inst{name: "addl", op: 0x03, digit: noDigit}
-	iOR   = inst{name: "or", op: 0x0b, digit: noDigit, wide: true}
-	iAND  = inst{name: "and", op: 0x23, digit: noDigit, wide: true}
-	iANDL = inst{name: "andl", op: 0x23, digit: noDigit}
-	iSUB  = inst{name: "sub", op: 0x2b, digit: noDigit, wide: true}
-	iSUBL = inst{name: "subl", op: 0x2b, digit: noDigit}
-	iXOR  = inst{name: "xor", op: 0x33, digit: noDigit, wide: true}
-	iXORL = inst{name: "xorl", op: 0x33, digit: noDigit}
-	iORL  = inst{name: "orl", op: 0x0b, digit: noDigit}
-	iCMPL = inst{name: "cmpl", op: 0x3b, digit: noDigit}
-	iCMP  = inst{name: "cmp", op: 0x3b, digit: noDigit, wide: true}
-	iTEST = inst{name: "test", op: 0x85, digit: noDigit, wide: true}
+	iADD   = inst{name: "add", op: 0x03, digit: noDigit, wide: true}
+	iADDL  = inst{name: "addl", op: 0x03, digit: noDigit}
+	iOR    = inst{name: "or", op: 0x0b, digit: noDigit, wide: true}
+	iAND   = inst{name: "and", op: 0x23, digit: noDigit, wide: true}
+	iANDL  = inst{name: "andl", op: 0x23, digit: noDigit}
+	iSUB   = inst{name: "sub", op: 0x2b, digit: noDigit, wide: true}
+	iSUBL  = inst{name: "subl", op: 0x2b, digit: noDigit}
+	iXOR   = inst{name: "xor", op: 0x33, digit: noDigit, wide: true}
+	iXORTo = inst{name: "xor to", op: 0x31, digit: noDigit, wide: true}
+	iXORL  = inst{name: "xorl", op: 0x33, digit: noDigit}
+	iORL   = inst{name: "orl", op: 0x0b, digit: noDigit}
+	iCMPL  = inst{name: "cmpl", op: 0x3b, digit: noDigit}
+	iCMP   = inst{name: "cmp", op: 0x3b, digit: noDigit, wide: true}
+	iTEST  = inst{name: "test", op: 0x85, digit: noDigit, wide: true}
 
 	iMOV    = inst{name: "mov", op: 0x8b, digit: noDigit, wide: true}
 	iMOVL   = inst{name: "movl", op: 0x8b, digit: noDigit}
@@ -300,8 +301,8 @@ func (a *assembler) immediate(imm int32, short bool) {
 	a.imm32(imm)
 }
 
-// head is what comes before the ModRM byte. rmIsByte says that the register rm, were it one
-// byte wide, would need a prefix.
+// head is what comes before the ModRM byte. rmHigh says that the last operand is a register that,
+// one byte wide, needs a prefix.
 func (a *assembler) head(i inst, r, v, index, base reg, rmHigh bool) {
 	bit := func(x reg, at uint8) byte {
 		if x == noReg {
@@ -330,7 +331,7 @@ func (a *assembler) head(i inst, r, v, index, base reg, rmHigh bool) {
 		a.byte(i.prefix)
 	}
 	rex := w<<3 | bit(r, 2) | bit(index, 1) | bit(base, 0)
-	if rex != 0 || i.bytes && (r >= 4 && i.escape == map0 || rmHigh && i.escape == map0F) {
+	if rex != 0 || i.bytes && (r >= 4 && i.escape == map0 || rmHigh) {
 		a.byte(0x40 | rex)
 	}
 	switch i.escape {

@@ -214,7 +214,7 @@ func (e *emitter) commonRoutines() {
 	e.rm(iIMUL, rcx, e.const64(cFoldPage))
 	e.rm(iMOVTo, rcx, e.hart(e.l.PageTerm))
 	e.ri(iSHRI, rcx, 32)
-	e.rm(inst{name: "xor to", op: 0x31, digit: noDigit, wide: true}, rcx, e.hart(e.l.PageTerm))
+	e.rm(iXORTo, rcx, e.hart(e.l.PageTerm))
 	e.jmp(&gone)
 }
 
