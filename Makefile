@@ -7,6 +7,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 SEEDS   ?= 200
 SEED0   ?= 1
+MINUTES ?= 10
 VERSION ?= $(shell git -c safe.directory='*' describe --tags --always --dirty 2>/dev/null || echo unknown)
 
 # No cgo: one static binary each, the same on every distribution. The version is stamped
@@ -18,7 +19,7 @@ export CGO_ENABLED = 0
 LDFLAGS  = -funcalign=64 -X ft/ftd/api.stamped=$(VERSION)
 BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all build install uninstall deb run clean-box test test-kernels bench bench-guest sim oracle lint race clean needs-run needs-test
+.PHONY: all build install uninstall deb run clean-box test test-kernels bench bench-guest sim exam oracle lint race clean needs-run needs-test
 
 all: build
 
@@ -81,6 +82,12 @@ bench-guest: needs-test
 sim:
 	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./mirror/sim -sim.seeds $(SEEDS) -sim.seed0 $(SEED0)
 	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./ftd/control -run 'TestSimulator$$' -control.seeds $(SEEDS) -control.seed0 $(SEED0)
+
+# What others test disks and file systems with, on faces whose legs fail and whose processes
+# die meanwhile: fio, badblocks and our own exerciser, and fsx and fsstress where they are in
+# PATH: make exam MINUTES=60
+exam: needs-test
+	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./ftd/integration -run 'TestExam$$' -exam.minutes $(MINUTES)
 
 # The hart against QEMU, more seeds than the tests run: make oracle SEEDS=10000 SEED0=1
 oracle:

@@ -207,7 +207,17 @@ func digestOf(t *testing.T, path string) string {
 // for byte. Nothing may write meanwhile: the face is frozen or unused.
 func (b *box) equalLegs(file0, file1 string) {
 	b.t.Helper()
-	size := b.awaitStat("size_bytes", func(n int64) bool { return n > 0 })
+	b.equalLegsOf("disk0", file0, file1)
+}
+
+func (b *box) equalLegsOf(disk, file0, file1 string) {
+	b.t.Helper()
+	var size int64
+	await(b.t, 30*time.Second, "the size of "+disk, func() bool {
+		n, _ := b.stats(disk)["size_bytes"].(float64)
+		size = int64(n)
+		return size > 0
+	})
 	a, err := os.Open(file0)
 	if err != nil {
 		b.t.Fatal(err)
