@@ -12,10 +12,10 @@ import (
 )
 
 // tickEvery is about as often as the engine may count on.
-func (w *world) tickEvery() int64 { return w.between(50*ms, 100*ms) }
+func (w *world) tickEvery() int64 { return w.spread(50*ms, 100*ms) }
 
 // tick lets time pass for the engine, and does what the daemon does: it brings in what
-// is out and may come back.
+// is out and may come back. In some seeds that is the control core's (daemon.go).
 func (w *world) tick() {
 	w.box.eng.Tick()
 	if w.err != nil {
@@ -23,79 +23,119 @@ func (w *world) tick() {
 	}
 	w.in(w.tickEvery(), event{kind: evTick, life: w.box.life})
 	w.client.watch(w)
+	if w.p.control {
+		w.ftd.help(w)
+		return
+	}
 	if !w.box.serving() {
 		return
 	}
 	for s := range w.legs {
-		if w.settling || w.chance(0.4) {
+		if w.settling || w.drawn(0.4) {
 			w.bringUp(s)
 		}
 	}
 }
 
+// bringUp is the daemon's wish to have a leg in.
 func (w *world) bringUp(s int) {
-	b, l := &w.box, w.legs[s]
-	if w.err != nil {
+	b := &w.box
+	if w.err != nil || !w.mayCome(s) || b.adminOut[s] && !w.settling && !w.drawn(w.p.back) {
 		return
 	}
-	if b.adminOut[s] {
-		if !w.settling && !w.chance(w.p.back) {
-			return
-		}
-		b.adminOut[s] = false
-	}
-	if !l.present || l.hung || b.zombies[s] > 0 || b.served[s] {
+	if w.settling {
+		w.doAttach(step{arg: map[string]int64{"leg": int64(s)}})
 		return
 	}
-	if b.inSince[0] < 0 && b.inSince[1] < 0 {
-		if !w.startAgain(s) || b.served[s] {
-			return
-		}
-	}
-	w.attach(s)
+	w.do("attach", map[string]int64{"leg": int64(s)})
 }
 
+func (w *world) mayCome(s int) bool {
+	b, l := &w.box, w.legs[s]
+	return b.serving() && l.present && !l.hung && b.zombies[s] == 0 && !b.served[s]
+}
+
+// doAttach brings a leg in.
+func (w *world) doAttach(x step) {
+	b, s := &w.box, x.leg()
+	if w.p.control || !w.mayCome(s) {
+		return
+	}
+	b.adminOut[s] = false
+	risk := ""
+	if b.overwrite[s] {
+		risk, b.overwrite[s] = drivers.RiskOverwrite, false
+	}
+	_ = w.bringIn(s, risk)
+}
+
+// bringIn attaches a leg. While none serves it is first judged anew which may.
+func (w *world) bringIn(s int, risk string) error {
+	b := &w.box
+	if b.inSince[0] < 0 && b.inSince[1] < 0 {
+		if err := w.startAgain(s); err != nil || b.served[s] {
+			return err
+		}
+		if w.err != nil || w.abandoned {
+			return nil
+		}
+	}
+	return w.attach(s, risk)
+}
+
+// outs are the legs that an admin has taken out, as far as the driver knows.
+func (w *world) outs() [2]bool {
+	if w.p.control {
+		return w.ftd.out
+	}
+	return w.box.adminOut
+}
+
+var errNotMade = errors.New("a new mirror is made when both of its legs are there")
+
 // startAgain lets the engine judge anew which leg may serve, when none does.
-func (w *world) startAgain(s int) bool {
+func (w *world) startAgain(s int) error {
 	b := &w.box
 	legs := w.look(s)
 	if w.unmade(legs) {
-		return false
+		return errNotMade
 	}
 	if w.p.victim >= 0 && w.spoiledCrash(legs) {
 		w.abandoned = true
 		w.stats.Abandoned++
-		return false
+		return nil
 	}
 	w.tracef("start  again with leg 0 %s, leg 1 %s, %s", describe(legs[0]), describe(legs[1]), w.wit.describe())
 	for s := range legs {
 		b.served[s] = legs[s] != nil
-		if legs[s] != nil && legs[s].Image != nil {
+		if legs[s] != nil && legs[s].Image != nil && b.bound.known() {
 			b.bound.found(legs[s].Image)
 		}
 	}
-	err := b.eng.Start(legs, w.wit.now, b.adminOut)
+	err := b.eng.Start(legs, w.wit.now, w.outs())
 	if w.err != nil {
-		return false
+		return nil
 	}
 	b.unserve()
 	if err != nil {
 		w.tracef("refused %v", err)
 		b.refusals++
-		w.mayResolve(legs, w.expectRefusal("start", err))
-		return false
+		if w.mayResolve(legs, w.expectRefusal("start", err)) {
+			return nil
+		}
+		return err
+	}
+	if !b.started {
+		w.starting(legs)
+		return nil
 	}
 	w.checkAlone()
-	return w.err == nil
+	return nil
 }
 
 // attach brings a leg in beside the one that serves.
-func (w *world) attach(s int) {
+func (w *world) attach(s int, risk string) error {
 	b, l := &w.box, w.legs[s]
-	risk := ""
-	if b.overwrite[s] {
-		risk, b.overwrite[s] = drivers.RiskOverwrite, false
-	}
 	leg := w.inspect(l)
 	w.tracef("attach leg %d %s", s, describe(leg))
 	b.served[s] = true
@@ -116,11 +156,12 @@ func (w *world) attach(s int) {
 	}
 	err := b.eng.Attach(drivers.Side(s), leg, risk)
 	if w.err != nil {
-		return
+		return nil
 	}
 	if err == nil {
 		w.stats.Attaches++
-		return
+		b.overwrite[s] = false
+		return nil
 	}
 	b.served[s] = false
 	w.tracef("attach leg %d: %v", s, err)
@@ -142,6 +183,7 @@ func (w *world) attach(s int) {
 		}
 		b.overwrite[s] = true
 	}
+	return err
 }
 
 func (w *world) expectRefusal(what string, err error) string {
@@ -156,32 +198,53 @@ func (w *world) expectRefusal(what string, err error) string {
 	return r.Code
 }
 
-// detach is an admin's. The driver flushes first, as far as that goes.
-func (w *world) detach() bool {
-	b := &w.box
-	if !b.serving() {
-		return false
-	}
-	s := w.rng.IntN(2)
-	if w.p.victim >= 0 {
-		s = w.p.victim
-	}
-	e := event{kind: evDetach, life: b.life, side: s}
-	if w.chance(0.5) {
-		b.eng.Sync(func(syscall.Errno) { w.in(1, e) })
-	} else {
-		w.in(0, e)
-	}
-	return true
-}
-
-func (w *world) detachNow(s int) {
+// takeOut is an admin's wish to have a leg out.
+func (w *world) takeOut() {
 	b := &w.box
 	if !b.serving() {
 		return
 	}
+	s := w.plan.Int64N(2)
+	if w.p.victim >= 0 && !w.drawn(0.3) {
+		s = w.p.victim // else it is the only one for a while, and the source afterwards
+	}
+	arg := map[string]int64{"leg": s}
+	flag := func(name string, p float64) {
+		if w.drawn(p) {
+			arg[name] = 1
+		}
+	}
+	flag("risk", 0.1)
+	if w.p.control {
+		w.do("bringdown", arg)
+		return
+	}
+	flag("sync", 0.5)
+	flag("stay", 0.5)
+	w.do("detach", arg)
+}
+
+// doDetach takes a leg out, or tries to. The driver flushes first, as far as that goes.
+func (w *world) doDetach(x step) {
+	b := &w.box
+	if !b.serving() || w.p.control {
+		return
+	}
+	e := event{kind: evDo, life: b.life, do: func() { w.detachNow(x) }}
+	if x.arg["sync"] != 0 {
+		b.eng.Sync(func(syscall.Errno) { w.in(1, e) })
+	} else {
+		w.in(0, e)
+	}
+}
+
+func (w *world) detachNow(x step) {
+	b, s := &w.box, x.leg()
+	if !b.serving() {
+		return
+	}
 	why := drivers.Reason{Text: "taken out by an admin"}
-	if w.chance(0.1) {
+	if x.arg["risk"] != 0 {
 		why.AcceptRisk = drivers.RiskLastSide
 	}
 	err := b.eng.Detach(drivers.Side(s), why)
@@ -194,34 +257,51 @@ func (w *world) detachNow(s int) {
 		return
 	}
 	b.served[s] = false
-	b.adminOut[s] = w.chance(0.5) && !b.adminOut[1-s]
+	b.adminOut[s] = x.arg["stay"] != 0 && !b.adminOut[1-s]
 }
 
-func (w *world) chaosStop() bool {
+func (w *world) chaosStop() {
 	if !w.box.serving() || w.client.active > 0 {
 		// Ask for quiet; the next one may find it.
-		w.client.paused = max(w.client.paused, w.now+w.between(10*ms, 300*ms))
-		return false
+		w.client.paused = max(w.client.paused, w.now+w.drawnIn(10*ms, 300*ms))
+		return
 	}
-	w.stop()
-	return true
+	w.do("stop", nil)
 }
 
-// replace puts a new, blank device in the place of one that is out of service, while
-// the other one serves.
-func (w *world) replace() bool {
-	b := &w.box
-	for s, l := range w.legs {
-		known := w.wit.now != nil && int(w.wit.now.Survivor) == 1-s // else only a person can tell that it is not needed
-		if known && b.serving() && !b.served[s] && b.inSince[1-s] >= 0 && w.legs[1-s].present && l.present && !l.hung && len(l.ops) == 0 {
-			w.tracef("CHAOS  leg %d is a new one", s)
-			l.disk.clear()
-			l.bad, l.older, l.rotten, l.lost = nil, [2][]byte{}, false, false
-			w.stats.Replaced++
-			return true
+func (w *world) doStop(step) {
+	if w.box.serving() && w.client.active == 0 {
+		w.stop()
+	}
+}
+
+func (w *world) replace() {
+	for s := range w.legs {
+		if w.mayReplace(s) {
+			w.do("replace", map[string]int64{"leg": int64(s)})
+			return
 		}
 	}
-	return false
+}
+
+// mayReplace says whether a leg is out of service while the other one serves, and is known
+// as the survivor; else only a person can tell that it is not needed.
+func (w *world) mayReplace(s int) bool {
+	b, l := &w.box, w.legs[s]
+	return w.wit.now != nil && int(w.wit.now.Survivor) == 1-s && b.serving() && !b.served[s] && b.inSince[1-s] >= 0 &&
+		w.legs[1-s].present && l.present && !l.hung && len(l.ops) == 0
+}
+
+// doReplace puts a new, blank device in the place of a leg.
+func (w *world) doReplace(x step) {
+	l := w.legs[x.leg()]
+	if !w.mayReplace(l.side) {
+		return
+	}
+	l.disk.clear()
+	l.bad, l.older, l.rotten, l.lost = nil, [2][]byte{}, false, false
+	w.stats.Replaced++
+	w.ftd.replaced(w, l.side)
 }
 
 // mayResolve lets the admin choose a leg that is refused, now and then. What is on it

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"ft/drivers"
 	"ft/mirror"
@@ -80,11 +81,11 @@ func (w *world) healthy() bool {
 func (w *world) boot() {
 	b := &w.box
 	b.booting = false
-	if b.eng != nil {
+	if b.eng != nil || w.p.control && !w.ftd.powered {
 		return
 	}
 	for _, l := range w.legs {
-		if w.chance(w.p.rot) {
+		if w.p.rot > 0 && w.chance(w.p.rot) {
 			w.rot(l)
 		}
 	}
@@ -112,7 +113,7 @@ func (w *world) boot() {
 	if s := w.hungPartner(legs); s >= 0 {
 		err = b.eng.StartAlone(drivers.Side(s), legs[s], w.wit.now)
 	} else {
-		err = b.eng.Start(legs, w.wit.now, b.adminOut)
+		err = b.eng.Start(legs, w.wit.now, w.outs())
 	}
 	if w.err != nil {
 		return
@@ -129,7 +130,7 @@ func (w *world) boot() {
 func (w *world) look(asked int) (legs [2]*mirror.Leg) {
 	b := &w.box
 	for s, l := range w.legs {
-		if l.present && !l.hung && b.zombies[s] == 0 && !b.hide[s] && (asked < 0 || asked == s || !b.adminOut[s]) {
+		if l.present && !l.hung && b.zombies[s] == 0 && !b.hide[s] && (asked < 0 || asked == s || !w.outs()[s]) {
 			legs[s] = w.inspect(l)
 		}
 	}
@@ -173,8 +174,13 @@ func (w *world) newEngine() {
 	b.state = [2]drivers.State{drivers.Removed, drivers.Removed}
 	b.inSince = [2]int64{-1, -1}
 	b.started, b.stopping = false, false
-	b.eng = w.cfg.New("disk0", mirror.Options{NoLeg: w.p.noLeg, LegTimeout: w.p.legTimeout,
-		ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax, Integrity: w.integrity(), SumCache: w.p.sumCache}, &env{w, b.life})
+	o := mirror.Options{NoLeg: "error", LegTimeout: time.Duration(w.p.timeout), ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax,
+		Integrity: w.integrity(), SumCache: int(w.p.sumCache)}
+	if w.p.wait {
+		o.NoLeg = "wait"
+	}
+	w.ftd.newDriver()
+	b.eng = w.cfg.New("disk0", o, &env{w, b.life})
 	b.eng.RestoreScrub(w.scrub.now)
 	w.in(w.tickEvery(), event{kind: evTick, life: b.life})
 }
@@ -198,15 +204,19 @@ func (w *world) starting(legs [2]*mirror.Leg) {
 	}
 	if b.takeovers > 0 && !w.settling {
 		b.takeovers--
-		b.crashAt, b.kind, b.aim = w.steps+1+w.rng.Int64N(30), KillDriver, -1
+		b.crashAt, b.kind, b.aim = w.steps+1+w.plan.Int64N(30), KillDriver, -1
 	}
 	w.checkAlone()
 	w.checkServedTables()
 	if w.err == nil {
 		w.client.resend(w)
 	}
+	if w.p.control {
+		w.ftd.adopts(w)
+		return
+	}
 	for s := range w.legs {
-		if w.err == nil && w.chance(0.6) {
+		if w.err == nil && w.drawn(0.6) {
 			w.bringUp(s)
 		}
 	}
@@ -224,11 +234,15 @@ func (w *world) refused(legs [2]*mirror.Leg, err error) {
 	w.stats.Refused++
 	b.refusals++
 	both := legs[0] != nil && legs[1] != nil
-	if both && !b.overruled && !b.adminOut[0] && !b.adminOut[1] && !w.unwitnessed(legs) {
+	if both && !b.overruled && w.outs() == [2]bool{} && !w.unwitnessed(legs) {
 		w.fail("start with both legs was refused (%s): %s", r.Code, r.Sentence)
 		return
 	}
 	if w.mayResolve(legs, r.Code) {
+		return
+	}
+	if w.p.control {
+		w.ftd.connectSoon(w) // the core knows better, or an admin
 		return
 	}
 	b.eng = nil
@@ -237,7 +251,7 @@ func (w *world) refused(legs [2]*mirror.Leg, err error) {
 		b.adminOut = [2]bool{}
 	}
 	b.booting = true
-	w.in(w.between(20*ms, 1*sec), event{kind: evBoot})
+	w.in(w.spread(20*ms, 1*sec), event{kind: evBoot})
 }
 
 // unwitnessed says whether a leg had begun to go on alone, which the witness never
@@ -267,7 +281,7 @@ func (w *world) checkAlone() {
 			alone = s
 		}
 	}
-	if alone < 0 || alone == w.p.victim {
+	if alone < 0 || int64(alone) == w.p.victim {
 		return
 	}
 	w.stats.AloneChecks++
@@ -286,7 +300,7 @@ func (w *world) checkAlone() {
 func (w *world) scheduleBoot() {
 	if !w.box.booting {
 		w.box.booting = true
-		w.in(w.between(1*ms, 50*ms), event{kind: evBoot})
+		w.in(w.spread(1*ms, 50*ms), event{kind: evBoot})
 	}
 }
 
@@ -331,13 +345,6 @@ func (s *witnessStore) describe() string {
 		return "no witness"
 	}
 	return fmt.Sprintf("witness: survivor %d, generation %d", s.now.Survivor, s.now.Generation.Counter)
-}
-
-// bootSubset lets a leg be missing at the start.
-func (w *world) bootSubset() {
-	if x := w.rng.Float64(); x < w.p.missing {
-		w.box.hide[w.rng.IntN(2)] = true
-	}
 }
 
 // place says where an operation goes.

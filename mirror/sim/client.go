@@ -45,6 +45,8 @@ type call struct {
 	val    value
 	begun  stamp // for the model
 	step   int64 // for the bound
+	fua    bool  // it counts as done when a flush has followed it, as the frontends have it
+	doer   int   // its step in the script that is being written, from 1; 0: none
 	at     int64 // when it was sent
 	phase  phase
 	req    *frontend.Request // of the present life
@@ -55,6 +57,7 @@ type call struct {
 	past   bool
 	record *Record
 	mute   bool // its answer does not go out in this life
+	mutes  int  // that happens at this try
 }
 
 func (c *call) String() string {
@@ -69,6 +72,7 @@ type client struct {
 	calls  []*call
 	active int   // not answered yet
 	number value // of the last request
+	forced int   // flushes to be sent for forced writes that have been answered
 	spots  []span
 	// paused: no request is sent before.
 	paused int64
@@ -99,31 +103,48 @@ func (cl *client) act(w *world) {
 	}
 	if cl.left > 0 && cl.active < w.p.depth && w.now >= cl.paused && w.dataBytes > 0 {
 		cl.left--
-		cl.send(w, cl.draw(w))
+		verb, arg := cl.draw(w)
+		w.do(verb, arg)
 	}
 	if cl.left > 0 {
-		w.in(1+int64(w.rng.ExpFloat64()*float64(w.p.think)), event{kind: evClient})
+		w.in(1+int64(w.plan.ExpFloat64()*float64(w.p.think)), event{kind: evClient})
 	}
 }
 
+// request sends the request of a step, as far as it fits.
+func (w *world) request(op opKind, s step) {
+	c := &call{op: op, off: s.arg["off"], n: s.arg["len"], fua: s.arg["fua"] != 0, mutes: int(s.arg["mute"])}
+	if op != opFlush {
+		lb := int64(w.geo.block)
+		c.off, c.n = c.off/lb*lb, max(lb, c.n/lb*lb)
+		c.n = min(c.n, w.dataBytes-c.off)
+		if c.n <= 0 || c.off < 0 || op != opZero && c.n > int64(bufferSizes[len(bufferSizes)-1]) {
+			return
+		}
+	}
+	if w.script != nil && !w.replay && !w.settling {
+		c.doer = len(w.script.steps)
+	}
+	w.client.send(w, c)
+}
+
 // draw makes up a request.
-func (cl *client) draw(w *world) *call {
+func (cl *client) draw(w *world) (verb string, arg map[string]int64) {
 	c := &call{}
-	r := w.rng.Float64() * (w.p.reads + w.p.writes + w.p.flushes + w.p.zeroes)
+	r := w.plan.Float64() * (w.p.reads + w.p.writes + w.p.flushes + w.p.zeroes)
 	switch {
 	case r < w.p.reads:
 		c.op = opRead
 	case r < w.p.reads+w.p.writes:
 		c.op = opWrite
 	case r < w.p.reads+w.p.writes+w.p.flushes:
-		c.op = opFlush
-		return c
+		return "flush", nil
 	default:
 		c.op = opZero
 	}
 	lb := int64(w.geo.block)
 	size := int64(8 << 10)
-	switch x := w.rng.IntN(100); {
+	switch x := w.plan.IntN(100); {
 	case x < 60:
 	case x < 90:
 		size = 48 << 10
@@ -132,20 +153,23 @@ func (cl *client) draw(w *world) *call {
 	default:
 		size = 1 << 20
 	}
-	c.n = lb * (1 + w.rng.Int64N(max(1, size/lb)))
-	s := cl.spots[w.rng.IntN(len(cl.spots))]
-	if w.chance(0.03) {
+	c.n = lb * (1 + w.plan.Int64N(max(1, size/lb)))
+	s := cl.spots[w.plan.IntN(len(cl.spots))]
+	if w.drawn(0.03) {
 		s = span{0, w.dataBytes}
 	}
-	c.off = s.off + w.rng.Int64N(s.n)/lb*lb
-	if w.chance(0.3) {
+	c.off = s.off + w.plan.Int64N(s.n)/lb*lb
+	if w.drawn(0.3) {
 		c.off = s.off
 	}
-	if c.op == opZero && w.chance(0.05) { // as mkfs and fstrim ask: a sizeable part of the disk
-		c.n = lb * (1 + w.rng.Int64N(w.dataBytes/lb))
+	if c.op == opZero && w.drawn(0.05) { // as mkfs and fstrim ask: a sizeable part of the disk
+		c.n = lb * (1 + w.plan.Int64N(w.dataBytes/lb))
 	}
-	c.n = min(c.n, w.dataBytes-c.off)
-	return c
+	arg = map[string]int64{"off": c.off, "len": min(c.n, w.dataBytes-c.off)}
+	if c.op != opRead && w.drawn(w.p.fua) {
+		arg["fua"] = 1
+	}
+	return c.op.String(), arg
 }
 
 // send begins a request.
@@ -199,15 +223,28 @@ func (cl *client) answer(w *world, r *frontend.Request) {
 	if w.tracing() {
 		w.tracef("reply  %s: %s", c, errnoName(r.Err))
 	}
-	if !w.settling && !w.cfg.Calm && w.chance(w.p.mute) {
+	if !w.settling && !w.cfg.Calm && w.p.mute > 0 && w.drawn(w.p.mute) {
+		c.mutes = c.tries
+		if c.doer > 0 {
+			s := &w.script.steps[c.doer-1]
+			if s.arg == nil {
+				s.arg = map[string]int64{}
+			}
+			s.arg["mute"] = int64(c.mutes)
+		}
+		w.in(w.drawnIn(w.p.transit, 20*w.p.transit), event{kind: evKill, life: w.box.life, call: c})
+	}
+	if c.mutes == c.tries {
 		// The driver stands still in the middle of this answer, in one of its threads, until
 		// it is killed for it.
 		w.tracef("mute   %s", c)
 		c.mute = true
-		w.in(w.between(w.p.transit, 20*w.p.transit), event{kind: evKill, life: w.box.life, call: c})
+		if w.replay { // should the script not do so
+			w.in(40*w.p.transit+sec, event{kind: evKill, life: w.box.life, call: c})
+		}
 		return
 	}
-	w.in(w.between(1, w.p.transit), event{kind: evAnswer, life: w.box.life, call: c})
+	w.in(w.spread(1, w.p.transit), event{kind: evAnswer, life: w.box.life, call: c})
 }
 
 // answered: the answer reaches the client.
@@ -257,8 +294,22 @@ func (cl *client) answered(w *world, c *call) {
 		return
 	}
 	if w.box.eng != nil { // else it died before it could hear
-		w.in(w.between(1, w.p.transit), event{kind: evReplied, life: w.box.life, call: c})
+		w.in(w.spread(1, w.p.transit), event{kind: evReplied, life: w.box.life, call: c})
 	}
+	if c.fua && r.Err == 0 && !c.past {
+		// Whoever asked has the answer when this has been flushed; what is flushed then is
+		// what a power cut may not take (model.go).
+		w.stats.FUA++
+		cl.forced++
+	}
+}
+
+// force sends the flushes that follow forced writes.
+func (cl *client) force(w *world) {
+	for ; cl.forced > 0 && w.err == nil; cl.forced-- {
+		cl.send(w, &call{op: opFlush})
+	}
+	cl.forced = 0
 }
 
 // replied: the engine hears that its answer has gone out.
@@ -320,6 +371,7 @@ func (cl *client) driverDied(w *world) {
 		}
 	}
 	cl.calls = keep
+	cl.force(w)
 }
 
 // powerLost: the client is gone, and its requests with it.
@@ -327,7 +379,7 @@ func (cl *client) powerLost() {
 	for _, c := range cl.calls {
 		c.req, c.mem = nil, nil
 	}
-	cl.calls, cl.active = cl.calls[:0], 0
+	cl.calls, cl.active, cl.forced = cl.calls[:0], 0, 0
 }
 
 // resend gives a new engine all that was not answered, in the order in which it was sent
@@ -356,7 +408,7 @@ func (cl *client) resend(w *world) {
 // A leg that was in service and well since some time before the request was sent could;
 // what failed before that may have taken others with it that came after.
 func (cl *client) errorWarranted(w *world, c *call) {
-	since := c.at - 2*int64(w.p.legTimeout)
+	since := c.at - 2*w.p.timeout
 	for side, l := range w.legs {
 		b := &w.box
 		if b.inSince[side] >= 0 && b.inSince[side] <= c.at && l.well() && l.illAt < since &&
@@ -368,9 +420,9 @@ func (cl *client) errorWarranted(w *world, c *call) {
 
 // patience is how long a request may take while a healthy leg is in service.
 func (cl *client) patience(w *world, c *call) int64 {
-	d := 4*int64(w.p.legTimeout) + 2*sec
+	d := 4*w.p.timeout + 2*sec
 	if c.op == opZero {
-		d += 6 * int64(w.p.legTimeout)
+		d += 6 * w.p.timeout
 	}
 	return d
 }

@@ -73,18 +73,42 @@ func (w *world) crashPoint() {
 	}
 }
 
+// crash is a step that was drawn as a number of operations.
 func (w *world) crash(kind CrashKind) {
 	b := &w.box
-	aim := b.aim
-	b.crashAt, b.aim, b.crashOnAck = 0, -1, false
+	arg, verb := map[string]int64{}, "kill"
 	if kind == PowerCut {
-		w.powerCut()
-	} else {
-		w.killDriver()
+		verb = "power"
+		if w.drawn(w.p.missing) {
+			arg["without"] = w.plan.Int64N(2)
+		}
 	}
-	if aim >= 0 && w.err == nil {
-		// The other leg is not there at the next start.
-		b.hide[1-aim] = true
+	if b.aim >= 0 {
+		arg["without"] = int64(1 - b.aim)
+	}
+	w.do(verb, arg)
+}
+
+// doPower cuts the power; a leg may be missing at the next start.
+func (w *world) doPower(s step) {
+	w.box.crashAt, w.box.aim, w.box.crashOnAck = 0, -1, false
+	w.powerCut()
+	w.without(s)
+}
+
+// doKill kills the driver.
+func (w *world) doKill(s step) {
+	w.box.crashAt, w.box.aim, w.box.crashOnAck = 0, -1, false
+	if w.box.eng == nil {
+		return
+	}
+	w.killDriver()
+	w.without(s)
+}
+
+func (w *world) without(s step) {
+	if l, ok := s.arg["without"]; ok && w.err == nil {
+		w.box.hide[l&1] = true
 	}
 }
 
@@ -92,9 +116,15 @@ func (w *world) crash(kind CrashKind) {
 // any way; but a leg that hangs keeps what it was given, and is barred until it has
 // let it go.
 func (w *world) killDriver() {
-	b := &w.box
 	w.tracef("KILL   the driver")
 	w.stats.Kills++
+	w.driverEnds()
+	w.scheduleBoot()
+}
+
+// driverEnds: the driver process is no more.
+func (w *world) driverEnds() {
+	b := &w.box
 	for s, l := range w.legs {
 		ops := l.ops
 		l.ops = nil
@@ -117,6 +147,7 @@ func (w *world) killDriver() {
 		}
 	}
 	w.engineGone()
+	w.ftd.driverDied(w)
 	w.client.driverDied(w)
 	w.forgetResolve()
 	// A leg lost its cache, and nobody lives who knew. If its partner is not known as the
@@ -127,7 +158,6 @@ func (w *world) killDriver() {
 		}
 		l.lost = false
 	}
-	w.scheduleBoot()
 }
 
 // cacheLost: what was not flushed may be gone, as after a power cut, but the clients
@@ -175,7 +205,16 @@ func (w *world) powerCut() {
 	w.history.end()
 	w.model.powerCut()
 	w.forgetResolve()
-	w.bootSubset()
+	w.powerUp(w.spread(1*ms, 50*ms))
+}
+
+// powerUp begins a start of the whole box.
+func (w *world) powerUp(after int64) {
+	if w.p.control {
+		w.ftd.die(w)
+		w.ftd.startSoon(w, after, true)
+		return
+	}
 	w.scheduleBoot()
 }
 
@@ -232,8 +271,9 @@ func (w *world) checkStopped() {
 	}
 }
 
-// stopped: the engine has stopped; its process ends.
+// stopped: the engine has stopped; its process ends. With the control core it is the whole
+// box that was stopped.
 func (w *world) stopped() {
-	w.killDriver()
-	w.stats.Kills--
+	w.driverEnds()
+	w.powerUp(w.spread(1*ms, 50*ms))
 }

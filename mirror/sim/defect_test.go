@@ -40,12 +40,18 @@ var defects = []struct {
 func TestDefectsFound(t *testing.T) {
 	for _, d := range defects {
 		t.Run(d.name, func(t *testing.T) {
-			r := NewRunner(Config{New: defective(d.defect), Theme: d.theme})
+			cfg := Config{New: defective(d.defect), Theme: d.theme}
+			r := NewRunner(cfg)
 			for seed := range uint64(defectSeeds) {
-				if res := r.Run(seed + 1); res.Err != nil {
-					t.Logf("found by seed %d: %v", seed+1, trim(res.Err))
-					return
+				res := r.Run(seed + 1)
+				if res.Err == nil {
+					continue
 				}
+				t.Logf("found by seed %d: %v", seed+1, trim(res.Err))
+				if *shrinkTo != "" {
+					keepShrunk(t, cfg, d.name, seed+1)
+				}
+				return
 			}
 			t.Errorf("not found within %d seeds", defectSeeds)
 		})

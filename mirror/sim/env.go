@@ -56,7 +56,7 @@ func (e *env) Submit(io *legio.IO) {
 	if io.Op == legio.Flush {
 		o.mark = l.disk.mark()
 	}
-	if io.Op == legio.Read && l.present && w.chance(0.3) {
+	if io.Op == legio.Read && l.present && !w.p.even && w.chance(0.3) {
 		o.early = true
 		l.disk.read(io.Off, io.Buf)
 	}
@@ -70,15 +70,16 @@ func (e *env) Submit(io *legio.IO) {
 
 // latency is how long an operation takes.
 func (w *world) latency(l *simLeg, io *legio.IO) int64 {
-	d := w.between(w.p.latency/8, w.p.latency)
+	d := w.spread(w.p.latency/8, w.p.latency)
 	switch {
+	case w.p.even:
 	case w.chance(0.03):
 		d += w.between(0, 10*w.p.latency)
 	case io.Op == legio.Flush:
 		d += w.between(0, 2*w.p.latency)
 	}
 	if l.slow > 0 {
-		d += w.between(0, l.slow)
+		d += w.spread(0, l.slow)
 	}
 	return d
 }
@@ -131,6 +132,7 @@ func (w *world) opEnds(o *legOp) {
 	errno := l.end(w, o)
 	if o.zombie {
 		w.box.zombies[o.side]--
+		w.ftd.quiet(w, o.side)
 		w.tracef("leg %d  a dead driver's op %d ends", o.side, o.number)
 		return
 	}
@@ -199,6 +201,7 @@ func (e *env) Event(ev drivers.Event) {
 	if ev.Kind == drivers.EventSide {
 		w.box.sideChanged(w, int(ev.Side), ev)
 	}
+	w.ftd.emit(w, ev)
 }
 
 // WriteWitness stores the witness, in time.
@@ -213,9 +216,9 @@ func (e *env) WriteWitness(x metadata.Witness) {
 	}
 	w.wit.busy, w.wit.next = true, x
 	w.steps++
-	d := w.between(w.p.latency/4, 4*w.p.latency)
+	d := w.spread(w.p.latency/4, 4*w.p.latency)
 	if w.wit.slow > w.now {
-		d += w.between(0, 2*sec)
+		d += w.spread(0, 2*sec)
 	}
 	w.in(d, event{kind: evWitness, life: w.box.life})
 }

@@ -21,10 +21,10 @@ var geometries = [...]geometry{
 	{8 << 20, 512, 64 << 10, 256 << 10},
 	{8 << 20, 4096, 64 << 10, 512 << 10},
 	{16 << 20, 4096, 64 << 10, 1 << 20},
+	{bytes: 6 << 20, block: 512}, // of a mirror that the engine makes
 }
 
-// blank is the geometry of a mirror that the engine makes.
-var blank = geometry{bytes: 6 << 20, block: 512}
+const blank = int64(len(geometries) - 1)
 
 type preparation struct {
 	geometry
@@ -92,15 +92,15 @@ func (w *world) setUp() {
 	r := w.run
 	r.pool.reset()
 	r.bufs.reset()
-	w.drawProfile()
-	w.geo = geometries[w.rng.IntN(len(geometries))]
-	if w.p.fine {
-		w.geo = geometries[w.rng.IntN(2)]
+	if w.replay {
+		w.p = profile{conditions: w.script.cond}
+	} else {
+		w.drawProfile()
 	}
-	fresh := !w.p.fine && w.chance(0.03) && w.p.victim < 0
-	if fresh {
-		w.geo = blank
+	if w.script != nil {
+		w.script.cond = w.p.conditions
 	}
+	w.geo = geometries[w.p.geometry]
 	disks := r.disks[w.geo.bytes]
 	for s := range w.legs {
 		if disks[s] == nil {
@@ -116,7 +116,7 @@ func (w *world) setUp() {
 	w.box.inSince = [2]int64{-1, -1}
 	w.client = client{left: w.p.requests, healthySince: -1}
 	w.model = r.model(w.geo.bytes)
-	if !fresh {
+	if !w.p.fresh {
 		p := r.prepare(w.geo, w.p.summed)
 		for s, l := range w.legs {
 			l.disk.load(&p.legs[s])
@@ -127,9 +127,15 @@ func (w *world) setUp() {
 		w.known(p.dataBytes, w.geo.region, w.geo.extent)
 	}
 	w.tracef("seed %d: %+v, profile %+v", w.seed, w.geo, w.p)
-	w.in(0, event{kind: evBoot})
+	w.powerUp(0)
+	if w.replay {
+		for i, s := range w.script.steps {
+			w.events.push(event{at: s.at, seq: afterAll + int64(i), kind: evStep, step: i})
+		}
+		return
+	}
 	w.in(1, event{kind: evClient})
-	w.in(w.between(0, 2*w.p.chaos), event{kind: evChaos})
+	w.in(w.drawnIn(0, 2*w.p.chaos), event{kind: evChaos})
 }
 
 func (r *Runner) model(bytes int64) *model {
@@ -152,11 +158,11 @@ func (w *world) known(dataBytes int64, region, extent uint32) {
 	w.box.layout = &y
 	w.box.bound.reset(dataBytes, int64(region))
 	for range w.p.spots {
-		n := int64(4<<10) << w.rng.IntN(8)
-		off := w.rng.Int64N(dataBytes-n) / int64(region) * int64(region)
+		n := int64(4<<10) << w.plan.IntN(8)
+		off := w.plan.Int64N(dataBytes-n) / int64(region) * int64(region)
 		w.client.spots = append(w.client.spots, span{off, n})
 	}
-	if w.chance(0.3) { // the end of the disk is a place of its own
+	if w.drawn(0.3) { // the end of the disk is a place of its own
 		n := int64(64 << 10)
 		w.client.spots = append(w.client.spots, span{dataBytes - n, n})
 	}

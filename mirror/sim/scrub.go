@@ -30,40 +30,68 @@ func (s *scrubStore) crash(w *world) {
 	}
 }
 
+// Words about a scrub.
+const (
+	scrubStart = iota
+	scrubResume
+	scrubPause
+	scrubCancel
+)
+
 // chaosScrub is an admin's word about the scrub.
-func (w *world) chaosScrub() bool {
+func (w *world) chaosScrub() {
 	if !w.box.serving() {
-		return false
+		return
 	}
-	var err error
-	what := ""
+	word := int64(scrubCancel)
 	switch st := w.box.eng.Snapshot().Scrub; {
 	case st.Phase == scrub.Idle:
-		what, err = "start", w.box.eng.Scrub(false, -1)
+		word = scrubStart
 	case st.Phase == scrub.Paused:
-		what, err = "resume", w.box.eng.ResumeScrub()
-	case w.chance(0.7):
-		what, err = "pause", w.box.eng.PauseScrub()
-	default:
-		what, err = "cancel", w.box.eng.CancelScrub()
+		word = scrubResume
+	case w.drawn(0.7):
+		word = scrubPause
 	}
-	w.tracef("scrub  %s: %v", what, err)
+	w.do("scrub", map[string]int64{"word": word})
+}
+
+func (w *world) doScrub(s step) {
+	if !w.box.serving() {
+		return
+	}
+	var err error
+	switch s.arg["word"] {
+	case scrubStart:
+		err = w.box.eng.Scrub(false, -1)
+	case scrubResume:
+		err = w.box.eng.ResumeScrub()
+	case scrubPause:
+		err = w.box.eng.PauseScrub()
+	default:
+		err = w.box.eng.CancelScrub()
+	}
+	w.tracef("scrub: %v", err)
 	if err != nil {
 		w.expectRefusal("scrub", err)
 	}
-	return true
 }
 
-func (w *world) chaosPriority() bool {
-	if !w.box.serving() {
-		return false
+var priorities = [...]mirror.Priority{mirror.PriorityLow, mirror.PriorityNormal, mirror.PriorityHigh}
+
+func (w *world) chaosPriority() {
+	if w.box.serving() {
+		w.do("priority", map[string]int64{"to": w.plan.Int64N(int64(len(priorities)))})
 	}
-	p := [...]mirror.Priority{mirror.PriorityLow, mirror.PriorityNormal, mirror.PriorityHigh}[w.rng.IntN(3)]
-	w.tracef("priority %s", p)
+}
+
+func (w *world) doPriority(s step) {
+	if !w.box.serving() {
+		return
+	}
+	p := priorities[uint64(s.arg["to"])%uint64(len(priorities))]
 	if err := w.box.eng.SetPriority(p); err != nil {
 		w.fail("priority %s: %v", p, err)
 	}
-	return true
 }
 
 // scrubSaid hears what is said of a scrub.

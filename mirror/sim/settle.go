@@ -17,7 +17,7 @@ const (
 )
 
 func (w *world) settle() {
-	w.settling, w.unsettled = true, w.steps
+	w.settling, w.unsettled, w.settleAt = true, w.steps, w.now
 	w.tracef("SETTLE")
 	w.healAll()
 	limit := w.now + settleTime
@@ -87,7 +87,7 @@ func (w *world) healAll() {
 			w.comeBack(l)
 		}
 	}
-	if w.box.eng == nil {
+	if w.box.eng == nil && !w.p.control {
 		w.scheduleBoot()
 	}
 }

@@ -53,6 +53,18 @@ func explain(cfg Config, failed Result) string {
 	if again.Hash != failed.Hash || again.Err == nil {
 		s += "NOTE: the second run of the seed went differently: the engine is not deterministic\n"
 	}
+	plainly := cfg
+	plainly.Trace = nil
+	if short := shrunk(plainly, failed.Seed, nil, Budget{Tries: shrinkTries, Until: time.Now().Add(shrinkTime)}); short != nil {
+		s += fmt.Sprintf("as a script of %d steps:\n%s", len(short.steps), short)
+		if f, err := os.CreateTemp("", fmt.Sprintf("ft-sim-%d-*.script", failed.Seed)); err == nil {
+			_, _ = f.WriteString(short.String())
+			_ = f.Close()
+			s += fmt.Sprintf("to run it: go test ./mirror/sim -run 'TestScript$' -v -sim.script %s\n", f.Name())
+		}
+	} else {
+		s += "it does not fail as a script: the whole trace has it\n"
+	}
 	s += fmt.Sprintf("to see it again: go test ./mirror/sim -run 'TestSim$' -v -sim.trace -sim.seeds=1 -sim.seed0=%d", failed.Seed)
 	if cfg.Theme != Any {
 		s += fmt.Sprintf(" -sim.theme=%d", cfg.Theme)
@@ -140,7 +152,8 @@ func TestSeedsReach(t *testing.T) {
 	for what, have := range map[string]int{
 		"power cuts": s.PowerCuts * 4, "kills": s.Kills * 2, "stops": s.Stops, "losses": s.Losses * 2, "resyncs": s.Resyncs,
 		"legs served alone": s.AloneChecks, "requests sent again": s.Resent, "refusals": s.Refused * 8, "rotten superblocks": s.Rots * 20,
-		"resolves": s.Resolves * 300, "errors that were answered": s.Errors,
+		"resolves": s.Resolves * 300, "errors that were answered": s.Errors, "forced writes": s.FUA,
+		"seeds with the control core": s.Controlled * 6, "starts of ftd": s.Ftds, "answers of ftd": s.Answers * 2,
 	} {
 		if have < n {
 			t.Errorf("%s are rare: %+v", what, s)

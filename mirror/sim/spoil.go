@@ -28,38 +28,43 @@ func (s spoil) String() string {
 		"the next write goes elsewhere", "the next write is lost", "a stored checksum changes"}[s]
 }
 
-// spoils lets something silent happen to the victim.
-func (w *world) spoilVictim() bool {
+// spoilVictim lets something silent happen to the victim.
+func (w *world) spoilVictim() {
 	if w.p.victim < 0 || w.settling || w.dataBytes == 0 {
-		return false
-	}
-	l := w.legs[w.p.victim]
-	if !l.present || w.box.inSince[1-l.side] < 0 {
-		return false
+		return
 	}
 	// Of a block and its checksum only one may be wrong at a time.
-	s := spoil(w.rng.IntN(int(spoilTable)))
+	s := spoil(w.plan.IntN(int(spoilTable)))
+	off := w.plan.Int64N(w.dataBytes)
 	if w.p.tables {
-		s = spoilTable
+		s, off = spoilTable, w.plan.Int64N(w.dataBytes/1024)
+	} else if len(w.client.spots) > 0 && w.drawn(0.8) { // where something is
+		x := w.client.spots[w.plan.IntN(len(w.client.spots))]
+		off = min(x.off+w.plan.Int64N(x.n), w.dataBytes-1)
+	}
+	w.do("spoil", map[string]int64{"how": int64(s), "off": off})
+}
+
+// doSpoil does so, while the other leg has what the victim has.
+func (w *world) doSpoil(x step) {
+	if w.p.victim < 0 || w.dataBytes == 0 {
+		return
+	}
+	l, s, off := w.legs[w.p.victim], spoil(x.arg["how"]), x.arg["off"]
+	if !l.present || w.box.inSince[1-l.side] < 0 || s > spoilTable || off < 0 || off >= w.dataBytes {
+		return
 	}
 	w.tracef("CHAOS  leg %d: %s", l.side, s)
 	w.stats.Spoiled++
 	l.spoiled = true
-	if s == spoilTable {
-		w.flipBit(l, w.box.layout.ChecksumOff+w.rng.Int64N(w.dataBytes/1024))
-		return true
-	}
-	if s != spoilRest {
+	switch s {
+	case spoilTable:
+		w.flipBit(l, w.box.layout.ChecksumOff+off%(w.dataBytes/1024))
+	case spoilRest:
+		w.flipBit(l, off)
+	default:
 		l.spoils = append(l.spoils, s)
-		return true
 	}
-	off := w.rng.Int64N(w.dataBytes)
-	if len(w.client.spots) > 0 && w.chance(0.8) { // where something is
-		x := w.client.spots[w.rng.IntN(len(w.client.spots))]
-		off = min(x.off+w.rng.Int64N(x.n), w.dataBytes-1)
-	}
-	w.flipBit(l, off)
-	return true
 }
 
 // flipBit changes a byte on a leg's medium.

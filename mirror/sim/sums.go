@@ -9,7 +9,7 @@ import (
 
 // integrity is what the configuration says at a start.
 func (w *world) integrity() string {
-	if !w.settling && w.chance(w.p.turn) {
+	if !w.settling && w.p.turn > 0 && w.chance(w.p.turn) {
 		w.p.integrity = !w.p.integrity
 	}
 	if w.p.integrity {

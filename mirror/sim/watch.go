@@ -63,24 +63,24 @@ func (b *box) sideChanged(w *world, side int, ev drivers.Event) {
 // moment when a mirror is most easily wrong.
 func (w *world) afterLoss(side int) {
 	b := &w.box
-	if w.settling || w.cfg.Calm || b.crashAt > 0 || !w.chance(w.p.crashAfterLoss) {
+	if w.settling || w.cfg.Calm || b.crashAt > 0 || !w.drawn(w.p.crashAfterLoss) {
 		return
 	}
-	b.crashAt = w.steps + 1 + w.rng.Int64N(16)
+	b.crashAt = w.steps + 1 + w.plan.Int64N(16)
 	b.kind, b.aim = PowerCut, -1
-	if w.chance(0.65) {
+	if w.drawn(0.65) {
 		b.kind = KillDriver
 	}
 	// At best the moment that a write has been acknowledged.
-	b.crashOnAck = w.chance(0.7)
-	if w.chance(0.25) {
+	b.crashOnAck = w.drawn(0.7)
+	if w.drawn(0.25) {
 		b.aim = side
 	}
 }
 
 // recentlyIll says whether a leg gave cause to be cut off.
 func (w *world) recentlyIll(l *simLeg) bool {
-	return !l.well() || l.illAt >= 0 && w.now-l.illAt <= 12*int64(w.p.legTimeout)
+	return !l.well() || l.illAt >= 0 && w.now-l.illAt <= 12*w.p.timeout
 }
 
 // checkCopy: what is written to a leg's data is a client's, or a copy to where the leg
@@ -131,7 +131,7 @@ func (w *world) undecide(off, n int64) {
 func (b *box) opEnded(w *world, o *legOp) {
 	b.bound.opEnded(o)
 	if y := b.layout; y != nil && o.io.Op == legio.Write && o.io.Off >= y.IntentOff && o.io.Off < y.MissedOff &&
-		b.inSince[1-o.side] < 0 && b.crashAt == 0 && !w.settling && w.chance(w.p.crashAfterMap) {
-		b.crashAt, b.kind, b.aim = w.steps+1+w.rng.Int64N(24), PowerCut, -1
+		b.inSince[1-o.side] < 0 && b.crashAt == 0 && !w.settling && w.drawn(w.p.crashAfterMap) {
+		b.crashAt, b.kind, b.aim = w.steps+1+w.plan.Int64N(24), PowerCut, -1
 	}
 }

@@ -110,6 +110,7 @@ type Stats struct {
 	Scrubs                              int // that ended
 	Spoiled                             int // silent faults
 	Abandoned                           int
+	FUA, Controlled, Ftds, Answers      int // forced writes; seeds with the control core; its starts; its answers
 }
 
 func (s *Stats) add(o Stats) {
@@ -133,6 +134,10 @@ func (s *Stats) add(o Stats) {
 	s.Scrubs += o.Scrubs
 	s.Spoiled += o.Spoiled
 	s.Abandoned += o.Abandoned
+	s.FUA += o.FUA
+	s.Controlled += o.Controlled
+	s.Ftds += o.Ftds
+	s.Answers += o.Answers
 }
 
 // Limits of a run, so that a livelock is a violation and not a hang.
@@ -163,7 +168,8 @@ const (
 	evBoot                     // the machine or the driver starts
 	evStopped                  // a clean stop has ended
 	evKill                     // the driver dies
-	evDetach                   // the admin takes a leg out, having flushed
+	evStep                     // the next step of a script
+	evDo                       // whatever do says
 )
 
 // event is something that will happen. life is the number of the engine it is for, or
@@ -176,7 +182,12 @@ type event struct {
 	side int
 	op   *legOp
 	call *call
+	step int
+	do   func()
 }
+
+// afterAll is the place of a script's steps among events of one time: the last.
+const afterAll = int64(1) << 62
 
 // queue is a binary heap of events, the next one first.
 type queue []event
@@ -245,8 +256,13 @@ type world struct {
 	cfg  *Config
 	run  *Runner
 	seed uint64
-	rng  *rand.Rand
+	rng  *rand.Rand // what is left to chance in a script too
+	plan *rand.Rand // what a seed is made of: the steps of its script
 	p    profile
+	// script is what is being written down, or played.
+	script *Script
+	replay bool
+	played int // steps
 
 	now    int64
 	seq    int64
@@ -266,28 +282,35 @@ type world struct {
 	wit       witnessStore
 	scrub     scrubStore
 	box       box
+	ftd       daemon
 	client    client
 	model     *model
 	history   chronicle
 	settling  bool
+	settleAt  int64
 	// abandoned: two faults met that together may lose something; nothing is judged any more.
 	abandoned bool
 }
 
 // Run runs one seed.
 func (r *Runner) Run(seed uint64) Result {
-	w := r.newWorld(seed)
+	return r.finish(r.newWorld(seed))
+}
+
+// finish runs a world.
+func (r *Runner) finish(w *world) Result {
 	w.history.on = r.cfg.History != nil
 	w.main()
 	if r.cfg.History != nil {
-		r.cfg.History(seed, w.history.records)
+		r.cfg.History(w.seed, w.history.records)
 	}
-	return Result{Seed: seed, Err: w.err, Hash: w.hash, Events: w.done, Ops: w.ops, Steps: w.unsettled, Stats: w.stats}
+	return Result{Seed: w.seed, Err: w.err, Hash: w.hash, Events: w.done, Ops: w.ops, Steps: w.unsettled, Stats: w.stats}
 }
 
 func (r *Runner) newWorld(seed uint64) *world {
 	w := &world{cfg: &r.cfg, run: r, seed: seed, hash: 14695981039346656037}
 	w.rng = rand.New(rand.NewPCG(seed, 0x6d6972726f72))
+	w.plan = rand.New(rand.NewPCG(seed, 0x706c616e))
 	return w
 }
 
@@ -299,7 +322,7 @@ func (w *world) main() {
 		}
 	}()
 	w.setUp()
-	w.loop(func() bool { return w.client.finished() })
+	w.loop(w.finished)
 	if w.err == nil && !w.abandoned {
 		w.settle()
 	}
@@ -331,6 +354,7 @@ func (w *world) handle(e *event) {
 		w.opEnds(e.op)
 	case evAnswer:
 		w.client.answered(w, e.call)
+		w.client.force(w)
 	case evReplied:
 		w.client.replied(w, e.call)
 	case evWitness:
@@ -350,11 +374,13 @@ func (w *world) handle(e *event) {
 	case evBoot:
 		w.boot()
 	case evKill:
-		w.killDriver()
+		w.do("kill", nil)
 	case evStopped:
 		w.stopped()
-	case evDetach:
-		w.detachNow(e.side)
+	case evStep:
+		w.playStep(e.step)
+	case evDo:
+		e.do()
 	}
 	w.crashPoint()
 }
@@ -389,3 +415,11 @@ func (w *world) tracef(format string, args ...any) {
 func (w *world) between(lo, hi int64) int64 { return lo + w.rng.Int64N(hi-lo) }
 
 func (w *world) chance(p float64) bool { return w.rng.Float64() < p }
+
+// spread is a duration up to hi, or hi in a run in which all takes the same time.
+func (w *world) spread(lo, hi int64) int64 {
+	if w.p.even {
+		return hi
+	}
+	return w.between(lo, hi)
+}
