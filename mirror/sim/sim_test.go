@@ -153,7 +153,7 @@ func TestSeedsReach(t *testing.T) {
 		"power cuts": s.PowerCuts * 4, "kills": s.Kills * 2, "stops": s.Stops, "losses": s.Losses * 2, "resyncs": s.Resyncs,
 		"legs served alone": s.AloneChecks, "requests sent again": s.Resent, "refusals": s.Refused * 8, "rotten superblocks": s.Rots * 20,
 		"resolves": s.Resolves * 300, "errors that were answered": s.Errors, "forced writes": s.FUA,
-		"seeds with the control core": s.Controlled * 6, "starts of ftd": s.Ftds, "answers of ftd": s.Answers * 2,
+		"seeds with the control core": s.Controlled * 6, "starts of ftd": s.Ftds * 2, "answers of ftd": s.Answers * 3,
 	} {
 		if have < n {
 			t.Errorf("%s are rare: %+v", what, s)
