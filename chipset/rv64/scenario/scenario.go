@@ -77,6 +77,9 @@ const (
 
 func (f Flavour) String() string { return [...]string{"mixed", "float", "loops", "memory"}[f] }
 
+// FlavourOf is that of a seed's scenario.
+func FlavourOf(seed uint64) Flavour { return Flavour(seed % uint64(flavours)) }
+
 // weights are how many of a hundred instructions are of a kind, the rest is anything.
 type weights struct {
 	alu, mul, load, store, branch, loop, jump, call, amo, floatMem, float, fma, csr, system int
@@ -110,7 +113,7 @@ type maker struct {
 // Make makes the scenario of a seed.
 func Make(seed uint64) *Scenario {
 	m := &maker{Rand: rand.New(rand.NewPCG(seed, 0)), s: &Scenario{
-		Seed: seed, Flavour: Flavour(seed % uint64(flavours)), RAM: make([]byte, RAMBytes), events: map[uint64][]func(Hart){},
+		Seed: seed, Flavour: FlavourOf(seed), RAM: make([]byte, RAMBytes), events: map[uint64][]func(Hart){},
 	}}
 	m.weights = weightsOf[m.s.Flavour]
 	for range 3 {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"ft/chipset/rv64"
+	"ft/chipset/rv64/scenario"
+	"ft/chipset/rv64/translate"
 )
 
 // make unlike PROGRAMS=n SEED0=s
@@ -20,6 +22,18 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// translator attaches translators, which translate at once and have little room, so that they
+// come to its end. stats, unless nil, has them.
+func translator(all *[]*translate.Translator) Attach {
+	return func(h *rv64.Hart) error {
+		t, err := translate.Attach(h, translate.Options{Threshold: 1, CodeBytes: 1 << 20})
+		if err == nil && all != nil {
+			*all = append(*all, t)
+		}
+		return err
+	}
+}
+
 func pairs(t testing.TB, attach Attach) *Pairs {
 	t.Helper()
 	p, err := NewPairs(attach)
@@ -31,15 +45,39 @@ func pairs(t testing.TB, attach Attach) *Pairs {
 
 // TestPrograms: both engines do the same.
 func TestPrograms(t *testing.T) {
-	p := pairs(t, func(*rv64.Hart) error { return nil })
+	var all []*translate.Translator
+	p := pairs(t, translator(&all))
+	native := func() (n uint64) {
+		for _, tr := range all {
+			n += tr.Stats().NativeSteps
+		}
+		return n
+	}
+	type share struct{ programs, native uint64 }
+	shares := map[scenario.Flavour]share{}
 	told := time.Now()
 	for seed := *seed0; seed < *seed0+*programs; seed++ {
+		before := native()
 		if d := p.Run(seed); d != nil {
 			t.Fatal(d)
 		}
+		f := scenario.FlavourOf(seed)
+		s := shares[f]
+		shares[f] = share{s.programs + 1, s.native + native() - before}
 		if time.Since(told) > 10*time.Second {
 			told = time.Now()
 			t.Logf("%d of %d programs", seed-*seed0+1, *programs)
 		}
 	}
+	// That nothing differs means little where little was translated.
+	for f, s := range shares {
+		percent := 100 * s.native / (s.programs * scenario.Steps)
+		t.Logf("%v: %d programs, %d %% of their steps translated", f, s.programs, percent)
+		if percent < leastTranslated {
+			t.Errorf("%v: %d %% of the steps were translated: want %d at least", f, percent, leastTranslated)
+		}
+	}
 }
+
+// leastTranslated is how many of a hundred steps of each flavour are run in machine code.
+const leastTranslated = 5
