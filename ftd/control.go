@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ft/chipset/engine"
 	"ft/drivers/journal"
 	"ft/drivers/notify"
 	"ft/ftd/alarm"
@@ -33,7 +34,7 @@ const (
 // controlFlags is the command line of the control daemon and of the test box.
 type controlFlags struct {
 	config, socket, state, dev, testbox string
-	guest                               string
+	guest, engine                       string
 	check, clean, noKeeper, testAlarm   bool
 	set                                 map[string]bool // flags that were given
 }
@@ -46,6 +47,7 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	f.StringVar(&c.testbox, "testbox", "", "")
 	f.BoolVar(&c.clean, "clean", false, "")
 	f.StringVar(&c.guest, "guest", string(testbox.GuestKinds[0]), "")
+	f.StringVar(&c.engine, "engine", engine.Choices[0], "")
 	f.BoolVar(&c.check, "check-config", false, "")
 	f.BoolVar(&c.testAlarm, "test-alarm", false, "")
 	f.BoolVar(&c.noKeeper, "no-keeper", false, "")
@@ -57,7 +59,7 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	c.set = map[string]bool{}
 	f.Visit(func(f *flag.Flag) { c.set[f.Name] = true })
 	if c.testbox != "" && (c.set["config"] || c.set["state"] || c.check) {
-		return c, misused(errs, errors.New("a test box makes its own configuration and state: --testbox goes with --socket, --guest and --clean alone")), true
+		return c, misused(errs, errors.New("a test box makes its own configuration and state: --testbox goes with --socket, --guest, --engine and --clean alone")), true
 	}
 	if c.set["testbox"] && c.testbox == "" {
 		return c, misused(errs, errors.New("--testbox needs a directory")), true
@@ -67,6 +69,12 @@ func parseControl(args []string, out, errs io.Writer) (c controlFlags, code int,
 	}
 	if c.set["guest"] && (c.testbox == "" || c.clean) {
 		return c, misused(errs, errors.New("--guest is for test boxes: it goes with --testbox DIR")), true
+	}
+	if c.set["engine"] && (c.testbox == "" || c.clean) {
+		return c, misused(errs, errors.New("--engine is for test boxes: it goes with --testbox DIR; a machine of a configuration has engine in its [[machine]]")), true
+	}
+	if _, err := engine.Choice(c.engine).Of(); err != nil {
+		return c, misused(errs, err), true
 	}
 	if !slices.Contains(testbox.GuestKinds, testbox.GuestKind(c.guest)) {
 		return c, misused(errs, fmt.Errorf("there is no guest %q; there are %q", c.guest, testbox.GuestKinds)), true
@@ -94,7 +102,7 @@ func runControl(args []string, out, errs io.Writer) int {
 		if !c.set["dev-dir"] {
 			c.dev = "" // its own
 		}
-		o := testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Guest: testbox.GuestKind(c.guest), Out: out, Log: log}
+		o := testbox.Options{Dir: c.testbox, Socket: c.socket, DevDir: c.dev, Guest: testbox.GuestKind(c.guest), Engine: engine.Choice(c.engine), Out: out, Log: log}
 		if c.clean {
 			err = testbox.Clean(o)
 		} else {

@@ -49,7 +49,7 @@ const usage = `ftd: duplex devices that never stop while one side is good
 
   ftd [--config FILE] [--socket PATH] [--state DIR] [--check-config | --test-alarm]
                               the control daemon
-  ftd --testbox DIR [--socket PATH] [--guest debian|bare|none]
+  ftd --testbox DIR [--socket PATH] [--guest debian|bare|none] [--engine ENGINE]
                               a throw-away box on loop devices, until Ctrl-C
   ftd --testbox DIR --clean   remove what a box of DIR left behind that was killed;
                               the data stay
@@ -68,6 +68,8 @@ const usage = `ftd: duplex devices that never stop while one side is good
   --run DIR        the run directory         (/run/ft)
   --guest KIND     what the test box's machine runs: Debian's kernel for riscv64, fetched
                    once with apt (debian); a program that is built in (bare); none
+  --engine ENGINE  what executes the test box's machine: auto, interpret, translate, unlike
+                   (one CPU module of each)
   --netns NAME     the network namespace that a driver lives in, by name or path
   --no-keeper      start no keeper: somebody else does (ft-keeper.service)
   --check-config   look at the configuration and all that it names, start nothing

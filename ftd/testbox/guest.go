@@ -80,6 +80,7 @@ func (b *box) prepareGuest(ctx context.Context, o guest.Options) (err error) {
 	default:
 		b.guest, err = guest.Prepare(ctx, o)
 	}
+	b.guest.Engine = b.Engine
 	switch g := b.guest; {
 	case err != nil:
 	case g.Why != "":
@@ -97,6 +98,9 @@ func machineConfig(g guest.Guest, network bool) string {
 	}
 	var t strings.Builder
 	fmt.Fprintf(&t, "\n[[machine]]\nname = %q\nkernel = %q\n", guestName, g.Kernel)
+	if g.Engine != "" {
+		fmt.Fprintf(&t, "engine = %q\n", g.Engine)
+	}
 	fmt.Fprintf(&t, "memory = \"%dMiB\"\n", guest.MemoryMiB)
 	if g.Initrd != "" {
 		cmdline := g.Cmdline

@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"ft/chipset/engine"
 	"ft/drivers/keeper"
 	"ft/ftd/api"
 	"ft/ftd/testbox/guest"
@@ -35,11 +36,12 @@ import (
 
 // Options of a box.
 type Options struct {
-	Dir    string    // legs, state, configuration, logs: made when missing
-	Socket string    // ftd's; its directory is the run directory
-	DevDir string    // where the faces' links appear; by default /dev/ft, or one of the socket's
-	Guest  GuestKind // GuestDebian when ""
-	Out    io.Writer // for the person who started it
+	Dir    string        // legs, state, configuration, logs: made when missing
+	Socket string        // ftd's; its directory is the run directory
+	DevDir string        // where the faces' links appear; by default /dev/ft, or one of the socket's
+	Guest  GuestKind     // GuestDebian when ""
+	Engine engine.Choice // of the machine; "" for what a machine has by itself
+	Out    io.Writer     // for the person who started it
 	Log    *slog.Logger
 }
 

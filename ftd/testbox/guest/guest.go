@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"ft/chipset/engine"
 	"ft/ftd/testbox/guest/bare"
 )
 
@@ -44,8 +45,9 @@ type Guest struct {
 	Kernel  string // path: a raw Image, or the bare-metal program
 	Initrd  string // path; "" for the bare-metal program
 	Cmdline string
-	Version string // of the kernel, as uname -r shows it; "" for the bare-metal program
-	Why     string // why it is the bare-metal program and not Debian, "" when it is Debian
+	Version string        // of the kernel, as uname -r shows it; "" for the bare-metal program
+	Why     string        // why it is the bare-metal program and not Debian, "" when it is Debian
+	Engine  engine.Choice // of its machine, in ft.toml; "" for what a machine has by itself
 }
 
 // Prepare makes a guest's files. It blocks for as long as Debian's packages take to come,
