@@ -106,6 +106,11 @@ var _ Engine = (*Hart)(nil)
 
 // Hart is one hart and its interpreter. It is used by one goroutine at a time.
 type Hart struct {
+	// What machine code uses most lies together, where short displacements reach it (seam.go).
+	frame frame
+
+	r, w *[tlbSize]tlbEntry // of the data regime
+
 	// Registers: x0…x31, f0…f31 from regF on, and a sink for writes to x0. Indices are
 	// bytes, so the array has 256 places.
 	x [256]uint64
@@ -113,8 +118,7 @@ type Hart struct {
 	dirtyFP bool // mstatus.FS is dirty
 	plainFP bool // and more: floatChanged
 
-	r, w *[tlbSize]tlbEntry // of the data regime
-	ram  unsafe.Pointer     // of cfg.RAM
+	ram unsafe.Pointer // of cfg.RAM
 
 	pc       uint64
 	steps    uint64 // retired and trapped, up to the block that runs
@@ -149,7 +153,6 @@ type Hart struct {
 
 	// A translator, and what goes with it (seam.go).
 	machine        Backend
-	frame          frame
 	heat           uint32  // how often a block is come to until it is translated
 	cold           uintptr // entry of blocks without machine code
 	hard           uint64  // limit, while it is that of a single block

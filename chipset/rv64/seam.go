@@ -74,13 +74,13 @@ type CodeOp struct {
 // no machine code runs, does it mean anything else than the hart's fields do.
 type frame struct {
 	left     uint64 // steps until the code has to come back
-	pageBase uint64 // virtual address of the page that is executed
-	pageTerm uint64 // the fingerprint's
 	exit     uint64 // why it came back: below
 	site     uint64 // where in the code, for Link and Resume
-	pc       uint64 // with exitPC
+	pc       uint64 // with ExitPC
 	mxcsr    uint32 // when it came back
 	nearFP   bool   // dirtyFP, and frm is to nearest
+	pageBase uint64 // virtual address of the page that is executed
+	pageTerm uint64 // the fingerprint's
 }
 
 // Why machine code came back: the kind, the block's index and the operation's.
@@ -107,7 +107,7 @@ func ExitAt(kind, block uint32, op int) uint32 { return kind | block<<exitOpBits
 type Layout struct {
 	X, R, W, RAM, FP, Sum, Regime, Jumps, DirtyFP        int32
 	Left, PageBase, PageTerm, Exit, Site, PC, MXCSR      int32
-	NearFP, ReservationAddr, ReservationSize             int32
+	NearFP, Frm, ReservationAddr, ReservationSize        int32
 	Priv, Mstatus, Mip, Lines, Timers, Mie               int32
 	Sscratch, Sepc, Scause, Stval                        int32
 	JumpPC, JumpRegime, JumpBlock, JumpSize, JumpEntries int32
@@ -130,6 +130,7 @@ func (h *Hart) Layout() Layout {
 		MXCSR: off(unsafe.Pointer(&f.mxcsr)), NearFP: off(unsafe.Pointer(&f.nearFP)),
 		ReservationAddr: off(unsafe.Pointer(&h.reservation.addr)), ReservationSize: off(unsafe.Pointer(&h.reservation.size)),
 		Priv: off(unsafe.Pointer(&h.priv)), Mstatus: off(unsafe.Pointer(&h.csr.mstatus)),
+		Frm: off(unsafe.Pointer(&h.csr.frm)),
 		Mip: off(unsafe.Pointer(&h.csr.mip)), Lines: off(unsafe.Pointer(&h.csr.lines)),
 		Timers: off(unsafe.Pointer(&h.csr.timers)), Mie: off(unsafe.Pointer(&h.csr.mie)),
 		Sscratch: off(unsafe.Pointer(&h.csr.sscratch)), Sepc: off(unsafe.Pointer(&h.csr.sepc)),
@@ -160,6 +161,7 @@ func (l *Layout) PlainCSR(n uint32) (off, mask int32, ok bool) {
 
 // What sstatus is read from (csrs.readStatus).
 const (
+	CSRFrm     = csrFrm
 	CSRSstatus = csrSstatus
 	StatusFS   = mstatusFS
 	StatusXL   = mstatusXL

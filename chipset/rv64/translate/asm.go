@@ -264,6 +264,12 @@ func (a *assembler) rrm(i inst, d, v reg, m mem) {
 // ri is i, which has a digit, with a register and an immediate.
 func (a *assembler) ri(i inst, rm reg, imm int32) {
 	i, short := i.immediate(imm)
+	if i.op == 0x81 && rm == rax { // a byte shorter
+		i.op = i.digit<<3 | 5
+		a.head(i, 0, noReg, noReg, rax, false)
+		a.imm32(imm)
+		return
+	}
 	a.head(i, 0, noReg, noReg, rm, false)
 	a.byte(0xc0 | i.digit<<3 | uint8(rm)&7)
 	a.immediate(imm, short)

@@ -46,6 +46,7 @@ type emitter struct {
 	dirty    bool   // FS is dirty here
 	op       int    // the operation at work
 	slow     label  // where it leads if it is not done here
+	far      assembler
 	stubs    []stub
 	taken    []exit
 	begins   [rv64.MaxBlock]int // where each operation's code begins
@@ -58,6 +59,7 @@ type stub struct {
 	kind  uint32
 	op    int
 	field int // of the jump that leads here, for Link; or where to resume
+	gone  int // the jump out of it
 }
 
 // exit is a branch that is taken out of a block.
@@ -71,8 +73,9 @@ type exit struct {
 func (e *emitter) init(h *rv64.Hart, broken string) {
 	e.l, e.level, e.broken = h.Layout(), h.Level(), broken
 	at := uintptr(unsafe.Pointer(h))
-	e.bias = 96
-	e.bias += int32((32 - (at + 96)) & 63)
+	// The registers up to x27, and the five words before them, have short displacements.
+	e.bias = e.l.X + 96
+	e.bias += int32((32 - (at + uintptr(e.bias))) & 63)
 	e.stubs, e.taken = make([]stub, 0, 4*rv64.MaxBlock), make([]exit, 0, 8)
 	e.code = make([]byte, 0, 1<<16)
 }
@@ -221,8 +224,9 @@ func (e *emitter) commonRoutines() {
 // constant_ loads a constant.
 func (e *emitter) constant_(r reg, v uint64) { e.assembler.constant(r, v) }
 
-// block is the code of a block that will lie at an offset of the region.
-func (e *emitter) block(b *rv64.CodeBlock, origin int) []byte {
+// block is the code of a block that will lie at an offset of the region, and what it comes back
+// by, which will end at another.
+func (e *emitter) block(b *rv64.CodeBlock, origin, farEnd int) (code, far []byte) {
 	e.origin, e.code = origin, e.code[:0]
 	e.b, e.steps = b, len(b.Ops)
 	e.constant, e.summed, e.dirty = 0, false, false
@@ -250,17 +254,32 @@ func (e *emitter) block(b *rv64.CodeBlock, origin int) []byte {
 		e.leave(x.op+1, &b.Ops[x.op], x.constant, x.summed)
 		e.goTo(x.op, &b.Ops[x.op])
 	}
+	return e.code, e.comeBack(farEnd)
+}
+
+// comeBack is the code of the stubs. It is seldom run, so it is kept away from what is.
+func (e *emitter) comeBack(end int) []byte {
+	f := &e.far
+	f.code, f.origin = f.code[:0], 0
 	for i := range e.stubs {
 		s := &e.stubs[i]
-		e.bind(&s.label)
+		s.at = f.here()
 		if s.kind == rv64.ExitBlock {
-			e.ri(iADDI, rLeft, int32(e.steps))
+			f.ri(iADDI, rLeft, int32(e.steps))
 		}
-		e.constant_(rax, uint64(rv64.ExitAt(s.kind, b.Index, s.op)))
-		e.constant_(rdx, uint64(s.field))
-		e.jmpAt(e.exitAt)
+		f.constant(rax, uint64(rv64.ExitAt(s.kind, e.b.Index, s.op)))
+		f.constant(rdx, uint64(s.field))
+		s.gone = f.jmp(&label{bound: true})
 	}
-	return e.code
+	f.origin = end - len(f.code)
+	for i := range e.stubs {
+		s := &e.stubs[i]
+		for _, from := range s.from {
+			e.relink(from, f.origin+s.at)
+		}
+		f.relink(f.origin+s.gone, e.exitAt)
+	}
+	return f.code
 }
 
 // stub returns the label of a new stub.

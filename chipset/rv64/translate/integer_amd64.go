@@ -250,32 +250,28 @@ func (e *emitter) binary(i inst, o *rv64.CodeOp, commutes bool) {
 	e.with(i, d, b)
 }
 
-// divide is DIV and its kin. By zero and by -1, whose overflow the host traps, is the
-// interpreter's.
+// divide is DIV and its kin. By zero and by -1, whose overflow the host traps, nothing is
+// divided.
 func (e *emitter) divide(o *rv64.CodeOp) {
-	slow := e.toSlow()
 	c := o.Code
 	signed := c == rv64.OpDIV || c == rv64.OpREM || c == rv64.OpDIVW || c == rv64.OpREMW
+	rest := c == rv64.OpREM || c == rv64.OpREMU || c == rv64.OpREMW || c == rv64.OpREMUW
 	word := c >= rv64.OpDIVW
-	if word && signed {
-		e.with(iMOVSXD, rcx, o.Rs2)
-	} else if word {
-		e.with(iMOVL, rcx, o.Rs2)
-	} else {
-		e.load(rcx, o.Rs2)
-	}
-	if signed {
-		e.rm(iLEA, rdx, at(rcx, 1))
-		e.ri(iCMPI, rdx, 1)
-		e.jcc(ccBE, slow)
-	} else {
-		e.rr(iTEST, rcx, rcx)
-		e.jcc(ccE, slow)
-	}
+	load := iMOV
 	if word {
-		e.with(iMOVL, rax, o.Rs1)
-	} else {
-		e.load(rax, o.Rs1)
+		load = iMOVL
+		if signed {
+			load = iMOVSXD
+		}
+	}
+	var byZero, byOne, done label
+	e.with(load, rcx, o.Rs2)
+	e.with(load, rax, o.Rs1)
+	e.rr(iTEST, rcx, rcx)
+	e.jcc(ccE, &byZero)
+	if signed {
+		e.ri(iCMPI, rcx, -1)
+		e.jcc(ccE, &byOne)
 	}
 	switch {
 	case signed && word:
@@ -291,8 +287,19 @@ func (e *emitter) divide(o *rv64.CodeOp) {
 		e.rr(iXORL, rdx, rdx)
 		e.r1(iDIV, rcx)
 	}
+	e.jmp(&done)
+	e.bind(&byOne)
+	if signed {
+		e.r1(iNEG, rax)
+		e.rr(iXORL, rdx, rdx)
+		e.jmp(&done)
+	}
+	e.bind(&byZero)
+	e.rr(iMOV, rdx, rax)
+	e.constant_(rax, 1<<64-1)
+	e.bind(&done)
 	v := rax
-	if c == rv64.OpREM || c == rv64.OpREMU || c == rv64.OpREMW || c == rv64.OpREMUW {
+	if rest {
 		v = rdx
 	}
 	if word {

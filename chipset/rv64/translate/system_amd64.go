@@ -155,6 +155,11 @@ func (e *emitter) accessCSR(o *rv64.CodeOp) bool {
 	immediate := o.Aux >= rv64.SysCSRRWI
 	writes := kind == rv64.SysCSRRW || o.Rs1 != 0
 	status := uint32(o.Imm) == rv64.CSRSstatus
+	if uint32(o.Imm) == rv64.CSRFrm && !writes {
+		e.needFP(o)
+		e.readFrm(rax, o)
+		return true
+	}
 	off, mask, ok := e.l.PlainCSR(uint32(o.Imm))
 	if !ok && !(status && (!writes || immediate && kind != rv64.SysCSRRW && o.Rs1 == sie)) {
 		return false
@@ -210,6 +215,14 @@ func (e *emitter) accessCSR(o *rv64.CodeOp) bool {
 	}
 	e.fold(o, rdx, false)
 	return true
+}
+
+// readFrm is a read of frm.
+func (e *emitter) readFrm(r reg, o *rv64.CodeOp) {
+	e.rm(iMOV, r, e.hart(e.l.Frm))
+	if o.Rd != rv64.RegSink {
+		e.put(o, r, true)
+	}
 }
 
 // readStatus makes rax sstatus.

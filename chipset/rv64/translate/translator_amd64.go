@@ -20,7 +20,8 @@ type Translator struct {
 	start  uintptr // where machine code begins to load registers
 	cold   uintptr
 	common int // bytes of the region that are always there
-	used   int
+	used   int // bytes from the start, for blocks
+	far    int // from there on, for what they come back by
 	e      emitter
 	stats  Stats
 }
@@ -48,7 +49,7 @@ func attach(h *rv64.Hart, o Options) (*Translator, error) {
 	t.base = uintptr(unsafe.Pointer(h)) + uintptr(t.e.bias)
 	t.common = t.e.commonCode(r.write)
 	t.start, t.cold = t.address(t.e.startAt), t.address(t.e.coldAt)
-	t.used = t.common
+	t.used, t.far = t.common, len(r.write)
 	if err := guardRegion(codeRegion{t.address(0), t.address(len(r.exec)), t.address(t.e.exitAt)}); err != nil {
 		r.free()
 		return nil, err
@@ -58,6 +59,7 @@ func attach(h *rv64.Hart, o Options) (*Translator, error) {
 }
 
 const (
+	blockAlign     = 16
 	codeBytesLeast = 1 << 18
 	codeBytesMost  = 1 << 30
 )
@@ -77,7 +79,7 @@ func (t *Translator) Close() error {
 func (t *Translator) Stats() Stats {
 	s := t.stats
 	s.NativeSteps, s.Entries = t.hart.MachineSteps()
-	s.CodeBytes = uint64(t.used - t.common)
+	s.CodeBytes = uint64(t.used - t.common + len(t.region.write) - t.far)
 	return s
 }
 
@@ -98,7 +100,7 @@ func (b backend) Enter(entry uintptr) {
 
 // Locate makes the block's code again, as it was.
 func (b backend) Locate(c *rv64.CodeBlock, entry, pc uintptr) int {
-	b.e.block(c, int(entry-b.address(0)))
+	b.e.block(c, int(entry-b.address(0)), b.far)
 	for i, at := range b.e.begins[:len(c.Ops)] {
 		if int(pc-b.address(0)) < at {
 			return max(i-1, 0)
@@ -115,20 +117,22 @@ func (b backend) Link(site uint32, entry uintptr) {
 }
 
 func (b backend) Dropped() {
-	b.used, b.stats.Blocks = b.common, 0
+	b.used, b.far, b.stats.Blocks = b.common, len(b.region.write), 0
 }
 
 func (b backend) Translate(c *rv64.CodeBlock) uintptr {
 	begun := time.Now()
-	code := b.e.block(c, b.used)
-	if len(code) > len(b.region.write)-b.used {
+	code, far := b.e.block(c, b.used, b.far)
+	if len(code)+len(far)+blockAlign > b.far-b.used {
 		b.hart.DropMachineCode()
 		b.stats.Flushes++
-		code = b.e.block(c, b.used)
+		code, far = b.e.block(c, b.used, b.far)
 	}
 	entry := b.address(b.used)
 	copy(b.region.write[b.used:], code)
-	b.used += (len(code) + 15) &^ 15
+	b.used += (len(code) + blockAlign - 1) &^ (blockAlign - 1)
+	b.far -= len(far)
+	copy(b.region.write[b.far:], far)
 	b.stats.Blocks++
 	b.stats.Translations++
 	b.stats.Ops += uint64(len(c.Ops))
