@@ -43,6 +43,7 @@ type sample struct {
 type vigil struct {
 	limits  Limits
 	begun   bool          // there was a look since then
+	slow    bool          // at any of them: its answer may have come since the module was asked how far it is
 	cpu     time.Duration // at the first look, and at the last one
 	lastCPU time.Duration
 	asleep  time.Duration // without a break, up to the last look
@@ -50,7 +51,7 @@ type vigil struct {
 }
 
 // delivered begins anew.
-func (v *vigil) delivered() { v.begun, v.asleep, v.starved = false, 0, 0 }
+func (v *vigil) delivered() { v.begun, v.slow, v.asleep, v.starved = false, false, 0, 0 }
 
 // look judges a module that owes something and has not delivered since the look before, which
 // was so long ago.
@@ -58,6 +59,7 @@ func (v *vigil) look(s sample, passed time.Duration) (why Why, text string) {
 	if s.state == 'T' || s.state == 't' {
 		return Stopped, fmt.Sprintf("is stopped (state %c)", s.state)
 	}
+	v.slow = v.slow || s.slow
 	if !v.begun {
 		v.begun, v.cpu, v.lastCPU = true, s.cpu, s.cpu
 		return 0, ""
@@ -66,7 +68,7 @@ func (v *vigil) look(s sample, passed time.Duration) (why Why, text string) {
 	used := s.cpu - v.lastCPU
 	v.lastCPU = s.cpu
 	limit := v.limits.LateCPU
-	if s.slow {
+	if v.slow {
 		limit = v.limits.SlowCPU
 	}
 	if total := s.cpu - v.cpu; total > limit {

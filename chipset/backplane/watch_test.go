@@ -151,6 +151,7 @@ func TestVigil(t *testing.T) {
 		{"100 ms of its own time are not late, 101 are", []look{{state: 'R', cpu: 500}, {state: 'R', cpu: 600}, {state: 'R', cpu: 601}}, Late, 2},
 		{"late though it sleeps in between", []look{{state: 'R'}, {state: 'S', cpu: 50}, {state: 'S', cpu: 101}}, Late, 2},
 		{"a long command takes long", []look{{state: 'R'}, {state: 'R', cpu: 9999, slow: true}}, 0, 0},
+		{"a long command, answered between two reads", []look{{state: 'R', slow: true}, {state: 'R', cpu: 2000}}, 0, 0},
 		{"too long", []look{{state: 'R', slow: true}, {state: 'R', cpu: 10_001, slow: true}}, Late, 1},
 		{"an hour without a core, seen at one look", []look{{state: 'R'}, {state: 'R', gap: 3_600_000}, {state: 'R'}}, 0, 0},
 		{"an hour asleep while the chipset was stopped", []look{{state: 'S'}, {state: 'S', gap: 3_600_000}, {state: 'S'}}, 0, 0},
