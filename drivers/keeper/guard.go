@@ -58,7 +58,7 @@ func (k *keeper) checkWatchdog(p *process, c *child, now time.Time, late time.Du
 	// SIGABRT makes the Go runtime write all stacks: what a wedged driver waits for.
 	// A stopped process does not get that far.
 	k.signal(p, c, unix.SIGABRT)
-	time.AfterFunc(abortGrace, func() {
+	time.AfterFunc(k.o.AbortGrace, func() {
 		k.post(func() {
 			if !c.pidfd.closed {
 				k.signal(p, c, unix.SIGKILL)

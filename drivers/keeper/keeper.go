@@ -59,6 +59,7 @@ type Options struct {
 	Delays      []time.Duration // before the start after each early death; 1, 2, 4, 8, 16, 30 s
 	EarlyMax    int             // early deaths in a row until failed; 10
 	FenceGrace  time.Duration   // how long a successor waits for a dying process to be gone; 500 ms
+	AbortGrace  time.Duration   // to write stacks after a missed watchdog; 100 ms
 	StopTimeout time.Duration   // for each driver's clean stop; 30 s
 }
 
@@ -66,7 +67,6 @@ type Options struct {
 const (
 	tickEvery      = 50 * time.Millisecond  // watchdogs, delays and fences are looked at
 	probeEvery     = 200 * time.Millisecond // whether a process is exiting is looked at
-	abortGrace     = 100 * time.Millisecond // to write stacks after a missed watchdog
 	startGrace     = 10 * time.Second       // until the first sign of life, at least
 	restoreTimeout = 10 * time.Second       // for a process that outlived a keeper to hand over
 	handOverLimit  = 10 * time.Second       // for a requested restart to be a hand-over
@@ -89,6 +89,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.FenceGrace == 0 {
 		o.FenceGrace = 500 * time.Millisecond
+	}
+	if o.AbortGrace == 0 {
+		o.AbortGrace = 100 * time.Millisecond
 	}
 	if o.StopTimeout == 0 {
 		o.StopTimeout = 30 * time.Second

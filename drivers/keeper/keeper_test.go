@@ -67,10 +67,18 @@ func TestWatchdogReplacesStoppedAndWedged(t *testing.T) {
 		t.Errorf("its end is given as %q, want the watchdog named", q.LastEnd)
 	}
 
+	// One that is wedged writes its stacks first: all of them, where it is given the time.
+	b = newBox(t)
+	b.o.AbortGrace, b.o.FenceGrace = time.Minute, time.Minute
+	b.start()
+	spec = b.spec("disk0", drivertest.Options{})
+	spec.WatchdogMS = 1000
+	p = b.put("disk0", spec)
+	b.write("disk0", "x")
 	if err := b.driver("disk0").Command(t.Context(), "wedge", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	b.running("disk0", q.Pid)
+	b.running("disk0", p.Pid)
 	b.wantFace("disk0", "x")
 	crash, err := os.ReadFile(host.CrashPath(b.dir, "disk0"))
 	if err != nil || !strings.Contains(string(crash), "SIGABRT") || !strings.Contains(string(crash), "drivertest") {

@@ -108,7 +108,7 @@ func (k *keeper) stopWhenFree() {
 		}
 		if mine {
 			done, busy := k.round(targets, drivers.Remove)
-			if text := sentences(busy); text != said {
+			if text := sentences(busy); text != said && len(busy) > 0 {
 				said = text
 				k.upstream.text("waiting to stop: %s", text)
 				k.log.Warn("waiting to stop; a second signal forces", "busy", text)
