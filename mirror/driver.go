@@ -234,7 +234,7 @@ func (d *driver) setTesting(s drivers.Side, testing bool, reason string) {
 	switch {
 	case testing:
 		d.emit(drivers.Event{Kind: drivers.EventSide, Side: s, To: drivers.Diagnostics.String()})
-	case reason != "":
+	case reason != "" || d.last[s] == drivers.Diagnostics.String():
 		d.emit(drivers.Event{Kind: drivers.EventSide, Side: s, To: d.engine.sideState(&d.engine.legs[s]).String(), Reason: reason})
 	}
 }

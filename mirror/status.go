@@ -94,6 +94,9 @@ func (d *driver) emit(ev drivers.Event) {
 		if from == ev.To && ev.Reason == "" {
 			return
 		}
+		if d.testing[ev.Side] && from == drivers.Diagnostics.String() && ev.To == drivers.Offline.String() {
+			return // the engine has met it: that it is being tested says more, and why it was out is over
+		}
 		if ev.To == drivers.Duplex.String() && from != drivers.Syncing.String() && from != drivers.Simplex.String() && from != drivers.Duplex.String() {
 			d.send(drivers.Event{Kind: drivers.EventSide, Side: ev.Side, From: from, To: drivers.Syncing.String(), Reason: "nothing was missed"})
 			from = drivers.Syncing.String()
