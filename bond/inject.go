@@ -256,7 +256,14 @@ func unpark(p *parked) error {
 }
 
 func moveAll(to *os.File) error {
-	list, err := netlink.LinkList()
+	const tries = 5 // a dump that a change has interrupted is incomplete
+	var list []netlink.Link
+	var err error
+	for range tries {
+		if list, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"ft/drivers/netns"
@@ -68,6 +69,20 @@ func Of(owner string) ([]string, error) {
 	return names, nil
 }
 
+// dumpTries is how often a list is asked for that changes while it is read: a link goes by
+// itself some time after its other end went with another namespace.
+const dumpTries = 20
+
+// allLinks lists links, all of them.
+func allLinks(list func() ([]netlink.Link, error)) (links []netlink.Link, err error) {
+	for range dumpTries {
+		if links, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return links, err
+}
+
 // removeNamespace takes the links out of a namespace, so that none outlives its name with
 // a process inside, and takes the name away.
 func removeNamespace(name string) ([]User, error) {
@@ -77,7 +92,7 @@ func removeNamespace(name string) ([]User, error) {
 	}
 	defer ns.close()
 	var errs []error
-	links, err := ns.handle.LinkList()
+	links, err := allLinks(ns.handle.LinkList)
 	errs = append(errs, err)
 	for _, l := range links {
 		switch l.Type() {
