@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"ft/chipset/backplane"
+	"ft/ftd/alarm"
 	"ft/ftd/api"
 	"ft/ftd/testbox"
 )
@@ -35,6 +36,7 @@ const (
 	exitDone   = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitConfig = 78 // EX_CONFIG of sysexits.h: ft.toml is to be mended first (RestartPreventExitStatus= in ftd.service)
 )
 
 // runningVersion is what this process says of itself.
@@ -90,7 +92,8 @@ var roles = map[string]func(args []string, out, errs io.Writer) int{
 	"replay":       runReplay,
 	"version":      runVersion,
 	"help":         runHelp,
-	"man":          runMan, // not in the usage: for packaging
+	"man":          runMan,       // not in the usage: for packaging
+	alarm.Role:     runHookGuard, // nor is this: ftd runs it
 }
 
 func run(args []string, out, errs io.Writer) int {
@@ -102,6 +105,8 @@ func run(args []string, out, errs io.Writer) int {
 	}
 	return misused(errs, fmt.Errorf("there is no role %q", args[0]))
 }
+
+func runHookGuard(args []string, _, errs io.Writer) int { return alarm.Guard(args, errs) }
 
 func runHelp(_ []string, out, _ io.Writer) int {
 	fmt.Fprint(out, usage)

@@ -101,16 +101,22 @@ func (a *Alarms) Run(ctx context.Context) {
 			a.Log.Warn("alarms: events went by too fast or too long ago to be looked at", "events", batch.Lost)
 		}
 		late := 0
+		tellLate := func() {
+			if late > 0 {
+				a.Log.Warn("alarms: some were older than an hour when their turn came, and were not passed on", "alarms", late)
+			}
+		}
 		for i := range batch.Entries {
 			e := &batch.Entries[i]
 			raise := rank(a.weight(e)) >= rank(a.get().Severity)
-			clear := at.Raised && e.ID == a.Box && e.From != e.To && e.To == drivers.FaceDuplex.String()
+			clear := at.Raised && e.ID == a.Box && (e.From != e.To || e.Extra["found"] == true) && e.To == drivers.FaceDuplex.String()
 			switch {
 			case !raise && !clear:
 				continue
 			case a.now().Sub(e.Time) > lateMax:
 				late++
 			case !a.pass(ctx, e, raise):
+				tellLate()
 				return // ctx ended in the middle: the next one begins with this one
 			default:
 				at.Raised = raise
@@ -118,9 +124,7 @@ func (a *Alarms) Run(ctx context.Context) {
 			at.Seq = e.Seq
 			a.save(at)
 		}
-		if late > 0 {
-			a.Log.Warn("alarms: some were older than an hour when their turn came, and were not passed on", "alarms", late)
-		}
+		tellLate()
 	}
 }
 

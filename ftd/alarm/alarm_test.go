@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,6 +19,22 @@ import (
 )
 
 const patience = 20 * time.Second
+
+// asFtd is the role of a process of the test that runs a hook as ftd does, and is killed.
+const asFtd = "as-ftd"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 {
+		switch os.Args[1] {
+		case Role:
+			os.Exit(Guard(os.Args[2:], os.Stderr))
+		case asFtd:
+			fmt.Println(runHook(context.Background(), os.Args[2], nil, os.Environ()))
+			os.Exit(1)
+		}
+	}
+	os.Exit(m.Run())
+}
 
 // bench is an event log with alarms that hang on it, and a hook that writes down what it reads.
 type bench struct {
@@ -143,6 +160,11 @@ func TestNothingIsForgottenOrToldTwiceOverARestart(t *testing.T) {
 	b := newBench(t, Settings{Severity: control.Error}, record)
 	b.happens(entry("pci1/disk0", "duplex", "shot", control.Error))
 	b.told(1)
+	for deadline := time.Now().Add(patience); b.load().Seq != 1; time.Sleep(time.Millisecond) { // the hook has told, and ended
+		if time.Now().After(deadline) {
+			t.Fatal("the alarm is not remembered")
+		}
+	}
 	b.end()
 	b.happens(entry("pci1/net0", "duplex", "shot", control.Error), entry("box", "simplex", "duplex", control.Info))
 	b.start()
@@ -193,7 +215,28 @@ func TestAHookThatFailsIsTriedAgainAndThenGivenUp(t *testing.T) {
 func TestAHookLeavesNothingBehind(t *testing.T) {
 	b := newBench(t, Settings{Severity: control.Error}, `sleep 1000 & echo "{\"pid\": $!}" >> $1`)
 	b.happens(entry("pci1/disk0", "duplex", "shot", control.Error))
-	pid := int(b.told(1)[0]["pid"].(float64))
+	awaitGone(t, int(b.told(1)[0]["pid"].(float64)))
+	b.end()
+
+	// Nor does an ftd that is killed while one runs.
+	if err := os.WriteFile(b.get().Hook, []byte("#!/bin/sh\nsleep 1000 & echo \"{\\\"pid\\\": $!}\" >>"+b.said+"; wait\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ftd := exec.Command(os.Args[0], asFtd, b.get().Hook)
+	if err := ftd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	pid := int(b.told(2)[1]["pid"].(float64))
+	if err := ftd.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = ftd.Wait()
+	awaitGone(t, pid)
+}
+
+// awaitGone waits until a hook's process runs no more.
+func awaitGone(t *testing.T, pid int) {
+	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		if err != nil || !strings.HasPrefix(string(comm), "sleep") {

@@ -3,9 +3,13 @@ package alarm
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,12 +18,59 @@ import (
 // reapMax is how long the pipes of a hook that was killed may stay open.
 const reapMax = 2 * time.Second
 
-// runHook runs a hook with the event on its standard input. It is in a process group of its
-// own, which ends with it.
+// A hook has a process group of its own, which goes with it, and with ftd. Its leader is a guard,
+// ftd in another role, that runs the hook: it reads from a pipe whose other end is ftd's alone,
+// and when that ends, ftd has died without a word and the guard ends the group.
+
+// Role is the guard's: ftd hook-guard HOOK.
+const Role = "hook-guard"
+
+// lifeline is the guard's descriptor of the pipe.
+const lifeline = 3
+
+// exitNotStarted is the guard's where there is no hook to run, as a shell's.
+const exitNotStarted = 127
+
+// Guard runs a hook and returns its exit status.
+func Guard(args []string, errs io.Writer) int {
+	if len(args) != 1 {
+		fmt.Fprintf(errs, "ftd itself runs %s\n", Role)
+		return exitNotStarted
+	}
+	unix.CloseOnExec(lifeline)
+	go func() {
+		_, _ = io.Copy(io.Discard, os.NewFile(lifeline, "lifeline"))
+		_ = unix.Kill(0, unix.SIGKILL)
+	}()
+	cmd := exec.Command(args[0])
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case !errors.As(err, &exit):
+		fmt.Fprintf(errs, "start it: %v\n", err)
+		return exitNotStarted
+	case exit.Exited():
+		return exit.ExitCode()
+	}
+	fmt.Fprintln(errs, exit) // by a signal
+	return 128 + int(exit.Sys().(syscall.WaitStatus).Signal())
+}
+
+// runHook runs a hook with the event on its standard input.
 func runHook(ctx context.Context, path string, document []byte, env []string) error {
 	ctx, cancel := context.WithTimeout(ctx, hookMax)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, path)
+	held, ours, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("start %s: %w", path, err)
+	}
+	defer ours.Close()
+	defer held.Close()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", Role, path) // this program, also when a newer one has taken its place
+	cmd.ExtraFiles = []*os.File{held}
 	cmd.Env, cmd.Dir = env, "/"
 	cmd.Stdin = bytes.NewReader(document)
 	var out tail
@@ -30,8 +81,12 @@ func runHook(ctx context.Context, path string, document []byte, env []string) er
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", path, err)
 	}
-	err := cmd.Wait()
-	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // what it has left behind, if anything
+	// What it has left behind goes, if anything, before the guard is reaped: until then its
+	// number is nobody else's.
+	for unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
+	}
+	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+	err = cmd.Wait()
 	switch {
 	case err == nil:
 		return nil
