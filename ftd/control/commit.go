@@ -79,12 +79,12 @@ func (c *Core) commitSide(p *proposal, s *side) {
 		extra = p.extra
 	}
 	if s == p.via {
-		c.becomeSide(s, drivers.Syncing, "it was up to date: nothing to bring over", nil)
+		c.becomeSide(s, drivers.Syncing, "it was up to date: nothing to bring over", nil, false)
 	}
 	state, reason := n.state, n.reason
 	n.state, n.reason = s.state, s.reason
 	s.facts = n
-	c.becomeSide(s, state, reason, extra)
+	c.becomeSide(s, state, reason, extra, s.dev == p.found && state.InService())
 }
 
 // noteFault puts a fault into the history of the part, where it waits for its verdict.
@@ -97,8 +97,9 @@ func (c *Core) noteFault(f fault) {
 	}
 }
 
-// becomeSide is the only function that changes the state of a side.
-func (c *Core) becomeSide(s *side, to drivers.State, reason string, extra map[string]any) {
+// becomeSide is the only function that changes the state of a side; found: what changes is
+// only what is known of it.
+func (c *Core) becomeSide(s *side, to drivers.State, reason string, extra map[string]any, found bool) {
 	from := s.state
 	if from == to && reason == s.reason {
 		return
@@ -110,7 +111,16 @@ func (c *Core) becomeSide(s *side, to drivers.State, reason string, extra map[st
 		s.progress = nil
 		c.served(s, from)
 	}
+	if found {
+		c.logFound(s.id, to.String(), reason)
+		return
+	}
 	c.log(Entry{ID: s.id, From: from.String(), To: to.String(), Reason: reason, Severity: c.severity(s, from, to), Extra: extra})
+}
+
+// logFound is about what was so when this ftd came: nothing has happened.
+func (c *Core) logFound(id, state, reason string) {
+	c.log(Entry{ID: id, From: state, To: state, Severity: Info, Reason: "as ftd found it: " + reason, Extra: map[string]any{"found": true}})
 }
 
 // served follows a side into service and out of it.
@@ -172,7 +182,7 @@ func (c *Core) becomeFace(d *device) {
 	case to < d.face.state:
 		severity = Warning
 	}
-	become(c, &d.face, d.name, to, reason, severity)
+	become(c, &d.face, d.name, to, reason, severity, !c.unheard(d))
 }
 
 // becomeBox derives the state of the box: its worst face.
@@ -181,7 +191,9 @@ func (c *Core) becomeBox() {
 		return
 	}
 	to, reason := drivers.FaceDuplex, "all faces are duplex"
+	known := true
 	for _, d := range c.devices {
+		known = known && d.face.settled
 		if d.face.state < to {
 			to, reason = d.face.state, d.name+": "+d.face.reason
 		}
@@ -190,21 +202,29 @@ func (c *Core) becomeBox() {
 	if to < c.box.state {
 		severity = Warning
 	}
-	become(c, &c.box, c.cfg.Name, to, reason, severity)
+	become(c, &c.box, c.cfg.Name, to, reason, severity, known)
 }
 
 // become changes a derived state. A change of the reason alone is kept but not logged:
-// the side that it comes from has its own entry.
+// the side that it comes from has its own entry. Nor is one of a box that ran before this ftd
+// came, until it is known how all stood then that it is derived from.
 func become[S interface {
 	comparable
 	fmt.Stringer
-}](c *Core, m *mark[S], id string, to S, reason string, severity Severity) {
-	from := m.state
-	m.reason = reason
-	if from == to {
+}](c *Core, m *mark[S], id string, to S, reason string, severity Severity, known bool) {
+	from, first := m.state, c.resumed && !m.settled
+	m.reason, m.settled = reason, m.settled || known
+	if from != to {
+		m.state, m.since = to, c.now
+	}
+	var nothing S // down, or empty
+	switch {
+	case first && known && to != nothing:
+		c.logFound(id, to.String(), reason)
+		return
+	case first, from == to:
 		return
 	}
-	m.state, m.since = to, c.now
 	c.log(Entry{ID: id, From: from.String(), To: to.String(), Reason: reason, Severity: severity})
 }
 

@@ -148,9 +148,10 @@ const (
 
 // mark is a derived state: of a face, a module, the box.
 type mark[S comparable] struct {
-	state  S
-	reason string
-	since  time.Time
+	state   S
+	reason  string
+	since   time.Time
+	settled bool // it is known how it was when this ftd came
 }
 
 // device is one face over two sides.

@@ -98,6 +98,7 @@ func backoff(n int) time.Duration {
 type Core struct {
 	cfg        Config
 	loaded     bool          // StateLoaded has come
+	resumed    bool          // the box ran when this ftd came, as far as is known
 	bringupSet BringupPolicy // as an admin set it, or ""
 	devices    []*device     // in the order of the configuration
 	modules    [len(moduleIDs)]module
@@ -207,6 +208,18 @@ func (c *Core) Unheard() (names []string) {
 		}
 	}
 	return names
+}
+
+// unheard says that of a device, and of one that will be asked in a moment.
+func (c *Core) unheard(d *device) bool {
+	if d.link != LinkNone {
+		return d.link == LinkStarting
+	}
+	if !d.wanted() {
+		return false
+	}
+	on := c.device(c.waitsFor(d))
+	return on == nil || c.unheard(on)
 }
 
 // Seq is the number of the last log entry.

@@ -54,11 +54,12 @@ func (m *module) all(is func(*side) bool) bool {
 // single part nobody can tell whether the part was pulled or the module, unless it is that
 // part, as a CPU module is.
 func (m *module) gone() bool {
-	if !m.all(func(s *side) bool { return s.state == drivers.Removed }) {
-		return false
-	}
-	return m.dark != "" || m.carries() > 1
+	return m.carries() > 1 && m.all(func(s *side) bool { return s.state == drivers.Removed })
 }
+
+// away says that it is without power, or that nothing of it is there. Without power what its
+// drivers still have goes in a moment.
+func (m *module) away() bool { return m.dark != "" || m.gone() }
 
 // wantedOut says that all of it is out by the word of an admin.
 func (m *module) wantedOut() bool {
@@ -83,7 +84,10 @@ func (c *Core) becomeModule(m *module) {
 	if len(m.sides) == 0 {
 		return
 	}
-	to, reason := drivers.Empty, m.sides[0].reason
+	to, reason, known := drivers.Empty, m.sides[0].reason, true
+	for _, s := range m.sides {
+		known = known && s.dev.face.settled
+	}
 find:
 	for _, state := range worst {
 		for _, s := range m.sides {
@@ -107,7 +111,7 @@ find:
 		// One part after the other, or all that was left: now it is the module.
 		c.noteOn(m.id, map[bool]Severity{true: Info, false: Warning}[m.wantedOut()], reason, nil)
 	}
-	become(c, &m.mark, m.id, to, reason, severity)
+	become(c, &m.mark, m.id, to, reason, severity, known)
 }
 
 // proposePower takes the news that a module has lost its power, or has it again. All that it
@@ -171,7 +175,7 @@ func noPower(c *Core, p *proposal) string {
 func (c *Core) moduleVerdict(m *module) (verdict, action string, ok bool) {
 	bringup := "ftctl bringup " + m.id
 	word := m.wantedOut()
-	if m.gone() {
+	if m.away() {
 		verdict = m.id + " is gone: it was pulled, or has lost its power"
 		action = fmt.Sprintf("put %s back: what it carries then comes in by itself", m.id)
 		if m.dark != "" {

@@ -122,7 +122,7 @@ func (c *Core) load(ev StateLoaded) {
 		c.history[identity] = &h
 	}
 	c.boot = ev.State.Boot.clone()
-	if !ev.Booted.IsZero() {
+	if c.resumed = ev.Booted.IsZero(); !c.resumed {
 		c.boot = &Boot{Started: ev.Booted, Faces: []BootFace{}}
 	}
 	c.saved = ev.State

@@ -29,6 +29,7 @@ type proposal struct {
 	via   *side          // it passes through syncing on its way
 	// snapshot: what has not changed keeps its reason.
 	snapshot bool
+	found    *device // whose driver ran before this ftd: what is in service has not come into it
 	faults   []fault // to be noted in the histories, and then judged
 	// requests
 	ask     *Request

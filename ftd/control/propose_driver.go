@@ -23,6 +23,9 @@ func (c *Core) proposeConnected(p *proposal, d *device, st drivers.Status) {
 	}
 	d.process = processWork{}
 	d.synced(st.Seq)
+	if c.resumed && !d.face.settled {
+		p.found = d
+	}
 	c.noteOn(d.name, Info, fmt.Sprintf("the driver process of %s is connected", d.name), map[string]any{"pid": st.Pid})
 	for i := range d.sides {
 		s, f := &d.sides[i], &n.sides[i]

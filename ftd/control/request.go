@@ -48,7 +48,7 @@ func (c *Core) open(p *proposal, up bool, target string) {
 	if len(p.sides) == 0 {
 		return
 	}
-	r := &request{id: p.ask.ID, up: up, either: p.either, target: target, deadline: c.now.Add(requestWait), status: AnswerDone, coming: comingSentence(p.sides, target)}
+	r := &request{id: p.ask.ID, up: up, either: p.either, target: target, deadline: c.now.Add(requestWait), status: AnswerDone, coming: p.comingSentence(target)}
 	if p.module != nil && !up {
 		r.down = c.beginDown(p)
 	}
@@ -162,14 +162,27 @@ func (c *Core) finish(r *request) {
 	c.answer(r.id, r.status, r.code, sentence)
 }
 
-// comingSentence tells whoever wants sides in what happens next.
-func comingSentence(sides []*side, target string) string {
-	for _, s := range sides {
-		if !s.dev.kind.machine || s.state.InService() || s.partner().state.InService() {
-			return fmt.Sprintf("%s is coming in: diagnostics, then syncing (ftctl wait %s --for duplex)", target, target)
+// comingSentence tells whoever wants sides in what happens next, and what may be waited for:
+// duplex is none of what stays alone, as its partner is out or there is none.
+func (p *proposal) comingSentence(target string) string {
+	on, alone := false, ""
+	for _, s := range p.sides {
+		partner := s.partner()
+		switch {
+		case p.at(partner).target.out():
+			alone = orElse(alone, fmt.Sprintf("%s stays out until ftctl bringup %s", partner.id, partner.id))
+		case partner.state == drivers.Empty:
+			alone = orElse(alone, fmt.Sprintf("it has no partner for %s", s.dev.name))
 		}
+		on = on || !s.dev.kind.machine || s.state.InService() || partner.state.InService()
 	}
-	d := sides[0].dev
+	switch {
+	case on && alone != "":
+		return fmt.Sprintf("%s is coming in (ftctl wait %s --for simplex); %s", target, target, alone)
+	case on:
+		return fmt.Sprintf("%s is coming in: diagnostics, then syncing (ftctl wait %s --for duplex)", target, target)
+	}
+	d := p.sides[0].dev
 	return fmt.Sprintf("%s is starting: ftctl console %s shows how it gets on", d.name, d.name)
 }
 

@@ -166,7 +166,7 @@ func (c *Core) sideVerdict(s *side, now time.Time) (verdict, action string) {
 		if s.target.out() || c.bringup() == BringupDefer && !s.dev.kind.returns {
 			action = fmt.Sprintf("put %s back, then: %s", s.resource.Path, bringup)
 		}
-		if m := c.moduleOf(s); m.gone() {
+		if m := c.moduleOf(s); m.away() {
 			_, action, _ = c.moduleVerdict(m)
 		}
 		return why("is not there"), action
