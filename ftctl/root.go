@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"ft/ftd/api"
 )
@@ -75,14 +77,13 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 ftd cannot be reac
 	root.PersistentFlags().StringVar(&a.socket, "socket", api.DefaultSocket, "where ftd listens")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "write JSON, for programs")
 	root.AddCommand(a.statusCmd(), a.lsCmd(), a.showCmd(), a.bringupCmd(), a.bringdownCmd(), a.switchCmd(),
-		a.waitCmd(), a.eventsCmd(), a.machineCmd(), a.consoleCmd(), a.dumpCmd(), a.priorityCmd(), a.scrubCmd(), a.resolveCmd(), a.mtbfCmd(), a.policyCmd(), a.injectCmd(), a.drillCmd(), a.supportBundleCmd(), a.versionCmd())
+		a.waitCmd(), a.eventsCmd(), a.machineCmd(), a.consoleCmd(), a.dumpCmd(), a.priorityCmd(), a.scrubCmd(), a.resolveCmd(), a.mtbfCmd(), a.policyCmd(), a.reloadCmd(), a.injectCmd(), a.drillCmd(), a.supportBundleCmd(), a.versionCmd())
 	root.AddCommand(a.manCmd())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true // Use names them
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%v; see `%s --help`", err, c.CommandPath())
-	})
+	root.SetFlagErrorFunc(flagError)
+	strictHelp(root)
 	root.SetArgs(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
@@ -103,10 +104,54 @@ func noVerb(c *cobra.Command, args []string) error {
 	return usagef("there is no verb %q; %s", args[0], hint)
 }
 
+// flagError is about a flag that a verb does not know, or a number that looks like one.
+func flagError(c *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		if word := unknown.GetSpecifiedShortnames(); word != "" && word[0] >= '0' && word[0] <= '9' {
+			return usagef("-%s: no number here is below 0; see `%s --help`", word, c.CommandPath())
+		}
+	}
+	return usagef("%v; see `%s --help`", err, c.CommandPath())
+}
+
+// strictHelp has cobra's own verbs refuse what they do not know, as all others do.
+func strictHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() {
+		case "help":
+			c.DisableFlagsInUseLine = true
+			c.Run, c.RunE = nil, func(_ *cobra.Command, words []string) error {
+				about, rest, err := root.Find(words)
+				if err != nil || len(rest) > 0 {
+					return usagef("there is no verb %q to help with; see `ftctl --help` for the verbs", strings.Join(words, " "))
+				}
+				return about.Help()
+			}
+		case "completion":
+			c.Args = cobra.ArbitraryArgs // so that RunE answers a shell that is not known
+			c.RunE = func(c *cobra.Command, words []string) error {
+				var shells []string
+				for _, shell := range c.Commands() {
+					shells = append(shells, shell.Name())
+				}
+				if len(words) == 0 {
+					return usagef("completion needs a shell: %s", strings.Join(shells, ", "))
+				}
+				return usagef("there is no completion for %q, but for %s", words[0], strings.Join(shells, ", "))
+			}
+		}
+	}
+}
+
 // args checks how many arguments a verb got, and says which are missing.
 func args(low, high int) cobra.PositionalArgs {
 	return func(c *cobra.Command, got []string) error {
 		switch {
+		case slices.Contains(got, ""):
+			return usagef("an argument is empty: %s; see `%s --help`", c.UseLine(), c.CommandPath())
 		case len(got) < low:
 			return usagef("something is missing: %s; see `%s --help`", c.UseLine(), c.CommandPath())
 		case high >= 0 && len(got) > high:

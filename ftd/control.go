@@ -111,7 +111,12 @@ func runControl(args []string, out, errs io.Writer) int {
 	} else {
 		err = runDaemon(c, log)
 	}
-	if err != nil {
+	var mend *daemon.Misconfigured
+	switch {
+	case errors.As(err, &mend):
+		failed(errs, err)
+		return exitConfig
+	case err != nil:
 		return failed(errs, err)
 	}
 	return exitDone

@@ -31,8 +31,11 @@ decides, and is in no data path: it may be stopped, killed and upgraded while th
 		"SIGNALS", roffed(`The control daemon reads its configuration again at SIGHUP and takes in what is new.
 To the keeper SIGTERM is the clean stop of the box, which waits while faces are in use, a second one does not wait,
 and SIGUSR2 ends it alone: the next keeper finds everything again.`),
+		"EXIT STATUS", roffed(`0 done, 1 failed, 2 usage. The control daemon ends with 78 where ft.toml has to be mended before a
+start makes sense: systemd does not try that again.`),
 		"FILES", asIs(`  /etc/ft/ft.toml     configuration, see ft.toml(5)
   /run/ft/ftd.sock    where ftctl(8) reaches ftd
+  /run/ft/refused     why ftd has not started, where its start was refused
   /run/ft/log         logs of the drivers; what ftd and the keeper do is in the journal
   /var/lib/ft         what must not be forgotten: what an admin took out, histories of faults,
                       the event log, witnesses of disks. Not on a face of the box itself.

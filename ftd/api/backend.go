@@ -49,6 +49,7 @@ func (e *NoSuchComponent) Error() string {
 const (
 	CodeNotFound    = "not-found"   // no such component or path
 	CodeBadRequest  = "bad-request" // the request itself is wrong
+	CodeNotAllowed  = "not-allowed" // the path is not for this method
 	CodeForbidden   = "forbidden"   // the caller may not
 	CodeBusyServer  = "busy-server" // too many connections or requests at once
 	CodeFailed      = "failed"      // it was tried and failed

@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -243,19 +245,53 @@ func (c *Client) unreachable(err error) error {
 		return err
 	}
 	var sentence string
-	switch {
+	gone := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+	switch why := startRefused(c.socket); {
+	case why != "" && (gone || errors.Is(err, context.DeadlineExceeded)):
+		sentence = fmt.Sprintf("ftd does not run: its start was refused, faces that were up stay up: %s; when that is mended, %s", why, c.startFtd())
 	case errors.Is(err, fs.ErrNotExist):
-		sentence = fmt.Sprintf("ftd is not running: there is no %s; start it with `systemctl start ftd`, or name its socket with --socket", c.socket)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		sentence = fmt.Sprintf("ftd is not running: nobody listens on %s; start it with `systemctl start ftd`", c.socket)
+		sentence = fmt.Sprintf("ftd is not running: there is no %s; %s, or name its socket with --socket", c.socket, c.startFtd())
+	case gone:
+		sentence = fmt.Sprintf("ftd is not running: nobody listens on %s; %s", c.socket, c.startFtd())
 	case errors.Is(err, fs.ErrPermission):
 		sentence = fmt.Sprintf("%s cannot be opened: permission denied; the directories above it must be open to you", c.socket)
 	case errors.Is(err, context.DeadlineExceeded):
-		sentence = fmt.Sprintf("ftd does not answer on %s in time; `systemctl status ftd` and `journalctl -u ftd` say more", c.socket)
+		sentence = fmt.Sprintf("ftd does not answer on %s in time; %s", c.socket, c.askWhy())
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF):
-		sentence = "ftd went away before it answered; try again, and start it with `systemctl start ftd` where it stays away"
+		sentence = "ftd went away before it answered; try again, and where it stays away " + c.startFtd()
 	default:
 		sentence = fmt.Sprintf("ftd cannot be reached on %s: %v", c.socket, err)
 	}
 	return &Error{Code: CodeUnreachable, Sentence: sentence}
+}
+
+// startFtd says how the ftd of this socket is started: systemd's is the one of the default.
+func (c *Client) startFtd() string {
+	if c.socket == DefaultSocket {
+		return "start it with `systemctl start ftd`"
+	}
+	return fmt.Sprintf("start the one of this socket: `ftd --socket %s`, or its test box", c.socket)
+}
+
+// askWhy says where an ftd tells of itself.
+func (c *Client) askWhy() string {
+	if c.socket == DefaultSocket {
+		return "`systemctl status ftd` and `journalctl -u ftd` say more"
+	}
+	return "what it writes to its log says more"
+}
+
+// RefusalName is the file beside the socket that says why ftd has not started. Who it is no
+// business of cannot read it.
+const RefusalName = "refused"
+
+// startRefused is what it says, "" for nothing.
+func startRefused(socket string) string {
+	f, err := os.Open(filepath.Join(filepath.Dir(socket), RefusalName))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.LimitReader(f, streamLineBytes))
+	return strings.TrimSpace(string(text))
 }

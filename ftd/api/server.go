@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -112,12 +114,39 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 			s.fail(w, e)
 			return
 		}
+		if at := path.Clean(r.URL.Path); at != r.URL.Path {
+			s.fail(w, &Error{Code: CodeNotFound, Sentence: fmt.Sprintf("ftd has no %q: a path has no empty parts, and none that are dots", r.URL.Path)})
+			return
+		}
 		if _, pattern := mux.Handler(r); pattern == "" {
-			s.fail(w, &Error{Code: CodeNotFound, Sentence: fmt.Sprintf("ftd has no %s %s; the API is described in ARCHITECTURE.md", r.Method, r.URL.Path)})
+			s.noPattern(w, r, mux)
 			return
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// noPattern answers what the mux does not know: is it the path, or only the method?
+func (s *Server) noPattern(w http.ResponseWriter, r *http.Request, mux *http.ServeMux) {
+	var allow []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+		other := *r
+		other.Method = method
+		if _, pattern := mux.Handler(&other); pattern != "" {
+			allow = append(allow, method)
+		}
+	}
+	if len(allow) > 0 {
+		s.notAllowed(w, r, allow...)
+		return
+	}
+	s.fail(w, &Error{Code: CodeNotFound, Sentence: fmt.Sprintf("ftd has no %s %s; the API is described in ARCHITECTURE.md", r.Method, r.URL.Path)})
+}
+
+// notAllowed answers a method that the path does not take.
+func (s *Server) notAllowed(w http.ResponseWriter, r *http.Request, allow ...string) {
+	w.Header().Set("Allow", strings.Join(allow, ", "))
+	s.fail(w, &Error{Code: CodeNotAllowed, Sentence: fmt.Sprintf("%s takes %s, not %s", r.URL.Path, strings.Join(allow, " and "), r.Method)})
 }
 
 func (s *Server) getStatus(w http.ResponseWriter, _ *http.Request) {
@@ -144,8 +173,15 @@ func (s *Server) getComponent(w http.ResponseWriter, r *http.Request) {
 		s.getFaultHistories(w, part)
 		return
 	}
-	c, ok := FindComponent(s.backend.Status(), id)
+	st := s.backend.Status()
+	c, ok := FindComponent(st, id)
 	if !ok {
+		if cut := strings.LastIndexByte(id, '/'); cut > 0 && slices.Contains(verbs[:], Verb(id[cut+1:])) {
+			if _, known := FindComponent(st, id[:cut]); known {
+				s.notAllowed(w, r, http.MethodPost)
+				return
+			}
+		}
 		s.fail(w, &NoSuchComponent{id})
 		return
 	}
@@ -159,8 +195,8 @@ func (s *Server) getComponent(w http.ResponseWriter, r *http.Request) {
 
 // postChange reads POST /v1/components/ID/VERB. An ID may contain a slash.
 func (s *Server) postChange(w http.ResponseWriter, r *http.Request) {
-	path := r.PathValue("path")
-	cut := strings.LastIndexByte(path, '/')
+	at := r.PathValue("path")
+	cut := strings.LastIndexByte(at, '/')
 	if cut < 0 {
 		s.fail(w, badRequest("POST /v1/components/ID/VERB: the verb is missing"))
 		return
@@ -170,7 +206,7 @@ func (s *Server) postChange(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, err)
 		return
 	}
-	c.ID, c.Verb = path[:cut], Verb(path[cut+1:])
+	c.ID, c.Verb = at[:cut], Verb(at[cut+1:])
 	c.By = r.Context().Value(peerKey{}).(peer).name()
 	c.Keep, c.Side, c.From = ModuleOf(c.Keep), ModuleOf(c.Side), ModuleOf(c.From) // pci0/disk0 means the same
 	if err := c.check(); err != nil {
@@ -232,7 +268,7 @@ func (c Change) check() error {
 		return risk(drivers.RiskOverwrite)
 	case Bringdown:
 		return risk(drivers.RiskLastSide)
-	case Switch:
+	case Switch, Reload:
 		return nil
 	case Machine:
 		switch c.Action {
@@ -268,7 +304,21 @@ func (c Change) check() error {
 		}
 		return nil
 	}
-	return badRequest("there is no verb %q for a component; there are bringup, bringdown, switch, machine, dump, priority, scrub, mtbf, policy, resolve and inject", c.Verb)
+	return badRequest("there is no verb %q for a component; there are %s", c.Verb, listed(verbs[:]))
+}
+
+// listed is "a, b and c".
+func listed(verbs []Verb) (text string) {
+	for i, v := range verbs {
+		switch {
+		case i > 0 && i == len(verbs)-1:
+			text += " and "
+		case i > 0:
+			text += ", "
+		}
+		text += string(v)
+	}
+	return text
 }
 
 func badRequest(format string, args ...any) *Error {
@@ -315,6 +365,8 @@ func wireError(err error) (*Error, int) {
 		return wire, http.StatusNotFound
 	case CodeBadRequest:
 		return wire, http.StatusBadRequest
+	case CodeNotAllowed:
+		return wire, http.StatusMethodNotAllowed
 	case CodeForbidden:
 		return wire, http.StatusForbidden
 	case CodeBusyServer:

@@ -102,7 +102,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 				want         int
 			}{
 				{"GET", "/v1/status", c.look}, {"GET", "/metrics", c.look}, {"GET", "/v1/nothing", map[int]int{200: 404, 403: 403}[c.look]},
-				{"POST", "/v1/components/disk0/bringup", c.change}, {"DELETE", "/v1/components/disk0", map[int]int{200: 404, 403: 403}[c.change]},
+				{"POST", "/v1/components/disk0/bringup", c.change}, {"DELETE", "/v1/components/disk0", map[int]int{200: 405, 403: 403}[c.change]},
 			} {
 				conn, err := dialAs(socket, c.uid, c.gid, c.groups)
 				if err != nil {
@@ -193,11 +193,15 @@ func TestRequests(t *testing.T) {
 		{"POST", "/v1/components/disk0/resolve", "", 400, `{"code":"bad-request","sentence":"resolve needs the side whose data stays: {\"keep\": \"pci0\"}"}`},
 		{"POST", "/v1/components/guest/dump", `{"out":"core"}`, 400, `{"code":"bad-request","sentence":"a dump goes to a file on the box: \"core\" is no absolute path"}`},
 		{"POST", "/v1/components/guest/dump", `{"side":"cpu1/guest","out":"/var/tmp/core"}`, 200, `{"text":"dump guest","seq":7}`},
-		{"POST", "/v1/components/disk0/explode", "", 400, `{"code":"bad-request","sentence":"there is no verb \"explode\" for a component; there are bringup, bringdown, switch, machine, dump, priority, scrub, mtbf, policy, resolve and inject"}`},
+		{"POST", "/v1/components/disk0/explode", "", 400, `{"code":"bad-request","sentence":"there is no verb \"explode\" for a component; there are bringup, bringdown, switch, machine, dump, priority, scrub, mtbf, policy, reload, resolve and inject"}`},
 		{"POST", "/v1/components/disk0", "", 400, `{"code":"bad-request","sentence":"POST /v1/components/ID/VERB: the verb is missing"}`},
 		{"POST", "/v1/components/disk0/bringup", `{"accept_rusk":""}`, 400, `{"code":"bad-request","sentence":"the request's body is not the JSON of a change: json: unknown field \"accept_rusk\""}`},
 		{"POST", "/v1/components/disk0/bringup", `{"keep":"` + strings.Repeat("x", bodyBytesMax) + `"}`, 400, `{"code":"bad-request","sentence":"the request's body cannot be read: http: request body too large"}`},
 		{"GET", "/v1/events?since=x", "", 400, `{"code":"bad-request","sentence":"since=x: a number is meant, that of the last event already seen"}`},
+		{"GET", "/v1/components/disk0/bringup", "", 405, `{"code":"not-allowed","sentence":"/v1/components/disk0/bringup takes POST, not GET"}`},
+		{"POST", "/v1/status", "", 405, `{"code":"not-allowed","sentence":"/v1/status takes GET and HEAD, not POST"}`},
+		{"GET", "/v1/components//mtbf", "", 404, `{"code":"not-found","sentence":"ftd has no \"/v1/components//mtbf\": a path has no empty parts, and none that are dots"}`},
+		{"POST", "/v1/components/box/reload", "", 200, `{"text":"reload box","seq":7}`},
 		{"GET", "/v2/status", "", 404, `{"code":"not-found","sentence":"ftd has no GET /v2/status; the API is described in ARCHITECTURE.md"}`},
 	}
 	for _, c := range cases {
@@ -274,7 +278,7 @@ func TestTheClientSaysWhyFtdIsNotThere(t *testing.T) {
 		}
 		return e
 	}
-	if e := ask(dir + "/none"); e.Code != CodeUnreachable || !strings.Contains(e.Sentence, "systemctl start ftd") {
+	if e := ask(dir + "/none"); e.Code != CodeUnreachable || !strings.Contains(e.Sentence, "`ftd --socket "+dir+"/none`") {
 		t.Errorf("no socket: %+v", e)
 	}
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: dir + "/dead", Net: "unix"})

@@ -89,7 +89,11 @@ const (
 	MTBFVerb  Verb = "mtbf"
 	Policy    Verb = "policy"
 	Scrub     Verb = "scrub"
+	Reload    Verb = "reload"
 )
+
+// verbs are all of them.
+var verbs = [...]Verb{Bringup, Bringdown, Switch, Machine, Dump, Priority, Scrub, MTBFVerb, Policy, Reload, Resolve, Inject}
 
 // Actions of Machine.
 const (

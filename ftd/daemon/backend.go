@@ -96,6 +96,8 @@ func (d *Daemon) Change(ctx context.Context, c api.Change) (api.Outcome, error) 
 		return d.mtbf(ctx, c)
 	case api.Policy:
 		return d.policy(ctx, c)
+	case api.Reload:
+		return d.reloadAsked(ctx, c)
 	case api.Inject:
 		return d.inject(ctx, c)
 	case api.Resolve:

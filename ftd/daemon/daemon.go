@@ -79,6 +79,8 @@ type Daemon struct {
 	ctx context.Context // of everything that runs; ends with Run
 	wg  sync.WaitGroup
 
+	reloads chan chan reloaded // from who wants the configuration read again
+
 	mu        sync.Mutex // guards what follows
 	config    *config.Config
 	devices   map[string]*device // by name
@@ -92,40 +94,48 @@ type Daemon struct {
 // configuration again (SIGHUP).
 func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 	began := time.Now()
-	cfg, err := config.Load(o.ConfigFile)
-	if err != nil {
-		return err
-	}
-	d := &Daemon{Options: o, runDir: filepath.Dir(o.Socket), config: cfg, began: began,
+	d := &Daemon{Options: o, runDir: filepath.Dir(o.Socket), began: began, reloads: make(chan chan reloaded),
 		devices: map[string]*device{}, strangers: map[string]keeper.Process{}, served: map[string]bool{}}
-	if err := d.makeDirs(); err != nil {
-		return err
+	for _, dir := range []string{d.runDir, filepath.Join(d.runDir, "drivers")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make the run directory: %w", err)
+		}
 	}
 	lock, err := api.LockRunDir(d.runDir)
 	if err != nil {
 		return err
 	}
 	defer lock.Release()
+	if err := d.prepare(ctx); err != nil {
+		d.noteRefusal(err)
+		return err
+	}
+	d.forgetRefusal()
+	return d.serve(ctx, reload)
+}
+
+// prepare reads the configuration and holds it against the host.
+func (d *Daemon) prepare(ctx context.Context) error {
+	cfg, err := config.Load(d.ConfigFile)
+	if err != nil {
+		return &Misconfigured{err}
+	}
+	d.config = cfg
+	if err := d.makeStateDir(); err != nil {
+		return err
+	}
 	if err := d.loadServed(); err != nil {
 		return err
 	}
 	if err := d.checkHost(cfg); err != nil {
 		return err
 	}
-	if err := d.checkRunning(ctx, cfg); err != nil {
-		return err
-	}
-	return d.serve(ctx, reload)
+	return d.checkRunning(ctx, cfg)
 }
 
-// makeDirs makes the daemon's directories, and sees to it that the state directory
-// does not lie on a face: the witness of a mirror must not be in the mirror.
-func (d *Daemon) makeDirs() error {
-	for _, dir := range []string{d.runDir, filepath.Join(d.runDir, "drivers")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make the run directory: %w", err)
-		}
-	}
+// makeStateDir makes the state directory, and sees to it that it does not lie on a face: the
+// witness of a mirror must not be in the mirror.
+func (d *Daemon) makeStateDir() error {
 	if err := os.MkdirAll(d.StateDir, 0o750); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
@@ -151,18 +161,22 @@ func (d *Daemon) checkHost(cfg *config.Config) error {
 		host.NetAdmin = func() error { return nil }
 	}
 	var fatal config.Problems
+	absent := false
 	for _, p := range config.Check(cfg, host) {
 		switch {
 		case p.Advice, p.Absent && d.hasServed(p.Device):
 			d.Log.Warn("configuration", "problem", p.Error())
 		default:
-			fatal = append(fatal, p)
+			fatal, absent = append(fatal, p), absent || p.Absent
 		}
 	}
-	if len(fatal) > 0 {
-		return fatal
+	switch {
+	case len(fatal) == 0:
+		return nil
+	case absent:
+		return fatal // it may come yet, at the start of a computer
 	}
-	return nil
+	return &Misconfigured{fatal}
 }
 
 // hasServed says whether a device has been up before.
@@ -252,6 +266,8 @@ func (d *Daemon) serve(ctx context.Context, reload <-chan os.Signal) error {
 		select {
 		case <-reload:
 			d.reload()
+		case answer := <-d.reloads:
+			answer <- d.reload()
 		case err = <-served:
 			cancel()
 			served <- err

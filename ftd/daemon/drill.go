@@ -19,6 +19,9 @@ import (
 // crashDelay lets the answer go out before ftd kills itself.
 const crashDelay = 100 * time.Millisecond
 
+// ruleFault is the code of a fault that there is not, as drivers have it.
+const ruleFault = "fault"
+
 // inject carries out a drill: a fault in a leg, a module, or a process.
 func (d *Daemon) inject(ctx context.Context, c api.Change) (api.Outcome, error) {
 	d.mu.Lock()
@@ -45,7 +48,7 @@ func (d *Daemon) inject(ctx context.Context, c api.Change) (api.Outcome, error) 
 
 func (d *Daemon) crashSelf(fault string) error {
 	if fault != "crash" {
-		return fmt.Errorf("ftd itself knows the fault `crash`, not %q", fault)
+		return drivers.Refuse(ruleFault, "ftd itself knows the fault `crash`, not %q", fault)
 	}
 	time.AfterFunc(crashDelay, func() { _ = unix.Kill(os.Getpid(), unix.SIGKILL) })
 	return nil
@@ -53,7 +56,7 @@ func (d *Daemon) crashSelf(fault string) error {
 
 func (d *Daemon) injectDevice(ctx context.Context, c api.Change) error {
 	if c.Fault != "crash" {
-		return fmt.Errorf("a device knows the fault `crash` (its process is killed), not %q; faults of a part go to its side, e.g. %s", c.Fault, d.device(c.ID).as.sideID(0))
+		return drivers.Refuse(ruleFault, "a device knows the fault `crash` (its process is killed), not %q; faults of a part go to its side, e.g. %s", c.Fault, d.device(c.ID).as.sideID(0))
 	}
 	return d.keeper.Crash(ctx, c.ID)
 }
@@ -70,10 +73,10 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 	whole := !strings.Contains(c.ID, "/") // a module, or `clear` of a device
 	if whole {
 		if !slices.Contains(moduleFaults, c.Fault) {
-			return fmt.Errorf("a module knows the faults `power-off`, `power-on` and `clear`, not %q; other faults go to one side, e.g. %s", c.Fault, sides[0].side.ID)
+			return drivers.Refuse(ruleFault, "a module knows the faults `power-off`, `power-on` and `clear`, not %q; other faults go to one side, e.g. %s", c.Fault, sides[0].side.ID)
 		}
 		if len(c.Args) > 0 {
-			return fmt.Errorf("%s of a module takes no arguments", c.Fault)
+			return drivers.Refuse(ruleFault, "%s of a module takes no arguments", c.Fault)
 		}
 	}
 	if d.device(c.ID) == nil && whole {
@@ -98,7 +101,7 @@ func (d *Daemon) injectSides(ctx context.Context, c api.Change) error {
 func (d *Daemon) injectSide(ctx context.Context, dev *device, s side, fault drivers.Fault) error {
 	for _, arg := range fault.Args {
 		if strings.HasPrefix(arg, "--") && dev.as.kind != "machine" {
-			return fmt.Errorf("%s: %s is for the sides of machines, which count steps", s.side.ID, arg)
+			return drivers.Refuse(ruleFault, "%s: %s is for the sides of machines, which count steps", s.side.ID, arg)
 		}
 	}
 	if !dev.hasPower(s.number) {

@@ -1,22 +1,27 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
+	"strings"
 
+	"ft/drivers"
+	"ft/ftd/api"
 	"ft/ftd/config"
+	"ft/ftd/control"
 )
 
 // reload reads the configuration again and takes in what is new. What would change or
 // remove a device that is there is refused, and then nothing is taken: a face may be
 // in use, and its driver reads its settings at its start only.
-func (d *Daemon) reload() {
+func (d *Daemon) reload() reloaded {
 	d.notify.reloading()
 	defer d.notify.ready()
 	added, cfg, err := d.readAgain()
 	if err != nil {
 		d.Log.Error("the configuration is not reloaded, nothing has changed", "error", err)
 		d.notify.note("reload refused: " + err.Error())
-		return
+		return reloaded{err: err}
 	}
 	d.notify.note("")
 	d.mu.Lock()
@@ -27,6 +32,54 @@ func (d *Daemon) reload() {
 	}
 	d.alarms.Set(cfg.Alarms.Settings)
 	d.Log.Info("the configuration is reloaded", "file", cfg.File, "new devices", len(added))
+	return reloaded{file: cfg.File, added: added}
+}
+
+// reloaded is what came of a reload.
+type reloaded struct {
+	file  string
+	added []configured
+	err   error
+}
+
+// ruleConfig is the code of a configuration that is not taken.
+const ruleConfig = "config"
+
+// reloadAsked has the configuration read again, and says what came of it.
+func (d *Daemon) reloadAsked(ctx context.Context, c api.Change) (api.Outcome, error) {
+	if name := d.Status().System.Name; c.ID != name && c.ID != api.SystemID {
+		return api.Outcome{}, drivers.Refuse(control.RuleValue, "the configuration is that of the whole box, %s, not of %s", name, c.ID)
+	}
+	answer := make(chan reloaded, 1)
+	select {
+	case d.reloads <- answer:
+	case <-d.ctx.Done():
+		return api.Outcome{}, errEnded
+	case <-ctx.Done():
+		return api.Outcome{}, fmt.Errorf("the configuration was not read again: ftd has not come to it in time")
+	}
+	select {
+	case r := <-answer:
+		if r.err != nil {
+			return api.Outcome{}, drivers.Refuse(ruleConfig, "the configuration is not reloaded, nothing has changed: %v", r.err)
+		}
+		return api.Outcome{Text: r.String(), Seq: d.events.LastSeq()}, nil
+	case <-d.ctx.Done():
+		return api.Outcome{}, errEnded
+	case <-ctx.Done():
+		return api.Outcome{Text: "the configuration is being read; `ftctl ls` shows what is new", Seq: d.events.LastSeq()}, nil
+	}
+}
+
+func (r reloaded) String() string {
+	if len(r.added) == 0 {
+		return r.file + " is read: no new devices"
+	}
+	var names []string
+	for _, c := range r.added {
+		names = append(names, c.name)
+	}
+	return r.file + " is read, new: " + strings.Join(names, ", ")
 }
 
 func (d *Daemon) readAgain() (added []configured, cfg *config.Config, err error) {

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"ft/drivers/host"
@@ -25,7 +24,7 @@ func (d *Daemon) checkRunning(ctx context.Context, cfg *config.Config) error {
 		}
 		for i, side := range st.Sides {
 			if runs, want := side.Resource.Path, c.paths[i]; runs != want && side.State.InService() {
-				return fmt.Errorf("%s: %s is in service with %s as %s, and the file names %q: put it back, "+
+				return misconfigured("%s: %s is in service with %s as %s, and the file names %q: put it back, "+
 					"or stop the box first (SIGTERM to `ftd keeper`) and start it anew", c.place(cfg), c.name, runs, c.modules[i], want)
 			}
 		}
