@@ -224,11 +224,12 @@ func (l *Leg) openFile(minBytes int64, shared bool) error {
 // descriptor: that was closed a moment ago, perhaps by a process that is dying.
 const leavingMax = 2 * time.Second
 
-// stillOver is the loop device that has the file under it and does not go, or "".
+// stillOver is the loop device that has the file under it and does not go, or "". One that
+// stays may be another one by then, of the same number: so it is asked for its file once more.
 func stillOver(full string) string {
 	for deadline := time.Now().Add(leavingMax); ; time.Sleep(10 * time.Millisecond) {
 		dev := loop.Over(full)
-		if dev == "" || loop.Stays(dev) || time.Now().After(deadline) {
+		if dev == "" || loop.Stays(dev) && loop.Over(full) == dev || time.Now().After(deadline) {
 			return dev
 		}
 	}
