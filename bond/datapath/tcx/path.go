@@ -184,13 +184,31 @@ func (p *path) State() (datapath.State, datapath.Turn, error) {
 	}
 	turn := datapath.Turn{Count: word >> turnShift}
 	if turn.Count > 0 {
-		now, err := monotonic()
+		at, err := wallTime(stamp)
 		if err != nil {
 			return st, turn, err
 		}
-		turn.At = time.Now().Add(-time.Duration(now - stamp))
+		turn.At = at
 	}
 	return st, turn, nil
+}
+
+// wallTime is when the programs' clock showed stamp. Who reads two clocks may have to wait for a
+// core in between: then they are read again.
+func wallTime(stamp uint64) (at time.Time, err error) {
+	const atOnce, tries = 50 * time.Microsecond, 5
+	for range tries {
+		began := time.Now()
+		now, err := monotonic()
+		if err != nil {
+			return time.Time{}, err
+		}
+		at = began.Add(-time.Duration(now - stamp))
+		if time.Since(began) < atOnce {
+			break
+		}
+	}
+	return at, nil
 }
 
 func (p *path) Fault(s drivers.Side, f datapath.Fault) error {
