@@ -121,9 +121,11 @@ func (d *Daemon) injectSide(ctx context.Context, dev *device, s side, fault driv
 }
 
 // seenAgain stands in for the kernel's event at the end of a drill: the device was
-// there all the time, so that no event comes.
+// there all the time, so that no event comes. Also where a try to bring it in is under way:
+// that has found it gone, and the next one would be a minute off.
 func (d *Daemon) seenAgain(ctx context.Context, s side) {
-	if is := look(s.side.Resource); is.present && s.side.State == drivers.Removed {
+	out := s.side.State == drivers.Removed || s.side.State == drivers.Diagnostics
+	if is := look(s.side.Resource); is.present && out {
 		_ = d.owner.post(ctx, control.DeviceSeen{ID: s.side.ID, Identity: is.identity})
 	}
 }

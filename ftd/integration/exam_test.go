@@ -81,7 +81,7 @@ func TestExam(t *testing.T) {
 	xfs := x.fileSystem("disk1", "mkfs.xfs", "-q", "-f")
 	for _, dir := range []string{ext4, xfs} {
 		for i := range 2 {
-			x.exercise(filepath.Join(dir, fmt.Sprintf("exercised%d", i)))
+			x.exercise(exerciser.Options{Path: filepath.Join(dir, fmt.Sprintf("exercised%d", i)), Size: 2 << 20})
 		}
 		x.others(dir)
 	}
@@ -187,10 +187,11 @@ func (x *exam) verdict() {
 	}
 }
 
-// exercise works with a file by our own exerciser.
-func (x *exam) exercise(path string) {
+// exercise works with a file, or a part of a disk, by our own exerciser.
+func (x *exam) exercise(opt exerciser.Options) {
 	x.t.Helper()
-	e, err := exerciser.New(exerciser.Options{Path: path, Size: 2 << 20, Seed: x.random.Uint64()})
+	opt.Seed = x.random.Uint64()
+	e, err := exerciser.New(opt)
 	if err != nil {
 		x.t.Fatal(err)
 	}
@@ -251,7 +252,7 @@ func (x *exam) others(dir string) {
 }
 
 // raw works with a disk itself: fio verifies what it writes in blocks of all sizes, past and
-// through the page cache, with and without fsync, and badblocks has a part for itself.
+// through the page cache, with and without fsync; our exerciser and badblocks have a part each.
 func (x *exam) raw(disk string) {
 	face := x.faceOf(disk)
 	const part = 24 << 20
@@ -268,6 +269,8 @@ func (x *exam) raw(disk string) {
 			})
 		}
 	}
+	x.exercise(exerciser.Options{Path: face, Base: int64(job) * part, Size: 4 << 20})
+	job++
 	const block = 4096
 	first := job * part / block
 	x.program("badblocks", func(int) []string {

@@ -8,6 +8,9 @@
 // is worked with by one goroutine: so the kernel owes it that each way sees what the others
 // did. What a file system does not have it is not asked for again; Done tells what was done.
 //
+// A part of a block device is worked with past the page cache only, with discards and
+// write-zeroes (device.go).
+//
 // A run is its seed's: the same steps in the same order on the same file system. When
 // something is wrong, the error has the seed, the place, what should be there and what is,
 // and the operations before it.
@@ -37,8 +40,9 @@ const (
 
 // Options of an exerciser.
 type Options struct {
-	Path string // the file, which is made and stays
-	Size int64  // bytes that it has at most; a multiple of 64 KiB
+	Path string // the file, which is made and stays; or a block device
+	Base int64  // on a device: where the part that may be written begins, a multiple of 64 KiB
+	Size int64  // bytes of the part, or that the file has at most; a multiple of 64 KiB
 	Seed uint64
 }
 
@@ -46,7 +50,7 @@ type Options struct {
 type Exerciser struct {
 	opt     Options
 	rand    *rand.Rand
-	file    *os.File // through the page cache
+	file    *os.File // through the page cache; none of a device
 	direct  *os.File // O_DIRECT
 	block   int64    // what collapse and insert must keep to
 	sector  int64    // what O_DIRECT must keep to
@@ -69,6 +73,12 @@ func New(opt Options) (_ *Exerciser, err error) {
 			err = fmt.Errorf("exercise %s: %w", opt.Path, err)
 		}
 	}()
+	if e.buf, err = unix.Mmap(-1, 0, int(opt.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE); err != nil {
+		return nil, fmt.Errorf("%d bytes of memory: %w", opt.Size, err)
+	}
+	if info, err := os.Stat(opt.Path); err == nil && info.Mode()&os.ModeDevice != 0 {
+		return e, e.device()
+	}
 	if e.file, err = os.OpenFile(opt.Path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
 		return nil, err
 	}
@@ -82,9 +92,6 @@ func New(opt Options) (_ *Exerciser, err error) {
 	e.block, e.sector = int64(st.Blksize), int64(st.Dio_offset_align)
 	if e.sector == 0 { // a file system that does not say
 		e.sector = e.block
-	}
-	if e.buf, err = unix.Mmap(-1, 0, int(opt.Size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE); err != nil {
-		return nil, fmt.Errorf("memory for a file: %w", err)
 	}
 	return e, nil
 }
@@ -135,7 +142,11 @@ func (e *Exerciser) Step() error {
 
 // Verify reads all of the file from the disk, past what memory has of it.
 func (e *Exerciser) Verify() error {
-	for _, o := range []op{{"drop", (*Exerciser).drop}, {"read all", (*Exerciser).readAll}} {
+	all := []op{{"drop", (*Exerciser).drop}, {"read all", (*Exerciser).readAll}}
+	if e.file == nil {
+		all = all[1:]
+	}
+	for _, o := range all {
 		if _, err := o.do(e); err != nil {
 			return fmt.Errorf("%s (seed %d): %s: %w\nthe operations before, the newest last:\n  %s",
 				e.opt.Path, e.opt.Seed, o.name, err, strings.Join(e.history, "\n  "))
@@ -152,6 +163,9 @@ func (e *Exerciser) note(line string) {
 }
 
 func (e *Exerciser) checkSize() error {
+	if e.file == nil {
+		return nil
+	}
 	info, err := e.file.Stat()
 	if err != nil {
 		return err

@@ -1,12 +1,15 @@
 package exerciser
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"ft/mirror/faultfile"
 )
 
 func newTest(t *testing.T, seed uint64) *Exerciser {
@@ -69,5 +72,50 @@ func TestSpoiledFile(t *testing.T) {
 				t.Errorf("it is not found: %v", err)
 			}
 		})
+	}
+}
+
+// A part of a block device is worked with alone: what is beside it stays.
+func TestDevice(t *testing.T) {
+	const whole, part = 256 << 10, 64 << 10
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, bytes.Repeat([]byte{'x'}, whole), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dev := faultfile.Loop(t, file)
+	e, err := New(Options{Path: dev, Base: part, Size: 2 * part, Seed: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for range 200 {
+		if err := e.Step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range deviceOperations {
+		if e.Done()[o.name] == 0 {
+			t.Errorf("no %s in %v", o.name, e.Done())
+		}
+	}
+	if err := e.direct.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside := append(got[:part:part], got[3*part:]...)
+	if !bytes.Equal(beside, bytes.Repeat([]byte{'x'}, whole-2*part)) {
+		t.Error("what is beside the part was written")
+	}
+	if err := e.rangeIoctl("BLKDISCARD", unix.BLKDISCARD, 0, 2*part); err != nil { // by another hand
+		t.Fatal(err)
+	}
+	if err := e.Verify(); err == nil {
+		t.Error("what another hand did to it is not found")
 	}
 }

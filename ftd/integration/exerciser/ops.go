@@ -76,7 +76,7 @@ func (e *Exerciser) readFrom(f *os.File, align int64) (string, error) {
 		return "", nil
 	}
 	want := min(n, e.size()-off) // the file may end within a block
-	got, err := f.ReadAt(e.buf[:n], off)
+	got, err := f.ReadAt(e.buf[:n], e.opt.Base+off)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return span(off, n), err
 	}
@@ -92,7 +92,7 @@ func (e *Exerciser) readDirect() (string, error) { return e.readFrom(e.direct, e
 func (e *Exerciser) writeTo(f *os.File, align int64) (string, error) {
 	off, n := e.span(e.opt.Size, align)
 	p := e.fill(n)
-	if _, err := f.WriteAt(p, off); err != nil {
+	if _, err := f.WriteAt(p, e.opt.Base+off); err != nil {
 		return span(off, n), err
 	}
 	e.written(off, p)
@@ -306,7 +306,11 @@ func (e *Exerciser) drop() (string, error) {
 }
 
 func (e *Exerciser) readAll() (string, error) {
-	n, err := e.file.ReadAt(e.buf[:e.size()], 0)
+	f := e.file
+	if f == nil {
+		f = e.direct
+	}
+	n, err := f.ReadAt(e.buf[:e.size()], e.opt.Base)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return "all", err
 	}
