@@ -93,6 +93,11 @@ exam: needs-test
 oracle:
 	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./chipset/rv64/oracle -oracle.seeds $(SEEDS) -oracle.seed0 $(SEED0)
 
+# The translator beside the interpreter, on random programs: make unlike PROGRAMS=1000000 SEED0=1
+PROGRAMS ?= 10000
+unlike:
+	$(GO) test -buildvcs=false -timeout 0 -count 1 -v ./chipset/rv64/unlike -run 'TestPrograms$$' -unlike.programs $(PROGRAMS) -unlike.seed0 $(SEED0)
+
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt: the files above"; exit 1; }
 	$(GO) vet -buildvcs=false ./...

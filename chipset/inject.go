@@ -18,7 +18,7 @@ var Faults = append(append([]string{"kill", "stop"}, cpu.Faults()...), "clear")
 // ParseFault reads a fault and its arguments, as in `ftctl inject cpu1/guest FAULT ARGS`:
 //
 //	kill | stop | slow | flip-pc [BIT] | flip-register [REG [BIT]] | flip-csr [NAME [BIT]]
-//	flip-memory [ADDRESS [BIT]] | stuck [REG [BIT]] | wrong-result [CLASS] | lose-store | double-store | clear
+//	flip-memory [ADDRESS [BIT]] | stuck [REG [BIT]] | wrong-result [CLASS] | lose-store | double-store | bad-code | clear
 //
 // each with --at-step N, or at once, and --seed N for what is not said.
 func ParseFault(f drivers.Fault) (lockstep.Injection, error) {

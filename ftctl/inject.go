@@ -15,7 +15,7 @@ var (
 	sideFaults = map[string][]string{
 		"disk":  {"read-error", "write-error", "corrupt", "slow", "hang", "vanish", "return", "clear"},
 		kindNIC: {"cable-pull", "cable-return", "silent-path", "remove", "return", "flap", "clear"},
-		kindMachine: {"kill", "stop", "double-store", "flip-csr", "flip-memory", "flip-pc", "flip-register", "lose-store", "slow", "stuck",
+		kindMachine: {"kill", "stop", "double-store", "flip-csr", "flip-memory", "flip-pc", "flip-register", "lose-store", "slow", "stuck", "bad-code",
 			"wrong-result", "clear"},
 	}
 	moduleFaults = []string{"power-off", "power-on", "clear"}
@@ -61,7 +61,7 @@ func (a *app) injectCmd() *cobra.Command {
   a CPU side, cpu1/guest kill, stop, slow, flip-register [REG [BIT]], flip-pc [BIT],
                          flip-csr [NAME [BIT]], flip-memory [ADDRESS [BIT]],
                          stuck [REG [BIT]], wrong-result [CLASS], lose-store,
-                         double-store
+                         double-store, bad-code (of a module that translates)
   a module, pci1 or cpu0 power-off, power-on
   a device, or ftd       crash (its process)
   any                    clear (ends what was put in)

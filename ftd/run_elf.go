@@ -66,6 +66,7 @@ to standard output. Runs are deterministic: time is counted in steps.
                         stuck [REG [BIT]]           a bit of a register keeps its value
                         wrong-result [CLASS]        a wrong bit in all results of %s
                         lose-store, double-store    a store is lost, or done twice
+                        bad-code                    the translator makes code that crashes
                         kill, stop                  the module's process is, behind step N
                         slow                        it takes much more processor time
   --undecided WHOM    whom to believe when it cannot be decided which module is wrong:

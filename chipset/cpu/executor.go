@@ -126,7 +126,7 @@ func New(cfg Config) (*Executor, error) {
 	if e.engine, err = engine.Attach(cfg.Engine, m.Hart()); err != nil {
 		return nil, fmt.Errorf("give the CPU module its engine: %w", err)
 	}
-	e.layer = layer{machine: m, ram: cfg.RAM, report: e.injected, cpuTime: cfg.CPUTime, spend: cfg.Spend}
+	e.layer = layer{machine: m, ram: cfg.RAM, report: e.injected, poison: e.engine.Poison, cpuTime: cfg.CPUTime, spend: cfg.Spend}
 	e.begin(0)
 	return e, nil
 }

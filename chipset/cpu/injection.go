@@ -43,6 +43,10 @@ const (
 	slow         = "slow"          // a quantum takes much more processor time
 )
 
+// BadCode is the name of the fault by which the translator makes code that no processor
+// executes: the module crashes. One that interprets cannot have it.
+const BadCode = "bad-code"
+
 // A slow module uses slowTimes as much processor time, and slowLeast for a quantum at the
 // least, which no module in order takes.
 const (
@@ -60,6 +64,7 @@ var kinds = map[string]kind{
 	loseStore:    {},
 	doubleStore:  {},
 	slow:         {persist: true},
+	BadCode:      {},
 }
 
 // Faults are the names of what can be injected into a module.

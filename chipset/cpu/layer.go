@@ -24,6 +24,7 @@ type layer struct {
 	machine runner
 	ram     []byte
 	report  func(text string)
+	poison  func() bool // makes translated code crash, if there is any
 	cpuTime func() time.Duration
 	spend   func(time.Duration)
 
@@ -115,6 +116,12 @@ func (l *layer) activate(f *fault) {
 		match = func(insn uint32) bool { return classOf(insn) == f.class }
 	case loseStore, doubleStore:
 		match = isStore
+	case BadCode:
+		if l.poison() {
+			l.effect("the next code that is translated is none that the processor executes")
+		} else {
+			l.effect("nothing: the module interprets, and translates no code")
+		}
 	}
 	if match != nil {
 		hart.SetHook(match, func() {

@@ -234,6 +234,9 @@ func (x *Crossbar) Inject(s lockstep.Side, f lockstep.Injection) error {
 		if !x.core.Within(s) {
 			return fmt.Errorf("%v is not in lockstep", s)
 		}
+		if kind, _ := x.mods[s].Gauges(); f.Name == cpu.BadCode && kind != engine.Translator {
+			return fmt.Errorf("%v interprets: it has no translated code that could be bad", s)
+		}
 		keep := f
 		x.injected[s], x.atOnce[s] = &keep, f.Step == 0
 		if cpu.Persistent(f.Name) {

@@ -9,6 +9,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -86,13 +87,20 @@ func (c Choice) Valid() bool { return slices.Contains(Choices, string(c)) }
 // Engine is what runs one hart.
 type Engine struct {
 	kind Kind
+	rule string
 	t    *translate.Translator // nil: the interpreter
+	// spare is for a hart that is tested beside the machine's: when there is one, the process
+	// can make no memory any more that could be executed (chipset/inside, confine).
+	spare *translate.Code
 }
+
+// spareBytes is far more than the programs of a self-test take.
+const spareBytes = 1 << 20
 
 // Attach gives a hart its engine, between runs. Until Close it may be used as before.
 func Attach(k Kind, h *rv64.Hart) (*Engine, error) {
 	k, rule := k.rule()
-	e := &Engine{kind: k}
+	e := &Engine{kind: k, rule: rule}
 	switch k {
 	case Interpreter, "":
 		e.kind = Interpreter
@@ -103,6 +111,10 @@ func Attach(k Kind, h *rv64.Hart) (*Engine, error) {
 			return nil, err
 		}
 		e.t = t
+		if e.spare, err = translate.NewCode(spareBytes); err != nil {
+			_ = t.Close()
+			return nil, err
+		}
 		return e, nil
 	}
 	return nil, fmt.Errorf("there is no engine %q", k)
@@ -119,10 +131,33 @@ func (e *Engine) Stats() translate.Stats {
 	return e.t.Stats()
 }
 
+// Beside runs f with another hart that has the same engine, one at a time.
+func (e *Engine) Beside(h *rv64.Hart, f func()) error {
+	if e.t == nil {
+		f()
+		return nil
+	}
+	t, err := translate.Attach(h, translate.Options{Code: e.spare, Threshold: 1, BreakRule: e.rule})
+	if err != nil {
+		return err
+	}
+	f()
+	return t.Close()
+}
+
+// Poison makes the next code that is translated crash, and says whether there will be any.
+func (e *Engine) Poison() bool {
+	if e.t == nil {
+		return false
+	}
+	e.t.Poison()
+	return true
+}
+
 // Close gives back what the engine holds. The hart interprets then.
 func (e *Engine) Close() error {
 	if e.t == nil {
 		return nil
 	}
-	return e.t.Close()
+	return errors.Join(e.t.Close(), e.spare.Close())
 }

@@ -17,6 +17,8 @@ type Options struct {
 	// Threshold is how many times a block is interpreted before it is translated. 0 is the
 	// default; 1 translates at once, for tests.
 	Threshold int
+	// Code is the memory for machine code; nil: the translator's own, of CodeBytes.
+	Code *Code
 	// BreakRule names a rule that is made deliberately wrong, for drills. Only binaries
 	// built with the tag ftdrill know any.
 	BreakRule string

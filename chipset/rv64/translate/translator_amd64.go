@@ -24,27 +24,25 @@ type Translator struct {
 	far    int // from there on, for what they come back by
 	e      emitter
 	stats  Stats
+	lent   bool // the region is a Code's
+	poison bool // the next block is one that no processor executes
 }
 
 //go:noescape
 func enter(base, entry, start uintptr)
 
 func attach(h *rv64.Hart, o Options) (*Translator, error) {
-	size := o.CodeBytes
-	if size == 0 {
-		size = codeBytesDefault
-	}
-	if size < codeBytesLeast || size > codeBytesMost {
-		return nil, fmt.Errorf("%d bytes for translated code: want from %d to %d", size, codeBytesLeast, codeBytesMost)
-	}
 	if err := breakRule(o.BreakRule); err != nil {
 		return nil, err
 	}
-	r, err := newRegion((size + 4095) &^ 4095)
-	if err != nil {
-		return nil, err
+	c, err := o.Code, error(nil)
+	if c == nil {
+		if c, err = NewCode(o.CodeBytes); err != nil {
+			return nil, err
+		}
 	}
-	t := &Translator{hart: h, region: r}
+	r := c.region
+	t := &Translator{hart: h, region: r, lent: o.Code != nil}
 	t.e.init(h, o.BreakRule)
 	t.base = uintptr(unsafe.Pointer(h)) + uintptr(t.e.bias)
 	t.common = t.e.commonCode(r.write)
@@ -58,6 +56,8 @@ func attach(h *rv64.Hart, o Options) (*Translator, error) {
 	return t, nil
 }
 
+var ud2 = []byte{0x0f, 0x0b}
+
 const (
 	blockAlign     = 16
 	codeBytesLeast = 1 << 18
@@ -67,13 +67,46 @@ const (
 // Close makes the hart interpret again and gives the code's memory back. It is called between
 // runs.
 func (t *Translator) Close() error {
-	if t.region.exec == nil {
+	if t.region == nil || t.region.exec == nil {
 		return nil
 	}
 	t.hart.SetBackend(nil, 0)
 	unguardRegion(t.address(0))
+	if t.lent {
+		t.region = nil
+		return nil
+	}
 	return t.region.free()
 }
+
+// Poison makes the next block that is translated one that no processor executes, and has all
+// of them translated again: a drill's crash. It is called between runs.
+func (t *Translator) Poison() {
+	t.poison = true
+	t.hart.DropMachineCode()
+}
+
+// NewCode makes memory for machine code, of so many bytes (0: as in Options).
+func NewCode(size int) (*Code, error) {
+	if size == 0 {
+		size = codeBytesDefault
+	}
+	if size < codeBytesLeast || size > codeBytesMost {
+		return nil, fmt.Errorf("%d bytes for translated code: want from %d to %d", size, codeBytesLeast, codeBytesMost)
+	}
+	r, err := newRegion((size + 4095) &^ 4095)
+	if err != nil {
+		return nil, err
+	}
+	return &Code{r}, nil
+}
+
+// Code is memory for machine code that is made apart from a Translator, for processes that
+// cannot make any later. One Translator at a time has it.
+type Code struct{ region *region }
+
+// Close gives the memory back, when no Translator has it any more.
+func (c *Code) Close() error { return c.region.free() }
 
 // Stats is what it has done.
 func (t *Translator) Stats() Stats {
@@ -130,6 +163,10 @@ func (b backend) Translate(c *rv64.CodeBlock) uintptr {
 	}
 	entry := b.address(b.used)
 	copy(b.region.write[b.used:], code)
+	if b.poison {
+		copy(b.region.write[b.used:], ud2)
+		b.poison = false
+	}
 	b.used += (len(code) + blockAlign - 1) &^ (blockAlign - 1)
 	b.far -= len(far)
 	copy(b.region.write[b.far:], far)

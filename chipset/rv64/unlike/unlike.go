@@ -114,7 +114,7 @@ func (b *board) happened(what byte, x, y uint64) {
 		return
 	}
 	h := happening{what: what, a: x, b: y}
-	if what != 'w' { // whose step nobody is told
+	if what != 'w' && what != 'd' { // whose step nobody is told
 		h.step = b.Steps()
 	}
 	b.log = append(b.log, h)

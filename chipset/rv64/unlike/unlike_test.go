@@ -81,3 +81,17 @@ func TestPrograms(t *testing.T) {
 
 // leastTranslated is how many of a hundred steps of each flavour are run in machine code.
 const leastTranslated = 5
+
+// FuzzPrograms: the same, on whatever seeds the fuzzer comes to.
+func FuzzPrograms(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add(seed)
+	}
+	f.Add(uint64(8709)) // a doorbell in memory, rung from the middle of a block
+	p := pairs(f, translator(nil))
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		if d := p.Run(seed); d != nil {
+			t.Fatal(d)
+		}
+	})
+}
