@@ -49,7 +49,9 @@ func attach(h *rv64.Hart, o Options) (*Translator, error) {
 	t.start, t.cold = t.address(t.e.startAt), t.address(t.e.coldAt)
 	t.used, t.far = t.common, len(r.write)
 	if err := guardRegion(codeRegion{t.address(0), t.address(len(r.exec)), t.address(t.e.exitAt)}); err != nil {
-		r.free()
+		if !t.lent {
+			_ = r.free()
+		}
 		return nil, err
 	}
 	h.SetBackend(backend{t}, o.Threshold)
