@@ -286,7 +286,7 @@ func (e *Engine) Attach(s drivers.Side, g *Leg, acceptRisk string) error {
 		return e.prepare(l, g, true)
 	}
 	if acceptRisk == drivers.RiskOverwrite {
-		return e.prepare(l, g, true)
+		return e.prepare(l, g, e.defect&OverwriteByBitmap == 0)
 	}
 	code := drivers.RuleOverwrite
 	if rel == metadata.RelSplitBrain || rel == metadata.RelAhead {

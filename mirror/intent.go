@@ -46,6 +46,11 @@ func (e *Engine) markForWrite(q *request) bool {
 		// A sequential writer enters its next extent.
 		e.marking.SetRange(hi, min(hi+markAhead, e.marking.Len()))
 	}
+	if e.defect&WriteBeforeMarks != 0 {
+		e.marking.SetRange(lo, hi)
+		e.intentKick()
+		return true
+	}
 	e.mark(lo, hi, q)
 	return false
 }
@@ -175,7 +180,7 @@ type mapWrite struct {
 
 func (j *mapWrite) ioDone(e *Engine, o *op) {
 	l := &e.legs[o.io.Side]
-	if o.io.Err != 0 {
+	if o.io.Err != 0 && e.defect&IgnoreMarkErrors == 0 {
 		j.failed = true
 		e.failed(l, "error writing the write-intent map", o.io.Err)
 	}
@@ -329,7 +334,7 @@ func (e *Engine) clearMarks(c *metadata.Bitmap) {
 			switch {
 			case errno != 0:
 				last(false)
-			case e.in() == 3:
+			case e.in() == 3 || e.defect&MarksGoUnsaved != 0:
 				last(true)
 			default:
 				e.saveMissed(last)

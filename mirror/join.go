@@ -125,7 +125,7 @@ func (p *preparation) ioDone(e *Engine, o *op) {
 	p.l.state = legTarget
 	// Writes under way were issued without it.
 	for k := e.locks.head; k != nil; k = k.next {
-		if q, ok := k.owner.(*request); ok && k.write && q.pending > 0 {
+		if q, ok := k.owner.(*request); ok && k.write && q.pending > 0 && e.defect&JoinForgetsInFlight == 0 {
 			lo, hi := e.regions(q.at, q.n)
 			e.stale.SetRange(lo, hi)
 		}

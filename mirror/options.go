@@ -63,6 +63,16 @@ const (
 	RepairFromFirst                           // repair leg 1 from leg 0 whatever the checksums say
 	SumsFollowCopies                          // make the checksum that of what is copied, right or wrong
 	PlainLocks                                // lock the bytes of a request, not its blocks
+	JoinForgetsInFlight                       // a new target is not told to lack the writes under way
+	WriteBeforeMarks                          // issue a write while its marks are being written
+	IgnoreMarkErrors                          // issue a write though its marks could not be written
+	MarksGoUnsaved                            // take marks back while a leg is absent, the missed bits unsaved
+	OverlappingWrites                         // let writes that overlap run side by side
+	HealWithoutLock                           // rewrite what could not be read without locking the range
+	OverwriteByBitmap                         // overwrite a leg that an admin gave up as if it were only behind
+	LastPieceCounts                           // of a request done in pieces only the last one's error counts
+	RecordBehind                              // count as recorded what changed while it was being recorded
+	StaleOnlyWhenCut                          // a write that one leg lacks is not noted as such
 )
 
 // NoIntentMap, as Options.Measure, leaves the write-intent map out, so that its cost can
@@ -71,6 +81,9 @@ const NoIntentMap = "no-intent-map"
 
 // IntegrityCRC32C, as Options.Integrity, keeps a checksum of each block.
 const IntegrityCRC32C = "crc32c"
+
+// SetZeroPiece makes the pieces of a discard or write-zeroes small. Only for tests.
+func (e *Engine) SetZeroPiece(n int64) { e.zeroPiece = n }
 
 // SetDefect makes the engine wrong. Only for tests.
 func (e *Engine) SetDefect(d Defect) { e.defect = d }

@@ -254,10 +254,13 @@ func (e *Engine) WitnessDone(err error) {
 func (e *Engine) recordDone() {
 	r := &e.recorder
 	r.busy = false
-	if r.goal.version != e.want.version {
+	if r.goal.version != e.want.version && e.defect&RecordBehind == 0 {
 		return // pumpRecord goes on with what changed meanwhile
 	}
 	e.durable = r.goal
+	if e.defect&RecordBehind != 0 {
+		e.durable = e.want
+	}
 	e.sumsRecorded()
 	e.unsure.Reset()
 	e.wakeRecord(nil)

@@ -79,7 +79,9 @@ func (e *Engine) writeEnd(q *request) {
 	}
 	lo, hi := e.regions(q.at, q.n)
 	if q.ok != 3 {
-		e.stale.SetRange(lo, hi)
+		if e.defect&StaleOnlyWhenCut == 0 {
+			e.stale.SetRange(lo, hi)
+		}
 	} else if e.stale.Count() > 0 {
 		e.equalNow(q.at, q.n)
 	}
@@ -96,6 +98,9 @@ func (e *Engine) writeEnd(q *request) {
 		}
 		if !e.recorded() {
 			e.unsure.SetRange(lo, hi)
+		}
+		if e.defect&LastPieceCounts != 0 && q.r.Op == frontend.Zero && e.zeroNext(q) {
+			return
 		}
 		q.finish(e, errno)
 		return

@@ -72,6 +72,8 @@ type client struct {
 	calls  []*call
 	active int   // not answered yet
 	number value // of the last request
+	held   int   // how often in a row there was no room for another one
+	moved  int64 // when one was last answered
 	forced int   // flushes to be sent for forced writes that have been answered
 	spots  []span
 	// paused: no request is sent before.
@@ -105,9 +107,16 @@ func (cl *client) act(w *world) {
 		cl.left--
 		verb, arg := cl.draw(w)
 		w.do(verb, arg)
+		cl.held = 0
+	} else {
+		cl.held++
 	}
 	if cl.left > 0 {
-		w.in(1+int64(w.plan.ExpFloat64()*float64(w.p.think)), event{kind: evClient})
+		wait := 1 + int64(w.plan.ExpFloat64()*float64(w.p.think))
+		if cl.held > 100 { // nothing is answered: look less often
+			wait = max(wait, min(int64(cl.held)*100_000, 50*ms))
+		}
+		w.in(wait, event{kind: evClient})
 	}
 }
 
@@ -254,6 +263,7 @@ func (cl *client) answered(w *world, c *call) {
 	}
 	c.phase = phAnswered
 	cl.active--
+	cl.moved = w.now
 	r := c.req
 	w.history.answered(c)
 	if c.op == opWrite || c.op == opZero {

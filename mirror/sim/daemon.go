@@ -156,6 +156,11 @@ func (d *daemon) step(w *world, ev control.Event) {
 			w.tracef("log    %s %s→%s %s", e.ID, e.From, e.To, e.Reason)
 		}
 	}
+	for _, a := range r.Answers {
+		if s, down := d.downs[a.Request]; down && a.Status == control.AnswerRefused {
+			d.wishOut[s] = false // it could not be: the wish is taken back
+		}
+	}
 	for _, a := range r.Actions {
 		switch a.Kind {
 		case control.ActionPersist:

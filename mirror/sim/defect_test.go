@@ -35,6 +35,16 @@ var defects = []struct {
 	{"repairing one leg always, whichever is wrong", mirror.RepairFromFirst, Spoiled},
 	{"making checksums of what is copied, right or wrong", mirror.SumsFollowCopies, Spoiled},
 	{"locking bytes and not whole blocks", mirror.PlainLocks, Any},
+	{"a new target that is not told of the writes under way", mirror.JoinForgetsInFlight, Any},
+	{"writing while the marks are being written", mirror.WriteBeforeMarks, Any},
+	{"writing though the marks could not be written", mirror.IgnoreMarkErrors, Faulty},
+	{"taking marks back without saving the missed bits", mirror.MarksGoUnsaved, SlowResync},
+	{"overlapping writes side by side", mirror.OverlappingWrites, Any},
+	{"healing without locking the range", mirror.HealWithoutLock, Faulty},
+	{"overwriting a leg as if it were only behind", mirror.OverwriteByBitmap, Any},
+	{"counting the error of the last piece only", mirror.LastPieceCounts, Faulty},
+	{"taking a record for newer than it is", mirror.RecordBehind, LossAndKill},
+	{"not noting what one leg lacks", mirror.StaleOnlyWhenCut, Any},
 }
 
 func TestDefectsFound(t *testing.T) {

@@ -136,6 +136,16 @@ func (w *world) themed(t Theme) {
 			}
 		}
 		often("silent fault")
+	case Faulty:
+		p.integrity, p.summed, p.control = false, false, false
+		p.spots, p.depth, p.think, p.requests = 1, 16, pick(100_000, 1*ms), 100+r.IntN(100)
+		p.latency, p.zeroes, p.mishaps, p.crashAfterMap, p.rateMax = pick(2*ms, 8*ms), 0.4, 15+r.IntN(20), 0.3, 0
+		for range 3 {
+			often("leg error")
+		}
+		often("bad sectors")
+		often("bad sectors")
+		often("detach")
 	case Rot:
 		p.rot = 0.5
 		often("write error")

@@ -279,8 +279,13 @@ func (w *world) finished() bool {
 		n := len(w.script.steps)
 		return w.played == n && (w.client.active == 0 && w.dataBytes > 0 || n == 0 || w.now > w.script.steps[n-1].at+patience)
 	}
-	return w.client.finished()
+	// Where an admin has taken out what serves, say, nothing is answered until he helps.
+	return w.client.finished() || w.now > max(w.client.moved, w.client.paused)+waitMax && w.p.mishaps == 0
 }
+
+// waitMax is how long a run waits for an answer before all is healed. A face that is frozen
+// is a violation long before (client.go).
+const waitMax = 60 * sec
 
 // drawn is a choice of the seed's, that a script has made.
 func (w *world) drawn(p float64) bool { return !w.replay && w.plan.Float64() < p }

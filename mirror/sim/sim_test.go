@@ -27,12 +27,18 @@ var (
 )
 
 func sound(name string, o mirror.Options, env mirror.Env) Engine {
-	return mirror.NewEngine(name, o, env)
+	e := mirror.NewEngine(name, o, env)
+	e.SetZeroPiece(zeroPiece)
+	return e
 }
+
+// zeroPiece is so small that requests of a simulated disk have several.
+const zeroPiece = 64 << 10
 
 func defective(d mirror.Defect) func(string, mirror.Options, mirror.Env) Engine {
 	return func(name string, o mirror.Options, env mirror.Env) Engine {
 		e := mirror.NewEngine(name, o, env)
+		e.SetZeroPiece(zeroPiece)
 		e.SetDefect(d)
 		return e
 	}

@@ -75,6 +75,7 @@ const (
 	LostAnswers       // answers do not go out, and requests are sent again
 	Rot               // superblocks go bad
 	Spoiled           // one leg has silent faults, and there are checksums
+	Faulty            // legs refuse much, where much is asked at once
 	themes
 )
 
