@@ -68,7 +68,6 @@ const (
 	IgnoreMarkErrors                          // issue a write though its marks could not be written
 	MarksGoUnsaved                            // take marks back while a leg is absent, the missed bits unsaved
 	OverlappingWrites                         // let writes that overlap run side by side
-	HealWithoutLock                           // rewrite what could not be read without locking the range
 	OverwriteByBitmap                         // overwrite a leg that an admin gave up as if it were only behind
 	LastPieceCounts                           // of a request done in pieces only the last one's error counts
 	RecordBehind                              // count as recorded what changed while it was being recorded

@@ -134,7 +134,7 @@ func (e *Engine) newCopy(lo, hi int, src, dst *leg) *copyJob {
 
 func (e *Engine) copyStart(j *copyJob) {
 	j.begun = e.env.Now()
-	if e.defect&ResyncWithoutLock != 0 && !j.heal || e.defect&HealWithoutLock != 0 && j.heal {
+	if e.defect&ResyncWithoutLock != 0 && !j.heal {
 		j.lockGranted(e)
 		return
 	}

@@ -40,7 +40,6 @@ var defects = []struct {
 	{"writing though the marks could not be written", mirror.IgnoreMarkErrors, Faulty},
 	{"taking marks back without saving the missed bits", mirror.MarksGoUnsaved, SlowResync},
 	{"overlapping writes side by side", mirror.OverlappingWrites, Any},
-	{"healing without locking the range", mirror.HealWithoutLock, Faulty},
 	{"overwriting a leg as if it were only behind", mirror.OverwriteByBitmap, Any},
 	{"counting the error of the last piece only", mirror.LastPieceCounts, Faulty},
 	{"taking a record for newer than it is", mirror.RecordBehind, LossAndKill},
@@ -50,6 +49,7 @@ var defects = []struct {
 func TestDefectsFound(t *testing.T) {
 	for _, d := range defects {
 		t.Run(d.name, func(t *testing.T) {
+			t.Parallel()
 			cfg := Config{New: defective(d.defect), Theme: d.theme}
 			r := NewRunner(cfg)
 			for seed := range uint64(defectSeeds) {
@@ -112,12 +112,15 @@ func TestStaleSuperblockFound(t *testing.T) {
 // The sound engine passes where the mistakes are found.
 func TestThemes(t *testing.T) {
 	for theme := Mixed; theme < themes; theme++ {
-		cfg := Config{New: sound, Theme: theme}
-		r := NewRunner(cfg)
-		for seed := range uint64(60) {
-			if res := r.Run(seed + 1); res.Err != nil {
-				t.Fatal(explain(cfg, res))
+		t.Run(fmt.Sprint(theme), func(t *testing.T) {
+			t.Parallel()
+			cfg := Config{New: sound, Theme: theme}
+			r := NewRunner(cfg)
+			for seed := range uint64(60) {
+				if res := r.Run(seed + 1); res.Err != nil {
+					t.Fatal(explain(cfg, res))
+				}
 			}
-		}
+		})
 	}
 }
