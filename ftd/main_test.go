@@ -9,11 +9,13 @@ import (
 
 	"ft/chipset/backplane"
 	"ft/drivers/host"
+	"ft/ftd/alarm"
 )
 
-// TestMain lets the test's own program be the CPU modules of the programs under test.
+// TestMain lets the test's own program be the CPU modules and the guards of hooks of the
+// programs under test.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == backplane.Role {
+	if len(os.Args) > 1 && (os.Args[1] == backplane.Role || os.Args[1] == alarm.Role) {
 		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +26,10 @@ const reapMax = 2 * time.Second
 // Role is the guard's: ftd hook-guard HOOK.
 const Role = "hook-guard"
 
+// guarded is in a guard's environment, so that a program that does not know the role runs no
+// guards of its own, and those no others.
+const guarded = "FT_HOOK_GUARD"
+
 // lifeline is the guard's descriptor of the pipe.
 const lifeline = 3
 
@@ -38,6 +43,10 @@ func Guard(args []string, errs io.Writer) int {
 		return exitNotStarted
 	}
 	unix.CloseOnExec(lifeline)
+	if err := os.Unsetenv(guarded); err != nil {
+		fmt.Fprintln(errs, err)
+		return exitNotStarted
+	}
 	go func() {
 		_, _ = io.Copy(io.Discard, os.NewFile(lifeline, "lifeline"))
 		_ = unix.Kill(0, unix.SIGKILL)
@@ -61,6 +70,9 @@ func Guard(args []string, errs io.Writer) int {
 
 // runHook runs a hook with the event on its standard input.
 func runHook(ctx context.Context, path string, document []byte, env []string) error {
+	if os.Getenv(guarded) != "" {
+		return fmt.Errorf("start %s: the program that shall guard it, %s, knows no role %q", path, os.Args[0], Role)
+	}
 	ctx, cancel := context.WithTimeout(ctx, hookMax)
 	defer cancel()
 	held, ours, err := os.Pipe()
@@ -71,7 +83,7 @@ func runHook(ctx context.Context, path string, document []byte, env []string) er
 	defer held.Close()
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", Role, path) // this program, also when a newer one has taken its place
 	cmd.ExtraFiles = []*os.File{held}
-	cmd.Env, cmd.Dir = env, "/"
+	cmd.Env, cmd.Dir = append(slices.Clip(env), guarded+"=1"), "/"
 	cmd.Stdin = bytes.NewReader(document)
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
