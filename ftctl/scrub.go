@@ -60,6 +60,7 @@ const findingsShown = 10
 
 // disk takes a disk's scrub out of its counters, and says it in words.
 func (f *facts) disk(id string, stats map[string]any) map[string]any {
+	f.reads(id, stats)
 	var st scrub.Status
 	b, err := json.Marshal(stats["scrub"])
 	if err != nil || json.Unmarshal(b, &st) != nil || st.Phase == "" {

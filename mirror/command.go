@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"ft/drivers"
+	"ft/mirror/balance"
 	"ft/mirror/scrub"
 )
 
@@ -15,6 +16,8 @@ import (
 //	gone      side: whose device has vanished
 //	scrub     action: start, pause, resume, cancel or show; to start: repair "true", from: the side that is right
 //	priority  level: low, normal or high, of resync and scrub
+//	reads     side, mark: its part in reads, as in ft.toml; "default": as ft.toml has it
+//	configured  pci0_reads, pci1_reads: what ft.toml says now of what may change while it runs
 //
 // The answer of scrub is a scrub.Status.
 func (d *driver) Command(_ context.Context, name string, args map[string]string) (any, error) {
@@ -46,8 +49,44 @@ func (d *driver) Command(_ context.Context, name string, args map[string]string)
 			return nil, err
 		}
 		return nil, d.keepScrub()
+	case "reads":
+		s, err := sideArg(args["side"])
+		if err != nil {
+			return nil, err
+		}
+		var mark *balance.Mark
+		if a := args["mark"]; a != ReadsDefault {
+			m, err := markArg(a)
+			if err != nil {
+				return nil, err
+			}
+			mark = &m
+		}
+		d.do(func(e *Engine) { e.SetReads(s, mark) })
+		return nil, d.keepScrub()
+	case "configured":
+		var marks [2]balance.Mark
+		for i, key := range []string{"pci0_reads", "pci1_reads"} {
+			var err error
+			if marks[i], err = markArg(args[key]); err != nil {
+				return nil, err
+			}
+		}
+		d.do(func(e *Engine) { e.ConfigureReads(marks) })
+		return nil, nil
 	}
-	return nil, drivers.Refuse(drivers.RuleState, "a mirror has no command %q (resolve, gone, scrub, priority)", name)
+	return nil, drivers.Refuse(drivers.RuleState, "a mirror has no command %q (resolve, gone, scrub, priority, reads, configured)", name)
+}
+
+// ReadsDefault, in the command reads, takes back what was said of a leg.
+const ReadsDefault = "default"
+
+func markArg(a string) (balance.Mark, error) {
+	m, err := balance.ParseMark(a)
+	if err != nil {
+		return m, drivers.Refuse(drivers.RuleState, "%v", err)
+	}
+	return m, nil
 }
 
 func (d *driver) scrub(args map[string]string) (any, error) {

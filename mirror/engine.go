@@ -11,6 +11,7 @@
 //	ops.go        I/O of the legs
 //	rangelock.go  order of overlapping requests
 //	read.go write.go zero.go flush.go   the requests of the face
+//	late.go       reads that are late, and how quick a leg is that gets none; marks of legs
 //	intent.go     the write-intent map: marked before a write, cleared lazily
 //	record.go     who is in service, durably: superblocks and witness
 //	loss.go       a leg is cut off, taken out, or gone
@@ -59,6 +60,7 @@ import (
 	"syscall"
 
 	"ft/drivers"
+	"ft/mirror/balance"
 	"ft/mirror/frontend"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
@@ -159,9 +161,11 @@ type Engine struct {
 	faceSince int64
 	downWhy   string
 	witness   *metadata.Witness
-	readTurn  int
-	active    int   // requests of the face under way
-	lastApp   int64 // when one last came
+	balance   balance.Balancer
+	plainTurn int             // PlainReads
+	reads     [2]balance.Word // what an admin said of the legs' part in reads
+	active    int             // requests of the face under way
+	lastApp   int64           // when one last came
 	counters  Counters
 
 	freeOps  *op
@@ -177,7 +181,7 @@ func NewEngine(name string, o Options, env Env) *Engine {
 		e.legs[i].since = env.Now()
 	}
 	e.faceSince = env.Now()
-	e.RestoreScrub(scrub.State{})
+	e.RestoreScrub(scrub.State{}) // which marks the legs, too
 	return e
 }
 
@@ -193,6 +197,7 @@ func (e *Engine) LegDone(io *legio.IO) {
 	o := io.Owner.(*op)
 	l := &e.legs[io.Side]
 	l.inflight--
+	e.balance.Ended(l.side, io.Len)
 	owner := o.owner
 	if o.attachment != l.attachment {
 		owner.ioFreed(e, o)
@@ -204,6 +209,7 @@ func (e *Engine) LegDone(io *legio.IO) {
 		if io.Err == 0 {
 			l.lastDone = e.env.Now()
 		}
+		e.readTimed(l, io)
 		owner.ioDone(e, o)
 	}
 	o.owner = nil
@@ -236,6 +242,7 @@ func (e *Engine) run() {
 // Tick lets time pass: timeouts, lazy clearing, resync pace. Call it every 20 to 100 ms.
 func (e *Engine) Tick() {
 	e.checkTimeouts()
+	e.checkLate()
 	e.tickIntent()
 	e.tickResync()
 	e.tickSums()

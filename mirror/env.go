@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"ft/drivers"
+	"ft/mirror/balance"
 	"ft/mirror/frontend"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
@@ -67,7 +68,9 @@ type Options struct {
 	SumCache   int           `json:"sum_cache,omitempty"`
 	ScrubEvery time.Duration `json:"scrub_every"` // 0: only when asked for
 	NBD        string        `json:"nbd,omitempty"`
-	Measure    string        `json:"measure,omitempty"` // only for benchmarks: NoIntentMap
+	// Reads is each leg's part in reads.
+	Reads   [2]balance.Mark `json:"reads"`
+	Measure string          `json:"measure,omitempty"` // only for benchmarks: NoIntentMap
 }
 
 // The engine's methods, for those who write the shells around it:
@@ -88,5 +91,7 @@ type Options struct {
 //	RestoreScrub(s scrub.State)                                   before Start: what a predecessor kept
 //	Scrub(repair bool, from int) error                           and PauseScrub, ResumeScrub, CancelScrub
 //	SetPriority(p Priority) error                                of resync and scrub
+//	SetReads(s drivers.Side, m *balance.Mark)                    a leg's part in reads, as an admin says; nil: as configured
+//	ConfigureReads(m [2]balance.Mark)                            as ft.toml says now
 //	Geometry() (frontend.Geometry, bool)                         false until a leg serves or has served
 //	Snapshot() Snapshot                                          state, progress, counters

@@ -100,6 +100,7 @@ func (e *Engine) cut(l *leg, to legState, reason, fault string) {
 		lacks.Reset()
 	}
 	e.newUnflushed(l)
+	e.balance.Forget(l.side)
 	e.sumsCut(l)
 	for k := e.locks.head; k != nil; k = k.next {
 		if q, ok := k.owner.(*request); ok {

@@ -62,6 +62,7 @@ func (e *Engine) begin(l *leg, kind legio.Op, off, n int64, buf []byte, owner op
 	o.io.Owner = o
 	o.io.Begun = e.env.Now()
 	l.inflight++
+	e.balance.Began(l.side, n)
 	l.ops.push(o)
 	e.env.Submit(&o.io)
 	return o

@@ -78,6 +78,10 @@ const (
 // be measured. A crash then leaves the legs different. No configuration can ask for it.
 const NoIntentMap = "no-intent-map"
 
+// PlainReads, as Options.Measure, has reads go to the leg with fewer I/Os under way, else
+// to either in turn, so that what mirror/balance brings can be measured.
+const PlainReads = "plain-reads"
+
 // IntegrityCRC32C, as Options.Integrity, keeps a checksum of each block.
 const IntegrityCRC32C = "crc32c"
 

@@ -3,6 +3,7 @@ package mirror
 import (
 	"syscall"
 
+	"ft/mirror/balance"
 	"ft/mirror/legio"
 )
 
@@ -18,8 +19,8 @@ func (e *Engine) readStart(q *request) {
 			return
 		}
 	}
-	l := e.pickRead(q)
-	if l == nil {
+	can := e.readable(q)
+	if can == 0 {
 		switch {
 		case q.pending > 0: // the other leg may still answer
 		case e.in() == 0:
@@ -34,23 +35,27 @@ func (e *Engine) readStart(q *request) {
 		}
 		return
 	}
+	l := e.pickRead(q, can)
 	buf, off := e.readBuffer(q)
 	q.tried |= 1 << l.side
 	q.pending++
 	q.refs++
 	l.counters.Reads++
+	l.counters.ReadBytes += q.r.Len
 	e.begin(l, legio.Read, off, int64(len(buf)), buf, q)
+	if can == balance.Both {
+		e.probeSpeed(l, q)
+	}
 }
 
-// pickRead chooses the leg for a read: in service as durably recorded, not tried yet,
-// and in a suspect region only the source.
-func (e *Engine) pickRead(q *request) *leg {
+// readable are the legs that can have a read: in service as durably recorded, not tried
+// yet, and in a suspect region only the source.
+func (e *Engine) readable(q *request) (can uint8) {
 	lo, hi := e.regions(q.r.Off, q.r.Len)
-	var best *leg
 	for i := range e.legs {
-		l := &e.legs[(i+e.readTurn)&1]
+		l := &e.legs[i]
 		if e.defect&ReadUnsynced != 0 && l.state == legTarget && q.tried&(1<<l.side) == 0 {
-			return l
+			return 1 << l.side
 		}
 		if l.state != legIn || e.durable.service&(1<<l.side) == 0 || q.tried&(1<<l.side) != 0 {
 			continue
@@ -61,12 +66,31 @@ func (e *Engine) pickRead(q *request) *leg {
 		if a := q.verify.avoid; a&(1<<l.side) != 0 && a != 3 && e.in() == 3 {
 			continue
 		}
-		if best == nil || l.inflight < best.inflight {
-			best = l
-		}
+		can |= 1 << l.side
 	}
-	e.readTurn ^= 1
-	return best
+	return can
+}
+
+// pickRead chooses among the legs that can have a read. One that is asked again goes where
+// it was not yet: that says nothing of streams.
+func (e *Engine) pickRead(q *request, can uint8) *leg {
+	switch {
+	case q.tried != 0:
+		return e.legOf(can)
+	case e.opt.Measure == PlainReads && can == balance.Both:
+		e.plainTurn ^= 1
+		l := &e.legs[e.plainTurn]
+		if p := e.other(l); p.inflight < l.inflight {
+			return p
+		}
+		return l
+	}
+	side, sequential := e.balance.Choose(can, q.r.Off, q.r.Len, e.env.Now())
+	l := &e.legs[side]
+	if sequential {
+		l.counters.SequentialReads++
+	}
+	return l
 }
 
 func (e *Engine) readDone(q *request, o *op) {
@@ -118,10 +142,11 @@ func (e *Engine) readLost(q *request, _ *op) {
 
 // hedge sends a read that is late to the other leg as well. If that one answers, the
 // late one is slow *while its partner answered*, and is cut off.
-func (e *Engine) hedge(q *request, o *op) {
+func (e *Engine) hedge(q *request, o *op) bool {
 	if o.hedged || q.replied || e.sums.on && !e.hasSums(&q.verify.hold) {
-		return
+		return false
 	}
 	o.hedged = true
 	e.readStart(q)
+	return true
 }

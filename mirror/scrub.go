@@ -43,13 +43,15 @@ func (e *Engine) RestoreScrub(s scrub.State) {
 	}
 	e.scrub.State = s
 	e.pace.priority = Priority(s.Priority)
+	e.reads = s.Reads
+	e.markReads()
 	e.scrubRewind()
 }
 
 // ScrubState is what there is to keep.
 func (e *Engine) ScrubState() scrub.State {
 	s := e.scrub.State
-	s.Priority = string(e.pace.priority)
+	s.Priority, s.Reads = string(e.pace.priority), e.reads
 	s.Findings = append([]scrub.Finding{}, s.Findings...)
 	return s
 }
@@ -74,7 +76,7 @@ func (e *Engine) scrubKnown() {
 	if s.Mirror == e.id.Mirror {
 		return
 	}
-	s.State = scrub.State{Mirror: e.id.Mirror, Phase: scrub.Idle, From: scrub.NoSide, Since: e.env.Wall(), Priority: string(e.pace.priority)}
+	s.State = scrub.State{Mirror: e.id.Mirror, Phase: scrub.Idle, From: scrub.NoSide, Since: e.env.Wall(), Priority: string(e.pace.priority), Reads: e.reads}
 	e.scrubRewind()
 	e.scrubSave()
 }

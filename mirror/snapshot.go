@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"ft/drivers"
+	"ft/mirror/balance"
 	"ft/mirror/metadata"
 	"ft/mirror/scrub"
 )
@@ -12,6 +13,9 @@ import (
 // LegCounters count what a leg did since the engine began.
 type LegCounters struct {
 	Reads, Writes, ReadErrors, WriteErrors int64
+	ReadBytes                              int64
+	SequentialReads                        int64 // of Reads: they went on where one before had ended
+	LateReads                              int64 // that the other leg was asked for as well
 }
 
 // Counters count what the face was asked for, and what was done beside it.
@@ -32,6 +36,8 @@ type SideSnapshot struct {
 	Progress *drivers.Progress
 	Counters LegCounters
 	Super    metadata.Superblock
+	Reads    balance.Mark  // its part in reads
+	ReadTime time.Duration // that a read of up to 64 KiB takes, lately; 0: not known
 }
 
 // Snapshot is the mirror at one moment.
@@ -72,6 +78,7 @@ func (e *Engine) Snapshot() Snapshot {
 		l := &e.legs[i]
 		d := &s.Sides[i]
 		d.State, d.Reason, d.Counters, d.Super = e.sideState(l), l.reason, l.counters, l.super
+		d.Reads, d.ReadTime = e.balance.Mark(i), e.balance.Mean(i)
 		d.Since = time.Duration(now - l.since)
 		d.Draining = l.state <= legShot && l.inflight > 0
 		if d.State == drivers.Syncing {

@@ -3,9 +3,11 @@ package mirror
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"ft/drivers"
+	"ft/mirror/balance"
 )
 
 // Status is the disk as it is.
@@ -52,6 +54,10 @@ func (d *driver) sideStatus(i int, x SideSnapshot, now time.Time) drivers.SideSt
 		side.Reason = d.refusals[i]
 	}
 	side.Active = x.State.InService()
+	if x.Reads != balance.Balance {
+		note := "reads " + map[balance.Mark]string{balance.Prefer: "preferred", balance.Avoid: "avoided"}[x.Reads]
+		side.Note = strings.TrimPrefix(side.Note+", "+note, ", ")
+	}
 	return side
 }
 
@@ -73,7 +79,9 @@ func (d *driver) stats(s Snapshot) map[string]any {
 	for i := range s.Sides {
 		l := s.Sides[i].Counters
 		m[sideID(i, "")[:4]] = map[string]any{"reads": l.Reads, "writes": l.Writes, "read_errors": l.ReadErrors, "write_errors": l.WriteErrors,
-			"wrong_bytes": s.Scrub.Outstanding.Wrong[i]}
+			"wrong_bytes": s.Scrub.Outstanding.Wrong[i],
+			"read_bytes":  l.ReadBytes, "sequential_reads": l.SequentialReads, "late_reads": l.LateReads,
+			"read_time_us": float64(s.Sides[i].ReadTime.Nanoseconds()) / 1000, "read_balancing": s.Sides[i].Reads.String()}
 	}
 	if f := d.shown; f != nil {
 		m["device"], m["survives_crash"] = f.device, f.survives

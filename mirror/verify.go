@@ -3,6 +3,7 @@ package mirror
 import (
 	"syscall"
 
+	"ft/mirror/balance"
 	"ft/mirror/frontend"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
@@ -222,21 +223,29 @@ type edgeReader struct {
 func (e *Engine) readEdge(r *edgeReader) {
 	x := r.x
 	lo, hi := e.regions(x.n*metadata.BlockSize, metadata.BlockSize)
+	var can uint8
 	for i := range e.legs {
-		l := &e.legs[(i+e.source)&1]
-		if l.state != legIn || r.tried&(1<<l.side) != 0 || l.side != e.source && e.in() == 3 && e.stale.AnyIn(lo, hi) {
-			continue
+		if l := &e.legs[i]; l.state == legIn && r.tried&(1<<i) == 0 && (i == e.source || e.in() != 3 || !e.stale.AnyIn(lo, hi)) {
+			can |= 1 << i
 		}
-		r.tried |= 1 << l.side
-		x.state = edgeReading
-		l.counters.Reads++
-		e.begin(l, legio.Read, x.n*metadata.BlockSize, metadata.BlockSize, metadata.AlignedBlock(), r)
+	}
+	if can == 0 {
+		x.state = edgeUnknown
+		if r.bad {
+			x.state = edgeLost
+		}
 		return
 	}
-	x.state = edgeUnknown
-	if r.bad {
-		x.state = edgeLost
+	l := e.legOf(can)
+	if can == balance.Both {
+		side, _ := e.balance.Choose(can, x.n*metadata.BlockSize, metadata.BlockSize, e.env.Now())
+		l = &e.legs[side]
 	}
+	r.tried |= 1 << l.side
+	x.state = edgeReading
+	l.counters.Reads++
+	l.counters.ReadBytes += metadata.BlockSize
+	e.begin(l, legio.Read, x.n*metadata.BlockSize, metadata.BlockSize, metadata.AlignedBlock(), r)
 }
 
 func (r *edgeReader) ioDone(e *Engine, o *op) {

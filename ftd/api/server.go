@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"ft/drivers"
+	"ft/mirror/balance"
 )
 
 // Limits of a request.
@@ -287,6 +288,11 @@ func (c Change) check() error {
 			return nil
 		}
 		return badRequest("priority needs a level, low, normal or high: {\"level\": \"low\"}")
+	case Reads:
+		if _, err := balance.ParseMark(c.Reads); c.Reads == "" || err != nil && c.Reads != ReadsDefault {
+			return badRequest("reads needs a side's part in them, balance, prefer, avoid or default: {\"reads\": \"avoid\"}")
+		}
+		return nil
 	case MTBFVerb:
 		return c.checkMTBF()
 	case Policy:

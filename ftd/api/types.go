@@ -90,10 +90,11 @@ const (
 	Policy    Verb = "policy"
 	Scrub     Verb = "scrub"
 	Reload    Verb = "reload"
+	Reads     Verb = "reads"
 )
 
 // verbs are all of them.
-var verbs = [...]Verb{Bringup, Bringdown, Switch, Machine, Dump, Priority, Scrub, MTBFVerb, Policy, Reload, Resolve, Inject}
+var verbs = [...]Verb{Bringup, Bringdown, Switch, Machine, Dump, Priority, Scrub, Reads, MTBFVerb, Policy, Reload, Resolve, Inject}
 
 // Actions of Machine.
 const (
@@ -117,6 +118,9 @@ const (
 	PriorityHigh   = "high"
 )
 
+// ReadsDefault takes back what was said of a side's part in reads.
+const ReadsDefault = "default"
+
 // Change is a request to change the box. Which fields count depends on the verb.
 type Change struct {
 	Verb Verb   `json:"-"`
@@ -134,6 +138,7 @@ type Change struct {
 	Side       string   `json:"side,omitempty"`        // Dump: the CPU module whose memory is written out, "" for either
 	Out        string   `json:"out,omitempty"`         // Dump: the file, by its absolute path on the box, "" for one that is chosen
 	Level      string   `json:"level,omitempty"`       // Priority: low, normal or high
+	Reads      string   `json:"reads,omitempty"`       // Reads, of a disk's side: balance, prefer, avoid (or write-mostly), default
 	Repair     bool     `json:"repair,omitempty"`      // Scrub, to start: what differs is written anew
 	From       string   `json:"from,omitempty"`        // Scrub, to repair: the module whose side is right where nothing else says so
 	Fault      string   `json:"fault,omitempty"`       // Inject

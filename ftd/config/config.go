@@ -22,6 +22,7 @@ import (
 
 	"ft/ftd/alarm"
 	"ft/ftd/control"
+	"ft/mirror/balance"
 )
 
 // DefaultPath is where ftd looks unless told otherwise.
@@ -56,11 +57,12 @@ type Disk struct {
 	Frontend      string // auto, fuseloop, ublk, nbd
 	NoLeg         string // error, wait
 	LegTimeout    time.Duration
-	ResyncRateMin int64         // bytes a second, also under application load
-	ResyncRateMax int64         // bytes a second, 0 is unlimited
-	Integrity     string        // none
-	ScrubEvery    time.Duration // 0: only when asked for
-	NBD           string        // unix socket, "" for none
+	ResyncRateMin int64           // bytes a second, also under application load
+	ResyncRateMax int64           // bytes a second, 0 is unlimited
+	Integrity     string          // none
+	ScrubEvery    time.Duration   // 0: only when asked for
+	NBD           string          // unix socket, "" for none
+	Reads         [2]balance.Mark // each leg's part in reads
 	Line          int
 }
 
@@ -178,6 +180,7 @@ func (r *reader) disk(t *table) Disk {
 		Integrity:     t.choice("integrity", "none", "none", "crc32c"),
 		NBD:           t.path("nbd"),
 		ScrubEvery:    t.scrub(),
+		Reads:         [2]balance.Mark{t.reads("pci0_reads"), t.reads("pci1_reads")},
 		Line:          t.line(""),
 	}
 	if d.Legs == [2]Leg{} && !t.has("pci0") && !t.has("pci1") {

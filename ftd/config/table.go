@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"ft/mirror/balance"
 	"ft/mirror/nbd"
 )
 
@@ -252,6 +253,15 @@ func (t *table) scrub() time.Duration {
 		}
 	}
 	return t.duration("scrub", 0, time.Hour, 10*365*24*time.Hour)
+}
+
+// reads is a leg's part in reads.
+func (t *table) reads(key string) balance.Mark {
+	m, err := balance.ParseMark(t.choice(key, balance.Balance.String(), append(slices.Clone(balance.Marks), balance.WriteMostly)...))
+	if err != nil {
+		panic("config: " + err.Error()) // a choice that balance does not know
+	}
+	return m
 }
 
 // shortDuration writes 24h0m0s as 24h.

@@ -92,6 +92,8 @@ func (d *Daemon) Change(ctx context.Context, c api.Change) (api.Outcome, error) 
 		return d.priority(ctx, c)
 	case api.Scrub:
 		return d.scrub(ctx, c)
+	case api.Reads:
+		return d.reads(ctx, c)
 	case api.MTBFVerb:
 		return d.mtbf(ctx, c)
 	case api.Policy:

@@ -28,7 +28,8 @@ type configured struct {
 	options  func(devDir string) any // of the driver, as JSON; devDir is where faces appear
 	netns    string                  // that its driver lives in, "" for ftd's own
 	watched  bool                    // ftd looks whether what the sides are made of is there; else the driver does
-	settings any                     // all that the file says of it, but for where
+	live     map[string]string       // settings that hold at once, as its driver's command "configured" takes them
+	settings any                     // all else that the file says of it, but for where
 }
 
 // Modules carry sides: those of disks and NICs, and those of machines.
@@ -86,6 +87,7 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 		queue:      make(chan queued, actionsMax),
 		wake:       make(chan struct{}, 1),
 		power:      d.power,
+		live:       c.live,
 	}
 	told := control.DeviceConfigured{Kind: c.kind, Name: c.name, Needs: c.needs}
 	var watches []*watch

@@ -40,6 +40,7 @@ type device struct {
 	mu      sync.Mutex             // guards the fields below
 	refusal [2]*drivers.Refused    // why the last attach of each side was refused, nil when it was not
 	wanted  *[2]drivers.SideConfig // as the core last said what the next process starts with
+	live    map[string]string      // settings that hold at once
 }
 
 // queued is an action and the gate that it waits at.

@@ -9,6 +9,7 @@ import (
 	"ft/ftd/config"
 	"ft/ftd/control"
 	"ft/mirror"
+	"ft/mirror/balance"
 )
 
 const kindDisk = "disk"
@@ -24,7 +25,10 @@ func configuredDisk(disk config.Disk) configured {
 		disk.Legs[i].Line = 0
 	}
 	disk.Line = 0
-	c.options = func(string) any { return mirrorOptions(disk) }
+	options := mirrorOptions(disk)
+	c.options = func(string) any { return options }
+	c.live = map[string]string{"pci0_reads": disk.Reads[0].String(), "pci1_reads": disk.Reads[1].String()}
+	disk.Reads = [2]balance.Mark{}
 	c.settings = disk
 	return c
 }
@@ -39,6 +43,7 @@ func mirrorOptions(disk config.Disk) mirror.Options {
 		Integrity:     disk.Integrity,
 		NBD:           disk.NBD,
 		ScrubEvery:    disk.ScrubEvery,
+		Reads:         disk.Reads,
 	}
 }
 

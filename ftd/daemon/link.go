@@ -122,6 +122,7 @@ func (d *device) follow(ctx context.Context) (connected bool, err error) {
 			// What happened before is in the snapshot; events with higher numbers follow.
 			if !connected {
 				d.recut(ctx)
+				d.tellLive(ctx)
 			}
 			st, err := d.startedSnapshot(ctx)
 			if err != nil {

@@ -11,9 +11,10 @@ import (
 	"ft/ftd/control"
 )
 
-// reload reads the configuration again and takes in what is new. What would change or
-// remove a device that is there is refused, and then nothing is taken: a face may be
-// in use, and its driver reads its settings at its start only.
+// reload reads the configuration again and takes in what is new, and settings that hold at
+// once (live.go). What would otherwise change or remove a device that is there is refused,
+// and then nothing is taken: a face may be in use, and its driver reads its settings at its
+// start only.
 func (d *Daemon) reload() reloaded {
 	d.notify.reloading()
 	defer d.notify.ready()
@@ -29,6 +30,11 @@ func (d *Daemon) reload() reloaded {
 	d.mu.Unlock()
 	for _, c := range added {
 		d.addDevice(cfg, c)
+	}
+	for _, c := range allConfigured(cfg) {
+		if dev := d.device(c.name); dev != nil {
+			dev.setLive(d.ctx, d.DevDir, c)
+		}
 	}
 	d.alarms.Set(cfg.Alarms.Settings)
 	d.Log.Info("the configuration is reloaded", "file", cfg.File, "new devices", len(added))

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"ft/drivers"
 	"ft/ftd/api"
 	"ft/ftd/control"
+	"ft/mirror/balance"
 	"ft/mirror/scrub"
 )
 
@@ -65,6 +67,40 @@ func scrubText(c api.Change, st scrub.Status) string {
 		return fmt.Sprintf("the scrub of %s is ended; ftctl show %s has what it found", c.ID, c.ID)
 	}
 	return fmt.Sprintf("the sides of %s are being compared: ftctl status shows how far, ftctl show %s what was found", c.ID, c.ID)
+}
+
+// reads says which part in reads a side of a disk has.
+func (d *Daemon) reads(ctx context.Context, c api.Change) (api.Outcome, error) {
+	module, name, _ := strings.Cut(c.ID, "/")
+	dev := d.device(name)
+	if dev == nil || dev.as.kind != kindDisk || !slices.Contains(dev.as.modules[:], module) {
+		if len(sidesOf(d.Status(), c.ID)) == 0 {
+			return api.Outcome{}, &api.NoSuchComponent{ID: c.ID}
+		}
+		return api.Outcome{}, drivers.Refuse(control.RuleValue, "%s is no side of a disk: name one, like pci1/disk0", c.ID)
+	}
+	side := slices.Index(dev.as.modules[:], module)
+	if err := d.command(ctx, dev, "reads", map[string]string{"side": strconv.Itoa(side), "mark": c.Reads}, nil); err != nil {
+		return api.Outcome{}, err
+	}
+	d.Log.Info("the part of a side in reads is set", "side", c.ID, "reads", c.Reads, "by", c.By)
+	if err := dev.look(ctx); err != nil {
+		dev.log.Warn("it was told how to balance reads, and does not say how it stands now", "error", err)
+	}
+	return api.Outcome{Text: readsText(c), Seq: d.events.LastSeq()}, nil
+}
+
+func readsText(c api.Change) string {
+	until := fmt.Sprintf(", until it is set anew, here or by %s_reads in ft.toml", api.ModuleOf(c.ID))
+	switch c.Reads {
+	case balance.Prefer.String():
+		return c.ID + " gets all reads while it keeps up" + until
+	case balance.Balance.String():
+		return c.ID + " gets its share of reads" + until
+	case api.ReadsDefault:
+		return c.ID + " has the part in reads that ft.toml says"
+	}
+	return c.ID + " gets no read that the other side can have" + until
 }
 
 // diskPriority says how much resyncs and scrubs may take from applications.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ft/drivers"
+	"ft/mirror/balance"
 	"ft/mirror/metadata"
 )
 
@@ -85,6 +86,8 @@ type State struct {
 	Last        *Run          `json:"last,omitempty"`    // the latest whole one
 	Since       time.Time     `json:"since,omitzero"`    // what the schedule counts from when there is none
 	Priority    string        `json:"priority,omitzero"` // as an admin said
+	// Reads is what an admin said of each leg's part in reads.
+	Reads [2]balance.Word `json:"reads,omitzero"`
 }
 
 // Status is the scrub as people and programs see it.
