@@ -162,7 +162,7 @@ func TestMistakesAreRefusedWithLineAndWayOut(t *testing.T) {
 			`ft.toml:11: there is no [[nic]] named "net1"; did you mean "net0"?`,
 			`ft.toml:12: memory = 1KiB is too small; 64MiB is the least`}},
 		{"written inline", "disk = [\n  {name = \"d\", pci0 = \"/a\", clor = 1},\n]\n",
-			[]string{`ft.toml:1: unknown key "clor" in [[disk]]; the keys are name, pci0, pci1, frontend, no_leg, leg_timeout, resync_rate_min, resync_rate_max, integrity, nbd, scrub`}},
+			[]string{`ft.toml:1: unknown key "clor" in [[disk]]; the keys are name, pci0, pci1, frontend, no_leg, leg_timeout, resync_rate_min, resync_rate_max, integrity, nbd, scrub, pci0_reads, pci1_reads`}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

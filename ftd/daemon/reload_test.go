@@ -29,6 +29,7 @@ func TestOnlyNewDevicesAreTakenInAtAReload(t *testing.T) {
 		{"a new disk before it", disk1 + disk0, "", 1},
 		{"a leg moved", strings.Replace(disk0, "/dev/b", "/dev/e", 1), `ft.toml:1: the disk "disk0" has other settings`, 0},
 		{"another setting", disk0 + "no_leg = \"wait\"\n", "has other settings", 0},
+		{"a leg's part in reads", disk0 + "pci1_reads = \"avoid\"\n", "", 0},
 		{"removed", disk1, `the disk "disk0" is gone`, 0},
 		{"drills", "[system]\ndrills = true\n" + disk0, "restart ftd", 0},
 		{"mtbf", "[mtbf]\nmin_faults = 5\n" + disk0, "restart ftd", 0},

@@ -302,8 +302,8 @@ func TestSecondFtdIsRefused(t *testing.T) {
 	b.wait("disk0", "duplex")
 }
 
-// SIGHUP takes in a new disk; what would change one that runs is refused and changes
-// nothing.
+// SIGHUP takes in a new disk, and which part its legs have in reads; what would change one
+// that runs otherwise is refused and changes nothing.
 func TestReload(t *testing.T) {
 	t.Parallel()
 	legs := [2]string{legFile(t, legBytes), legFile(t, legBytes)}
@@ -313,13 +313,21 @@ func TestReload(t *testing.T) {
 
 	b.configure("no_leg = \"wait\"\n")
 	b.reload("other settings")
-	b.configure("\n[[disk]]\nname = \"disk1\"\npci0 = \"" + legFile(t, legBytes) + "\"\npci1 = \"" + legFile(t, legBytes) + "\"\n")
+	disk1 := "\n[[disk]]\nname = \"disk1\"\npci0 = \"" + legFile(t, legBytes) + "\"\npci1 = \"" + legFile(t, legBytes) + "\"\n"
+	b.configure(disk1)
 	b.reload("new devices")
 	b.wait("disk1", "duplex")
 	b.wait("disk0", "duplex")
 	b.configure("")
 	b.reload("is gone from the file")
 	b.wait("disk1", "duplex")
+	says(t, b.do("reads", "pci0/disk1", "prefer"), "keeps up")
+	says(t, b.do("show", "disk1"), "reads preferred")
+	says(t, b.refuse("reads", "disk1", "avoid"), "no side of a disk")
+	b.configure(disk1 + "pci0_reads = \"avoid\"\n")
+	b.reload("is reloaded")
+	says(t, b.do("show", "disk1"), "reads avoided")
+	b.configure("")
 	b.wait("disk0", "duplex")
 
 	// After a restart disk1 is nobody's: it is left alone and said so.

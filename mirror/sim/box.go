@@ -12,6 +12,7 @@ import (
 
 	"ft/drivers"
 	"ft/mirror"
+	"ft/mirror/balance"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
 )
@@ -175,7 +176,8 @@ func (w *world) newEngine() {
 	b.inSince = [2]int64{-1, -1}
 	b.started, b.stopping = false, false
 	o := mirror.Options{NoLeg: "error", LegTimeout: time.Duration(w.p.timeout), ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax,
-		Integrity: w.integrity(), SumCache: int(w.p.sumCache)}
+		Integrity: w.integrity(), SumCache: int(w.p.sumCache),
+		Reads: [2]balance.Mark{balance.Mark(w.p.reads % 3), balance.Mark(w.p.reads / 3 % 3)}}
 	if w.p.wait {
 		o.NoLeg = "wait"
 	}

@@ -56,6 +56,7 @@ func (w *world) drawProfile() {
 			turn:      pickf(w, 0, 0, 0.2),
 			control:   r.IntN(4) == 0,
 			mtbf:      pick(0, 0, 1),
+			reads:     pick(0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8),
 		},
 	}
 	w.p.summed = w.p.integrity && r.IntN(4) > 0
