@@ -177,7 +177,7 @@ func (w *world) newEngine() {
 	b.started, b.stopping = false, false
 	o := mirror.Options{NoLeg: "error", LegTimeout: time.Duration(w.p.timeout), ResyncRateMin: w.p.rateMin, ResyncRateMax: w.p.rateMax,
 		Integrity: w.integrity(), SumCache: int(w.p.sumCache),
-		Reads: [2]balance.Mark{balance.Mark(w.p.reads % 3), balance.Mark(w.p.reads / 3 % 3)}}
+		Reads: [2]balance.Mark{balance.Mark(w.p.marks % 3), balance.Mark(w.p.marks / 3 % 3)}}
 	if w.p.wait {
 		o.NoLeg = "wait"
 	}

@@ -56,7 +56,8 @@ func (w *world) drawProfile() {
 			turn:      pickf(w, 0, 0, 0.2),
 			control:   r.IntN(4) == 0,
 			mtbf:      pick(0, 0, 1),
-			reads:     pick(0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8),
+			// Not drawn: seeds are as they were before there were marks. Every other one has none.
+			marks: max(0, int64(w.seed%18)-9),
 		},
 	}
 	w.p.summed = w.p.integrity && r.IntN(4) > 0

@@ -56,7 +56,7 @@ type conditions struct {
 	tables    bool    // its checksums, and not its data
 	control   bool    // the control core decides what comes back
 	mtbf      int64   // its policy, by number
-	reads     int64   // the legs' marks: of leg 0, and three times that of leg 1
+	marks     int64   // the legs' parts in reads: of leg 0, and three times that of leg 1
 }
 
 // plain are the conditions that a script need not name.
@@ -89,7 +89,7 @@ var settings = []setting{
 	{"tables", func(c *conditions) any { return &c.tables }},
 	{"control", func(c *conditions) any { return &c.control }},
 	{"mtbf", func(c *conditions) any { return &c.mtbf }},
-	{"reads", func(c *conditions) any { return &c.reads }},
+	{"marks", func(c *conditions) any { return &c.marks }},
 }
 
 func (s setting) get(c *conditions) string {
