@@ -57,6 +57,11 @@ while [ $n -lt 128 ]; do mknod -m 660 dev/loop$n b 7 $n; n=$((n + 1)); done
 # What the machine runs of its own is no business of the box's, nor is what keeps packages
 # from starting services in containers.
 rm -f etc/systemd/system/multi-user.target.wants/* etc/fstab usr/sbin/policy-rc.d
+# Nor is udev, where there is one: it would be told of the loop devices of all that runs on
+# this machine, and look into them.
+for u in systemd-udevd.service systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udev-trigger.service; do
+	ln -sf /dev/null "etc/systemd/system/$u"
+done
 pivot_root . mnt
 umount -l /mnt
 # As systemd does outside of containers: what is unmounted goes from the services' own

@@ -239,10 +239,11 @@ func Loop(t testing.TB, path string) (dev string) {
 	if err != nil {
 		t.Fatalf("put a loop device over %s: %v", path, err)
 	}
+	shown := loop.File(dev)
 	t.Cleanup(func() {
 		go unix.Close(fd) // may have to write back, to what hangs
 		deadline := time.Now().Add(goneWithin)
-		for loop.Bound(dev) {
+		for loop.File(dev) == shown { // another's file: the number has been given to somebody else
 			if time.Now().After(deadline) {
 				t.Errorf("%s over %s is still in use at the end of the test", dev, path)
 				return

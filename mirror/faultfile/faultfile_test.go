@@ -189,7 +189,8 @@ func TestKilledTestLeavesNothing(t *testing.T) {
 		_, err := fmt.Sscan(rest, &dev, &server)
 		return err == nil
 	})
-	if !loop.Bound(dev) {
+	shown := loop.File(dev)
+	if shown == "" {
 		t.Fatalf("%s of the victim is not bound", dev)
 	}
 	victim.Process.Kill()
@@ -200,6 +201,6 @@ func TestKilledTestLeavesNothing(t *testing.T) {
 		unix.Kill(server, unix.SIGKILL)
 		t.Fatal("the killed test did not end")
 	}
-	waitFor(t, dev+" to be detached", func() bool { return !loop.Bound(dev) })
+	waitFor(t, dev+" to be detached", func() bool { return loop.File(dev) != shown })
 	waitFor(t, "the server to end", func() bool { return unix.Kill(server, 0) != nil })
 }

@@ -63,7 +63,9 @@ func (f *Face) takeDown() error {
 	f.finish()
 	select {
 	case <-f.tuned: // the connection has ended: there is nothing to drain any more
-		f.loop.tune(f.options.Log, false)
+		if !f.loop.bound() { // else it is somebody else's already, who may have set it as he wants it
+			f.loop.tune(f.options.Log, false)
+		}
 	case <-time.After(releaseWithin):
 	}
 	return r.err

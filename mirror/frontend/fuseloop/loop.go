@@ -213,6 +213,13 @@ func (l loopDevice) tune(log *slog.Logger, ours bool) {
 	}
 }
 
+// bound says whether there is a file under the device: whose does not matter to this one, whose
+// own has gone.
+func (l loopDevice) bound() bool {
+	_, err := os.Stat(l.sysfs() + "/loop/backing_file")
+	return err == nil
+}
+
 // clear tells the kernel that nobody new is to be let in, which it honours if nobody
 // else has the device open. The device is cleared when it is closed by the last.
 func (l loopDevice) clear() error {

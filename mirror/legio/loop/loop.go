@@ -78,7 +78,14 @@ func Stays(dev string) bool {
 }
 
 // Bound says whether the loop device has a file under it.
-func Bound(dev string) bool {
-	_, err := os.Stat("/sys/block/" + filepath.Base(dev) + "/loop/backing_file")
-	return err == nil
+func Bound(dev string) bool { return File(dev) != "" }
+
+// File is what the loop device has under it, "" for nothing. A number that has become free is
+// the first that others are given.
+func File(dev string) string {
+	b, err := os.ReadFile("/sys/block/" + filepath.Base(dev) + "/loop/backing_file")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(b), "\n")
 }
