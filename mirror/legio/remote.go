@@ -54,6 +54,7 @@ type remote struct {
 	queue  []*wire    // to be sent
 	under  []*wire    // by cookie: sent, or being sent; nil where none is
 	free   []uint32   // cookies
+	cut    []*wire    // what was being sent when that failed: some of it may have been answered
 	broken error      // why the connection has ended
 	zeroes bool       // the server knows WRITE_ZEROES
 }
@@ -259,6 +260,9 @@ func (r *remote) send() {
 		}
 		going := pieces // WriteTo uses it up
 		if _, err := going.WriteTo(r.conn); err != nil {
+			r.mu.Lock()
+			r.cut = batch
+			r.mu.Unlock()
 			r.end(fmt.Errorf("send: %w", err))
 			return
 		}
@@ -418,10 +422,15 @@ func (r *remote) see(received <-chan error) {
 			writes++
 		}
 	}
+	for _, w := range r.cut {
+		if w.answered { // it is not under way any more, and nobody else hands it back
+			lost[w.io] = true
+		}
+	}
 	for _, w := range r.queue {
 		lost[w.io] = true
 	}
-	r.under, r.queue, r.free = nil, nil, nil
+	r.under, r.queue, r.free, r.cut = nil, nil, nil, nil
 	r.mu.Unlock()
 	r.fence.raise(writes, r.process)
 	for op := range lost {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -382,5 +383,39 @@ func TestRemoteLegFaults(t *testing.T) {
 	b := make([]byte, 1)
 	if _, err := r.leg.ReadAt(b, 8192); err != nil || b[0] != 1 {
 		t.Errorf("%x %v", b, err)
+	}
+}
+
+// What was answered comes back also where the connection broke while the rest of what was sent
+// with it was still going out.
+func TestRemoteLegHandsBackWhatWasAnsweredWhileTheConnectionBroke(t *testing.T) {
+	ring, err := NewRing(RingEntries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ring.Close()
+	ours, server := net.Pipe()
+	r := &remote{leg: &Leg{}, conn: ours, piece: 4096, process: -1, export: nbd.Export{Flags: nbd.FlagSendFlush}}
+	r.more.L = &r.mu
+	for _, x := range []*IO{{Op: Flush}, {Op: Write, Len: 4096, Buf: remoteBuf(4096, 1)}} { // one batch
+		x.os.ring = ring
+		r.submit(x)
+	}
+	received := make(chan error, 1)
+	r.sending.Add(1)
+	go r.send()
+	go func() { received <- r.receive() }()
+	go r.see(received)
+	if _, err := io.ReadFull(server, make([]byte, nbd.RequestBytes)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Write(nbd.AppendSimpleReply(nil, 0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	for _, x := range (&remoteLeg{t: t, ring: ring}).wait(2) {
+		if x.Err != syscall.ENODEV {
+			t.Errorf("%v: %v", x.Op, x.Err)
+		}
 	}
 }
