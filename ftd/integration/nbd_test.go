@@ -200,7 +200,11 @@ func TestNBDLegAloneWhenTheDriverIsKilled(t *testing.T) {
 	b.mkfs()
 	dir := b.mount()
 	l := b.fio(dir)
-	b.do("bringdown", "pci0/disk0")
+	// A server that had to wait for a core for longer than leg_timeout has cost the leg its place.
+	await(t, 60*time.Second, "the NBD leg to carry alone", func() bool {
+		_, code := b.ftctl("bringdown", "pci0/disk0")
+		return code == done
+	})
 	b.wait("disk0", "simplex")
 	b.progress(20)
 	b.killDriver()
