@@ -87,7 +87,7 @@ func run(dir string, size int64, seconds, rounds int, only string) (err error) {
 	for _, r := range []struct {
 		name string
 		run  func(rounds int) error
-	}{{"write-intent map", b.intentMap}, {"checksums", b.checksums}, {"resync", b.resync}, {"scrub", b.scrub}, {"stall", b.stall}} {
+	}{{"write-intent map", b.intentMap}, {"balance", b.balance}, {"checksums", b.checksums}, {"resync", b.resync}, {"scrub", b.scrub}, {"stall", b.stall}} {
 		if strings.Contains(r.name, only) {
 			if err := r.run(rounds); err != nil {
 				return err

@@ -36,6 +36,37 @@ func (b *bench) intentMap(rounds int) error {
 	return nil
 }
 
+// balance measures reads beside the same with the legs in turn, by I/Os under way alone. On
+// legs that are one disk it shall cost nothing.
+func (b *bench) balance(rounds int) error {
+	for _, j := range []job{
+		{"balance, 4 KiB reads, QD 1", "randread", "4k", 1, 0},
+		{"balance, 4 KiB reads, QD 32", "randread", "4k", 32, 0},
+		{"balance, 1 MiB reads, QD 4", "read", "1m", 4, 0},
+	} {
+		var without, with, ratios []float64
+		for range rounds {
+			if err := b.box.again(mirror.Options{Measure: mirror.PlainReads}); err != nil {
+				return err
+			}
+			x, err := b.fio(j, b.box.face())
+			if err != nil {
+				return err
+			}
+			if err := b.box.again(mirror.Options{}); err != nil {
+				return err
+			}
+			y, err := b.fio(j, b.box.face())
+			if err != nil {
+				return err
+			}
+			without, with, ratios = append(without, x), append(with, y), append(ratios, y/x)
+		}
+		fmt.Printf("%-32s %8.1f k/s %8.1f k/s %8.2f\n", j.name, median(without)/1000, median(with)/1000, median(ratios))
+	}
+	return nil
+}
+
 // checksums measures the mirror with checksums beside the same without.
 func (b *bench) checksums(rounds int) error {
 	for _, j := range []job{
