@@ -61,13 +61,30 @@ func Listen(path string) (fd int, err error) {
 	if err := unix.Chmod(temp, mode); err != nil {
 		return fd, err
 	}
-	if err := unix.Chown(temp, owner, group); err != nil {
+	if err := keepOwner(temp, owner, group); err != nil {
 		return fd, err
 	}
 	if err := unix.Listen(fd, backlog); err != nil {
 		return fd, err
 	}
 	return fd, os.Rename(temp, path)
+}
+
+// keepOwner gives a socket the owner and group that the one before it had, if any. Under systemd the
+// driver may give nothing away (see ft-keeper.service), and mostly need not.
+func keepOwner(path string, owner, group int) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return err
+	}
+	if owner < 0 || int(st.Uid) == owner && int(st.Gid) == group {
+		return nil
+	}
+	err := unix.Chown(path, owner, group)
+	if errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("it belonged to %d:%d before, and this process may not give files away: remove it, and put it into a directory with the set-group-ID bit, whose group its clients are in: %w", owner, group, err)
+	}
+	return err
 }
 
 // served says whether somebody listens at path.
