@@ -19,7 +19,7 @@ export CGO_ENABLED = 0
 LDFLAGS  = -funcalign=64 -X ft/ftd/api.stamped=$(VERSION)
 BUILD    = $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all build install uninstall deb run clean-box test test-kernels bench bench-guest sim exam oracle lint race clean needs-run needs-test
+.PHONY: all build install uninstall deb run clean-box test test-kernels bench bench-guest sim exam oracle lint race clean needs-run needs-test needs-bench
 
 all: build
 
@@ -74,8 +74,10 @@ bench: needs-test build
 	$(GO) run -buildvcs=false ./bond/bench
 	$(GO) run -buildvcs=false -ldflags -funcalign=64 ./chipset/bench
 
-# The bond's failovers beside the kernel's own bonding, in a guest that has it.
-bench-guest: needs-test
+# In guests, which have what this machine's kernel lacks: the mirror on each frontend beside
+# md's raid1, and the bond's failovers beside the kernel's own bonding.
+bench-guest: needs-bench
+	$(GO) run -buildvcs=false ./mirror/bench -guest -rounds 1
 	$(GO) run -buildvcs=false ./bond/bench -guest
 
 # More seeds than the tests run: make sim SEEDS=10000 SEED0=1
@@ -111,5 +113,5 @@ race: needs-test
 clean:
 	rm -rf bin dist
 
-needs-run needs-test: needs-%:
+needs-run needs-test needs-bench: needs-%:
 	@GO='$(GO)' .ci/needs $*

@@ -29,7 +29,7 @@ type box struct {
 
 const within = 5 * time.Minute // anything that is waited for
 
-func startBox(dir string, legs [2]string) (*box, error) {
+func startBox(dir string, legs [2]string, o mirror.Options) (*box, error) {
 	b := &box{ended: make(chan error, 1)}
 	b.cfg = drivers.Config{Kind: mirror.Kind, Name: disk, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"), DevDir: filepath.Join(dir, "dev")}
 	for i := range b.cfg.Sides {
@@ -47,7 +47,7 @@ func startBox(dir string, legs [2]string) (*box, error) {
 	}()
 	b.keeper = keeper.Dial(keeper.SocketPath(b.cfg.RunDir))
 	b.driver = host.Dial(host.SocketPath(b.cfg.RunDir, disk))
-	if err := b.start(mirror.Options{}); err != nil {
+	if err := b.start(o); err != nil {
 		return nil, errors.Join(err, b.stop())
 	}
 	return b, nil

@@ -1,12 +1,16 @@
 // Command bench measures the mirror beside its anchors, in one run, and prints ratios:
 // the same fio jobs in turn on two raw loop devices written at once (what a mirror can
 // reach at best), on one raw loop device, and on the mirror's face over two legs of
-// the same kind; then the mirror with and without its write-intent map, resync beside
+// the same kind, beside what a face reaches that answers at once (the way through FUSE and
+// loop device by itself); then the mirror with and without its write-intent map, resync beside
 // dd from leg to leg, the bytes of a fast resync, and how long a write waits when the
 // mirror's process is killed. The disk runs as in service: a driver process under a
 // keeper.
 //
-// Run as root: make bench
+// With -guest it runs in an emulated machine whose kernel has ublk, nbd and md, and puts the
+// mirror on each frontend beside md's raid1: see guest.go.
+//
+// Run as root: make bench, make bench-guest
 package main
 
 import (
@@ -21,6 +25,7 @@ import (
 	"strings"
 
 	"ft/drivers/host"
+	"ft/drivers/kerneltest"
 	"ft/mirror"
 )
 
@@ -52,11 +57,22 @@ func main() {
 	size := flag.Int64("size", 1<<30, "bytes of a leg")
 	seconds := flag.Int("seconds", 4, "length of one fio run")
 	rounds := flag.Int("rounds", 5, "how often each pair is measured, in turn")
+	inGuest := flag.Bool("guest", false, "measure in a guest, an emulated machine with Debian's kernel, beside its md")
 	only := flag.String("only", "", "only rows whose name contains this")
 	driver := flag.String("driver", "", "be the disk's driver process, with this configuration (what the keeper starts)")
 	flag.Parse()
 	if *driver != "" {
 		os.Exit(host.Run(context.Background(), mirror.Kind, disk, *driver))
+	}
+	if *inGuest && !kerneltest.InGuest() {
+		os.Exit(guest(*only, *rounds))
+	}
+	if *inGuest {
+		if err := besideMD(*only, *rounds); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	if err := run(*dir, *size, *seconds, *rounds, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -76,7 +92,7 @@ func run(dir string, size int64, seconds, rounds int, only string) (err error) {
 	if err := b.setUp(); err != nil {
 		return err
 	}
-	fmt.Printf("%-32s %12s %12s %8s %9s\n", "what", "anchor", "mirror", "ratio", "at least")
+	fmt.Printf("%-32s %12s %12s %8s %9s %14s\n", "what", "anchor", "mirror", "ratio", "at least", "a face alone")
 	for _, j := range jobs {
 		if strings.Contains(j.name, only) {
 			if err := b.row(j, rounds); err != nil {
@@ -104,6 +120,7 @@ type bench struct {
 	seconds int
 	loops   []string // raw 0, raw 1, leg 0, leg 1
 	box     *box
+	alone   *alone
 }
 
 func (b *bench) setUp() (err error) {
@@ -119,7 +136,10 @@ func (b *bench) setUp() (err error) {
 		}
 		b.loops = append(b.loops, strings.TrimSpace(string(out)))
 	}
-	b.box, err = startBox(b.dir, [2]string{b.loops[2], b.loops[3]})
+	b.box, err = startBox(b.dir, [2]string{b.loops[2], b.loops[3]}, mirror.Options{Frontend: "fuseloop"})
+	if err == nil {
+		b.alone, err = startAlone(b.size)
+	}
 	return err
 }
 
@@ -131,6 +151,11 @@ func command(name string, args ...string) error {
 }
 
 func (b *bench) close() {
+	if b.alone != nil {
+		if err := b.alone.close(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	}
 	if b.box != nil {
 		if err := b.box.stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
@@ -143,15 +168,20 @@ func (b *bench) close() {
 	}
 }
 
-// row measures a job on the anchor and on the mirror in turn and prints the medians
-// and the median of the ratios.
+// row measures a job in turn on the anchor, on the mirror, and on a face that answers at
+// once, and prints the medians and the median of the ratios.
 func (b *bench) row(j job, rounds int) error {
 	devices := b.loops[:1]
 	if strings.Contains(j.rw, "write") {
 		devices = b.loops[:2]
 	}
-	var anchors, faces, ratios []float64
+	var anchors, faces, alones, ratios []float64
 	for range rounds {
+		x, err := b.fio(j, b.alone.face.Device())
+		if err != nil {
+			return err
+		}
+		alones = append(alones, x)
 		a, err := b.fio(j, devices...)
 		if err != nil {
 			return err
@@ -162,14 +192,16 @@ func (b *bench) row(j job, rounds int) error {
 		}
 		anchors, faces, ratios = append(anchors, a), append(faces, m), append(ratios, m/a)
 	}
-	unit := func(x float64) string {
-		if j.bs == "1m" {
-			return fmt.Sprintf("%.0f MB/s", x*1.048576)
-		}
-		return fmt.Sprintf("%.1f k/s", x/1000)
-	}
-	fmt.Printf("%-32s %12s %12s %8.2f %9.2f\n", j.name, unit(median(anchors)), unit(median(faces)), median(ratios), j.least)
+	fmt.Printf("%-32s %12s %12s %8.2f %9.2f %14s\n", j.name, j.unit(median(anchors)), j.unit(median(faces)), median(ratios), j.least, j.unit(median(alones)))
 	return nil
+}
+
+// unit is x operations a second as people read it.
+func (j job) unit(x float64) string {
+	if j.bs == "1m" {
+		return fmt.Sprintf("%.0f MB/s", x*1.048576)
+	}
+	return fmt.Sprintf("%.1f k/s", x/1000)
 }
 
 func median(x []float64) float64 {
@@ -180,8 +212,12 @@ func median(x []float64) float64 {
 // fio runs a job and gives operations a second; on two devices, written at once, those
 // of the slower one.
 func (b *bench) fio(j job, devices ...string) (float64, error) {
+	return fio(j, fmt.Sprint(b.seconds), "1", devices...)
+}
+
+func fio(j job, runtime, ramp string, devices ...string) (float64, error) {
 	args := []string{"--output-format=json", "--ioengine=libaio", "--direct=1", "--time_based", "--norandommap", "--randrepeat=0",
-		fmt.Sprintf("--runtime=%d", b.seconds), "--ramp_time=1", "--rw=" + j.rw, "--bs=" + j.bs, fmt.Sprintf("--iodepth=%d", j.depth)}
+		"--runtime=" + runtime, "--ramp_time=" + ramp, "--rw=" + j.rw, "--bs=" + j.bs, fmt.Sprintf("--iodepth=%d", j.depth)}
 	for i, d := range devices {
 		args = append(args, fmt.Sprintf("--name=job%d", i), "--filename="+d)
 	}

@@ -16,14 +16,14 @@ func (b *bench) intentMap(rounds int) error {
 	j := job{rw: "randwrite", bs: "4k", depth: 16}
 	var without, with, ratios []float64
 	for range rounds {
-		if err := b.box.again(mirror.Options{Measure: mirror.NoIntentMap}); err != nil {
+		if err := b.box.again(mirror.Options{Frontend: "fuseloop", Measure: mirror.NoIntentMap}); err != nil {
 			return err
 		}
 		x, err := b.fio(j, b.box.face())
 		if err != nil {
 			return err
 		}
-		if err := b.box.again(mirror.Options{}); err != nil {
+		if err := b.box.again(mirror.Options{Frontend: "fuseloop"}); err != nil {
 			return err
 		}
 		y, err := b.fio(j, b.box.face())
@@ -77,14 +77,14 @@ func (b *bench) checksums(rounds int) error {
 	} {
 		var without, with, ratios []float64
 		for range rounds {
-			if err := b.box.again(mirror.Options{}); err != nil {
+			if err := b.box.again(mirror.Options{Frontend: "fuseloop"}); err != nil {
 				return err
 			}
 			x, err := b.fio(j, b.box.face())
 			if err != nil {
 				return err
 			}
-			if err := b.box.again(mirror.Options{Integrity: mirror.IntegrityCRC32C}); err != nil {
+			if err := b.box.again(mirror.Options{Frontend: "fuseloop", Integrity: mirror.IntegrityCRC32C}); err != nil {
 				return err
 			}
 			if err := b.box.summed(); err != nil { // so that there is something to verify
@@ -98,7 +98,7 @@ func (b *bench) checksums(rounds int) error {
 		}
 		fmt.Printf("%-32s %8.1f k/s %8.1f k/s %8.2f\n", j.name, median(without)/1000, median(with)/1000, median(ratios))
 	}
-	return b.box.again(mirror.Options{})
+	return b.box.again(mirror.Options{Frontend: "fuseloop"})
 }
 
 // scrub measures the comparison of both legs beside reading one with dd.
