@@ -77,8 +77,8 @@ bench: needs-test build
 # In guests, which have what this machine's kernel lacks: the mirror on each frontend beside
 # md's raid1, and the bond's failovers beside the kernel's own bonding.
 bench-guest: needs-bench
-	$(GO) run -buildvcs=false ./mirror/bench -guest -rounds 1
 	$(GO) run -buildvcs=false ./bond/bench -guest
+	$(GO) run -buildvcs=false ./mirror/bench -guest -rounds 1
 
 # More seeds than the tests run: make sim SEEDS=10000 SEED0=1
 sim:
