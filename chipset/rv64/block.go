@@ -251,6 +251,7 @@ func (h *Hart) decodeRun(b *block, at uint64) {
 func (h *Hart) decodeCross(b *block, pa2 uint64) {
 	at, at2 := b.pa-h.cfg.RAMBase, pa2-h.cfg.RAMBase
 	b.pa2, b.n = pa2, 0
+	b.entry, b.heat = h.cold, 0
 	w := uint32(h.ram16(at)) | uint32(h.ram16(at2))<<16
 	o := b.append(h.cfg.Compare, decode(w), 0)
 	b.finish(o.size())
@@ -271,7 +272,9 @@ func (b *block) append(level Compare, in instruction, off uint64) site {
 	}
 	o.links = in.op.code >= opBEQ && in.op.code <= opJAL && b.within(o.imm)
 	if b.n > 0 {
-		o.sum = b.site(b.n - 1).sum
+		before := b.site(b.n - 1)
+		_, fixed := before.constant()
+		o.sum, o.fixed = before.sum, before.fixed || fixed
 	}
 	b.n++
 	o.n = uint8(b.n)

@@ -155,6 +155,7 @@ type Hart struct {
 	machine        Backend
 	heat           uint32  // how often a block is come to until it is translated
 	cold           uintptr // entry of blocks without machine code
+	cuts           bool    // parts of blocks are translated, too
 	hard           uint64  // limit, while it is that of a single block
 	codeOps        []CodeOp
 	codeBlock      CodeBlock

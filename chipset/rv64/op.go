@@ -22,6 +22,7 @@ type note struct {
 	aux   uint8  // which of the operations that share the code
 	n     uint8  // steps of the block through this one
 	links bool   // it may lead to a block of its page, by taken
+	fixed bool   // an operation before it always writes the same (op.constant)
 }
 
 // instruction is both, by value, while it is decoded.

@@ -19,7 +19,7 @@ import (
 // single operation that it does not do is then executed as the interpreter's slow path would,
 // and unless that left the block, machine code goes on behind it. Everything else goes by
 // runTranslated, which finds blocks as interpret does, and has those that are rarely run, are
-// too long for the steps that are left, lie across pages or have hooks interpreted.
+// too long for the steps that are left or have hooks interpreted.
 //
 // So whatever ends a regime, drops blocks or disturbs needs to know nothing of machine code:
 // it happens while none runs, and leaves the block (stLeave) or is found by what the code
@@ -34,6 +34,10 @@ type Backend interface {
 	// Translate returns the entry of machine code for a block, 0 if there is none to be.
 	// It may call DropMachineCode.
 	Translate(b *CodeBlock) (entry uintptr)
+	// Once is Translate for a block that is run once, now.
+	Once(b *CodeBlock) (entry uintptr)
+	// IsOnce says whether a host's pc lies in such a block's code.
+	IsOnce(pc uintptr) bool
 	// Enter runs machine code from an entry on until it comes back.
 	Enter(entry uintptr)
 	// Locate is the operation of a block whose machine code the host's pc lies in.
@@ -95,7 +99,8 @@ const (
 	exitOpBits  = 7
 	exitOpMask  = 1<<exitOpBits - 1
 	exitIndex   = 1<<28 - 1
-	entryMax    = 1 << 20 // steps until code comes back, so that the collector is not kept waiting
+	onceIndex   = exitIndex >> exitOpBits // of a block that is run once
+	entryMax    = 1 << 20                 // steps until code comes back, so that the collector is not kept waiting
 	heatDefault = 12
 )
 
@@ -187,7 +192,12 @@ func (h *Hart) Level() Compare { return h.cfg.Compare }
 
 // SetBackend puts a translator behind the hart, between runs; nil takes it away. A block is
 // translated when it has been come to threshold times.
-func (h *Hart) SetBackend(m Backend, threshold int) {
+//
+// A block that is too long for the steps that are left is interpreted as far as they reach.
+// With cuts that part is translated, too, which takes longer, but then no step's result depends
+// on where runs are cut, even if the translator is wrong: for those who look for where.
+func (h *Hart) SetBackend(m Backend, threshold int, cuts bool) {
+	h.cuts = cuts
 	h.machine, h.heat = m, uint32(threshold)
 	if threshold <= 0 {
 		h.heat = heatDefault
@@ -234,11 +244,17 @@ func (h *Hart) runTranslated() {
 			linkable = false
 		}
 		if b.entry <= h.cold || h.steps+b.n > h.limit {
-			h.interpretBlock()
-			linkable = false
+			if linkable = false; b.entry <= h.cold || !h.cuts {
+				h.interpretBlock()
+				continue
+			}
+			h.frame.pageBase, h.frame.pageTerm = pc&^(pageSize-1), pageTerm(pc)
+			if h.enter(h.machine.Once(h.view(h.cut(b, h.limit-h.steps)))); h.fault != nil {
+				return
+			}
 			continue
 		}
-		if linkable {
+		if linkable && !b.cross { // a link would pass by the second page's translation
 			h.machine.Link(site, b.entry)
 		}
 		h.frame.pageBase, h.frame.pageTerm = pc&^(pageSize-1), pageTerm(pc)
@@ -251,7 +267,7 @@ func (h *Hart) runTranslated() {
 // warm translates a block that is come to often. dropped says that all machine code had to
 // make room for it.
 func (h *Hart) warm(b *block) (dropped bool) {
-	if b.heat++; b.heat < h.heat || b.cross || b.hooked || b.entry == 0 {
+	if b.heat++; b.heat < h.heat || b.hooked || b.entry == 0 {
 		return false
 	}
 	drops := h.drops
@@ -267,7 +283,9 @@ func (h *Hart) warm(b *block) (dropped bool) {
 // view is a block as translators see it, until the next view.
 func (h *Hart) view(b *block) *CodeBlock {
 	v := &h.codeBlock
-	v.Index = uint32((uintptr(unsafe.Pointer(b)) - uintptr(unsafe.Pointer(&h.code.blocks[0]))) / unsafe.Sizeof(block{}))
+	if v.Index = onceIndex; b != &h.code.short {
+		v.Index = uint32((uintptr(unsafe.Pointer(b)) - uintptr(unsafe.Pointer(&h.code.blocks[0]))) / unsafe.Sizeof(block{}))
+	}
 	v.Start = uint16(b.pa % pageSize)
 	v.Ops = h.codeOps[:b.n]
 	v.End = b.codeOp(b.n)
@@ -313,7 +331,7 @@ func (h *Hart) enter(entry uintptr) (site uint32, linkable bool) {
 			h.hostFlags()
 		}
 		ran := left - f.left
-		b := &h.code.blocks[f.exit&exitIndex>>exitOpBits]
+		b := h.blockOf(f.exit)
 		switch f.exit & exitKind {
 		case ExitPC:
 			h.steps, h.pc = h.steps+ran, f.pc
@@ -347,7 +365,15 @@ func (h *Hart) enter(entry uintptr) (site uint32, linkable bool) {
 	}
 }
 
-// Constant is the value of an operation that writes the same each time, which machine code
+// blockOf is the block that code came back from.
+func (h *Hart) blockOf(exit uint64) *block {
+	if i := exit & exitIndex >> exitOpBits; i != onceIndex {
+		return &h.code.blocks[i]
+	}
+	return &h.code.short
+}
+
+// constant is the value of an operation that writes the same each time, which machine code
 // does not add to the sum: it is in what it adds at the block's end.
 func (o *op) constant() (v uint64, ok bool) {
 	if o.code == opLUI || o.code == opADDI && o.rs1 == 0 {
@@ -364,6 +390,9 @@ func (o *CodeOp) Constant() (v uint64, ok bool) {
 
 // constants is what such operations before o add to the sum.
 func (b *block) constants(o site) (sum uint64) {
+	if !o.fixed {
+		return 0
+	}
 	for i := range o.position() {
 		before := b.site(i)
 		if v, ok := before.constant(); ok {
@@ -389,6 +418,9 @@ func (h *Hart) crashed() {
 		if b := &h.code.blocks[i]; b.entry > h.cold && b.entry <= at && (last == nil || b.entry > last.entry) {
 			last = b
 		}
+	}
+	if short := &h.code.short; h.machine.IsOnce(at) {
+		last, short.entry = short, h.machine.Once(h.view(short))
 	}
 	if last == nil {
 		h.fault = fmt.Errorf("translated code crashed: signal %d at %#x, which is in no block, behind step %d", signal, at, h.steps)

@@ -339,7 +339,8 @@ func (e *emitter) leave(n int, o *rv64.CodeOp, constant uint64, summed bool) {
 
 // goTo goes on where o leads, which is op i of the block.
 func (e *emitter) goTo(i int, o *rv64.CodeOp) {
-	if o.Links {
+	// At a page's last two bytes may be an instruction across pages, to which nothing links.
+	if to := int64(e.b.Start) + int64(o.Imm); o.Links && to != 4094 {
 		s := e.stub(rv64.ExitLink, i, 0)
 		e.stubs[len(e.stubs)-1].field = e.jmp(s)
 		return

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"ft/chipset/rv64"
+	"ft/chipset/rv64/unlike"
 )
 
 const ramBase = 0x8000_0000
@@ -151,4 +152,58 @@ func TestCrash(t *testing.T) {
 	}()
 	var nothing *Translator
 	nothing.stats.Blocks++
+}
+
+// A guest with more code than there is room for: all is dropped, again and again.
+func TestFull(t *testing.T) {
+	const blocks, steps = 6_000, 80_000
+	make := func() *rv64.Hart {
+		h := rv64.New(rv64.Config{RAM: make([]byte, 1<<20), RAMBase: ramBase})
+		p := []byte{}
+		for i := range uint32(blocks) {
+			p = binary.LittleEndian.AppendUint32(p, 0x0015_0513|i%2048<<20) // addi a0, a0, i
+			p = binary.LittleEndian.AppendUint32(p, 0x00a5_c5b3)            // xor a1, a1, a0
+			p = binary.LittleEndian.AppendUint32(p, 0x0005_1263)            // bnez a0, +4
+		}
+		p = binary.LittleEndian.AppendUint32(p, 0x8000_02b7) // lui t0, 0x80000
+		p = binary.LittleEndian.AppendUint32(p, 0x0202_9293) // slli t0, t0, 32
+		p = binary.LittleEndian.AppendUint32(p, 0x0202_d293) // srli t0, t0, 32
+		p = binary.LittleEndian.AppendUint32(p, 0x0002_8067) // jr t0
+		h.WriteRAM(ramBase, p)
+		return h
+	}
+	h, reference := make(), make()
+	tr := attached(t, h, Options{CodeBytes: codeBytesLeast, Threshold: 1})
+	h.Run(steps)
+	reference.Run(steps)
+	if h.State() != reference.State() {
+		t.Error("the state is not the interpreter's")
+	}
+	if s := tr.Stats(); s.Flushes < 3 || s.CodeBytes > codeBytesLeast || s.NativeSteps < steps/2 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A rule that is wrong is found, at the instruction.
+func TestBrokenRules(t *testing.T) {
+	for rule, is := range map[string]func(insn uint32) bool{
+		brokenADDW: func(w uint32) bool { return w&0xfe00_707f == 0x3b },
+		brokenSRA:  func(w uint32) bool { return w&0xfe00_707f == 0x4000_5033 },
+		brokenBLTU: func(w uint32) bool { return w&0x707f == 0x6063 },
+	} {
+		pairs, err := unlike.NewPairs(func(h *rv64.Hart) error {
+			attached(t, h, Options{Threshold: 1, CodeBytes: 1 << 20, Cuts: true}).e.broken = rule
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var found *unlike.Difference
+		for seed := uint64(1); seed < 400 && found == nil; seed++ {
+			found = pairs.Run(seed)
+		}
+		if found == nil || !found.Exact || !is(found.Insn) {
+			t.Errorf("%s: found %v", rule, found)
+		}
+	}
 }

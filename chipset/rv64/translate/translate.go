@@ -19,6 +19,10 @@ type Options struct {
 	Threshold int
 	// Code is the memory for machine code; nil: the translator's own, of CodeBytes.
 	Code *Code
+	// Cuts is for those who compare engines step by step: where a run ends inside a block, that
+	// part of it is translated, too, instead of interpreted. So what a step does never depends
+	// on where runs are cut, even if it is wrong.
+	Cuts bool
 	// BreakRule names a rule that is made deliberately wrong, for drills. Only binaries
 	// built with the tag ftdrill know any.
 	BreakRule string

@@ -23,6 +23,7 @@ type Translator struct {
 	used   int // bytes from the start, for blocks
 	far    int // from there on, for what they come back by
 	e      emitter
+	once   int // from there on, for what is run once
 	stats  Stats
 	lent   bool // the region is a Code's
 	poison bool // the next block is one that no processor executes
@@ -47,14 +48,15 @@ func attach(h *rv64.Hart, o Options) (*Translator, error) {
 	t.base = uintptr(unsafe.Pointer(h)) + uintptr(t.e.bias)
 	t.common = t.e.commonCode(r.write)
 	t.start, t.cold = t.address(t.e.startAt), t.address(t.e.coldAt)
-	t.used, t.far = t.common, len(r.write)
+	t.once = len(r.write) - onceBytes
+	t.used, t.far = t.common, t.once
 	if err := guardRegion(codeRegion{t.address(0), t.address(len(r.exec)), t.address(t.e.exitAt)}); err != nil {
 		if !t.lent {
 			_ = r.free()
 		}
 		return nil, err
 	}
-	h.SetBackend(backend{t}, o.Threshold)
+	h.SetBackend(backend{t}, o.Threshold, o.Cuts)
 	return t, nil
 }
 
@@ -62,6 +64,7 @@ var ud2 = []byte{0x0f, 0x0b}
 
 const (
 	blockAlign     = 16
+	onceBytes      = 1 << 15 // a block takes less
 	codeBytesLeast = 1 << 18
 	codeBytesMost  = 1 << 30
 )
@@ -72,7 +75,7 @@ func (t *Translator) Close() error {
 	if t.region == nil || t.region.exec == nil {
 		return nil
 	}
-	t.hart.SetBackend(nil, 0)
+	t.hart.SetBackend(nil, 0, false)
 	unguardRegion(t.address(0))
 	if t.lent {
 		t.region = nil
@@ -114,7 +117,7 @@ func (c *Code) Close() error { return c.region.free() }
 func (t *Translator) Stats() Stats {
 	s := t.stats
 	s.NativeSteps, s.Entries = t.hart.MachineSteps()
-	s.CodeBytes = uint64(t.used - t.common + len(t.region.write) - t.far)
+	s.CodeBytes = uint64(t.used - t.common + t.once - t.far)
 	return s
 }
 
@@ -152,8 +155,18 @@ func (b backend) Link(site uint32, entry uintptr) {
 }
 
 func (b backend) Dropped() {
-	b.used, b.far, b.stats.Blocks = b.common, len(b.region.write), 0
+	b.used, b.far, b.stats.Blocks = b.common, b.once, 0
 }
+
+func (b backend) Once(c *rv64.CodeBlock) uintptr {
+	end := len(b.region.write)
+	code, far := b.e.block(c, b.once, end)
+	copy(b.region.write[b.once:], code)
+	copy(b.region.write[end-len(far):], far)
+	return b.address(b.once)
+}
+
+func (b backend) IsOnce(pc uintptr) bool { return pc >= b.address(b.once) }
 
 func (b backend) Translate(c *rv64.CodeBlock) uintptr {
 	begun := time.Now()
