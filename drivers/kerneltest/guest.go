@@ -23,9 +23,8 @@ import (
 
 // cmdline: an oops is the guest's end and not a line that nobody reads; warnings are on
 // the console, what happens at every boot is not; and no time is spent on what an
-// emulated machine does not need. Its timer is not tried, which fails when the real machine
-// is busy for a moment just then.
-const cmdline = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off nokaslr nowatchdog rcupdate.rcu_cpu_stall_suppress=1 no_timer_check random.trust_cpu=on"
+// emulated machine does not need.
+const cmdline = "console=ttyS0 loglevel=5 panic=-1 oops=panic mitigations=off nokaslr nowatchdog rcupdate.rcu_cpu_stall_suppress=1 random.trust_cpu=on"
 
 // boot runs commands in a guest. ended is called after each; lines sees what they say. It
 // returns after the last one, and ends the test when that does not come.
