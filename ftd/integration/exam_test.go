@@ -141,6 +141,7 @@ func (b *box) faceOf(disk string) string { return filepath.Join(b.dir, "dev", di
 
 func (x *exam) fileSystem(disk string, mkfs ...string) (dir string) {
 	x.t.Helper()
+	unclaimed(x.t, x.faceOf(disk))
 	command(x.t, mkfs[0], append(mkfs[1:], x.faceOf(disk))...)
 	dir = x.t.TempDir()
 	command(x.t, "mount", x.faceOf(disk), dir)

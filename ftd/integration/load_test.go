@@ -52,12 +52,29 @@ func legLoop(t *testing.T, bytes int64) (dev, file string) {
 	return faultfile.Loop(t, file), file
 }
 
-func (b *box) mkfs() { command(b.t, "mkfs.ext4", "-q", "-F", b.face()) }
+func (b *box) mkfs() {
+	unclaimed(b.t, b.face())
+	command(b.t, "mkfs.ext4", "-q", "-F", b.face())
+}
+
+// unclaimed waits until nobody claims the device: the number of its loop device may have
+// been that of another test's leg, which is looked for there once more.
+func unclaimed(t *testing.T, dev string) {
+	t.Helper()
+	await(t, busy*10*time.Second, dev+" to be claimed by nobody", func() bool {
+		fd, err := unix.Open(dev, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
+		if err == nil {
+			unix.Close(fd)
+		}
+		return err != unix.EBUSY
+	})
+}
 
 // mount mounts the file system on the face until the test ends.
 func (b *box) mount() (dir string) {
 	b.t.Helper()
 	dir = b.t.TempDir()
+	unclaimed(b.t, b.face())
 	command(b.t, "mount", b.face(), dir)
 	b.t.Cleanup(func() { unmount(b.t, dir) })
 	return dir
