@@ -81,7 +81,7 @@ func TestMistakesInAMachine(t *testing.T) {
 	}{
 		{"misspelt key", "memmory = \"1GiB\"\n", []string{`10: unknown key "memmory" in [[machine]]; did you mean memory?`}},
 		{"values", "engine = \"jit\"\ncompare = \"stpe\"\nblackout_max = \"0s\"\nmemory = \"63MiB\"\nconsole_log = \"1KiB\"\nundecided = \"cpu2\"\nthrottle = 1\n", []string{
-			`10: engine = "jit" is not known; it is one of auto, interpret`,
+			`10: engine = "jit" is not known; it is one of auto, interpret, translate, unlike`,
 			`11: compare = "stpe" is not known; did you mean "step"? it is one of step, store, off`,
 			`12: blackout_max = "0s" is out of range; 1ms to 1m are possible`,
 			`13: memory = 63MiB is too small; 64MiB is the least`,
