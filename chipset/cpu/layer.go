@@ -117,7 +117,7 @@ func (l *layer) activate(f *fault) {
 	case loseStore, doubleStore:
 		match = isStore
 	case BadCode:
-		if l.poison() {
+		if l.poison != nil && l.poison() {
 			l.effect("the next code that is translated is none that the processor executes")
 		} else {
 			l.effect("nothing: the module interprets, and translates no code")
