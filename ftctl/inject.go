@@ -15,7 +15,7 @@ var (
 	sideFaults = map[string][]string{
 		"disk":  {"read-error", "write-error", "corrupt", "slow", "hang", "vanish", "return", "clear"},
 		kindNIC: {"cable-pull", "cable-return", "silent-path", "remove", "return", "flap", "clear"},
-		kindMachine: {"kill", "stop", "double-store", "flip-csr", "flip-memory", "flip-pc", "flip-register", "lose-store", "slow", "stuck", "bad-code",
+		kindMachine: {"kill", "stop", "bad-code", "double-store", "flip-csr", "flip-memory", "flip-pc", "flip-register", "lose-store", "slow", "stuck",
 			"wrong-result", "clear"},
 	}
 	moduleFaults = []string{"power-off", "power-on", "clear"}
