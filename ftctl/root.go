@@ -77,7 +77,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 refused by a rule, 4 ftd cannot be reac
 	root.PersistentFlags().StringVar(&a.socket, "socket", api.DefaultSocket, "where ftd listens")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "write JSON, for programs")
 	root.AddCommand(a.statusCmd(), a.lsCmd(), a.showCmd(), a.bringupCmd(), a.bringdownCmd(), a.switchCmd(),
-		a.waitCmd(), a.eventsCmd(), a.machineCmd(), a.consoleCmd(), a.dumpCmd(), a.priorityCmd(), a.readsCmd(), a.scrubCmd(), a.resolveCmd(), a.mtbfCmd(), a.policyCmd(), a.reloadCmd(), a.injectCmd(), a.drillCmd(), a.supportBundleCmd(), a.versionCmd())
+		a.waitCmd(), a.eventsCmd(), a.machineCmd(), a.consoleCmd(), a.dumpCmd(), a.priorityCmd(), a.readsCmd(), a.scrubCmd(), a.replaceCmd(), a.resolveCmd(), a.mtbfCmd(), a.policyCmd(), a.reloadCmd(), a.injectCmd(), a.drillCmd(), a.supportBundleCmd(), a.versionCmd())
 	root.AddCommand(a.manCmd())
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true // Use names them

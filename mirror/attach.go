@@ -146,6 +146,7 @@ func (e *Engine) adoptIdentity(sb metadata.Superblock, layout metadata.Layout) {
 	e.stale = metadata.NewBitmap(layout.Regions)
 	e.unsure = metadata.NewBitmap(layout.Regions)
 	e.intent.nextClear = e.env.Now() + int64(intentClearEvery)
+	e.half = nil
 	e.sumsReset(sb.Sums && e.opt.Integrity == IntegrityCRC32C)
 	e.made = true
 }
@@ -334,6 +335,7 @@ func (e *Engine) attachFirst(s drivers.Side, g *Leg, acceptRisk string) error {
 // joinEqual takes a leg into service that was in service as recorded, with nothing
 // written since: only the extents marked on either may differ.
 func (e *Engine) joinEqual(l *leg, g *Leg) {
+	e.half = nil
 	e.attachAs(l, g, legIn)
 	l.uuid, l.super = g.Image.Super.Leg, g.Image.Super
 	if g.Image.Torn {

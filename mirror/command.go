@@ -15,12 +15,13 @@ import (
 //	resolve   keep: the side to keep
 //	gone      side: whose device has vanished
 //	scrub     action: start, pause, resume, cancel or show; to start: repair "true", from: the side that is right
+//	replace   action: start or abort; side; to start: path, of the device that is to take its place, accept_risk
 //	priority  level: low, normal or high, of resync and scrub
 //	reads     side, mark: its part in reads, as in ft.toml; "default": as ft.toml has it
 //	configured  pci0_reads, pci1_reads: what ft.toml says now of what may change while it runs
 //
 // The answer of scrub is a scrub.Status.
-func (d *driver) Command(_ context.Context, name string, args map[string]string) (any, error) {
+func (d *driver) Command(ctx context.Context, name string, args map[string]string) (any, error) {
 	switch name {
 	case "resolve":
 		s, err := sideArg(args["keep"])
@@ -40,6 +41,8 @@ func (d *driver) Command(_ context.Context, name string, args map[string]string)
 			d.gone(int(s), open, open.GoneWhy())
 		}
 		return nil, nil
+	case "replace":
+		return d.replaceCommand(ctx, args)
 	case "scrub":
 		return d.scrub(args)
 	case "priority":
@@ -75,7 +78,7 @@ func (d *driver) Command(_ context.Context, name string, args map[string]string)
 		d.do(func(e *Engine) { e.ConfigureReads(marks) })
 		return nil, nil
 	}
-	return nil, drivers.Refuse(drivers.RuleState, "a mirror has no command %q (resolve, gone, scrub, priority, reads, configured)", name)
+	return nil, drivers.Refuse(drivers.RuleState, "a mirror has no command %q (resolve, gone, scrub, priority, reads, configured, replace)", name)
 }
 
 // ReadsDefault, in the command reads, takes back what was said of a leg.

@@ -48,6 +48,7 @@ type driver struct {
 	began   time.Time
 	witness *metadata.WitnessStore
 	scrubs  scrubKeeper
+	newLeg  newLeg
 	faults  [2]*legio.Faults
 	fences  [2]*legio.Fence // of legs that are NBD servers'
 	// handedOver: the process before left nothing under way.
@@ -95,6 +96,9 @@ func New(cfg drivers.Config, env drivers.Env) (drivers.Driver, error) {
 	}
 	if f := d.opt.Frontend; !knownFrontend(f) {
 		return nil, fmt.Errorf("%s: there is no frontend %q (auto, fuseloop, ublk, nbd)", cfg.Name, f)
+	}
+	if err := d.loadLegs(); err != nil {
+		return nil, err
 	}
 	d.witness = metadata.NewWitnessStore(cfg.StateDir, cfg.Name)
 	for i := range d.faults {
@@ -155,6 +159,7 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 		err = d.startLegs(mode, hung, held)
 	}
 	d.setStartWhy(err)
+	d.resumeReplace(true)
 	fresh := mode == drivers.Fresh
 	if !fresh {
 		err := d.adoptFace()
@@ -198,6 +203,9 @@ func (d *driver) Attach(ctx context.Context, s drivers.Side, res drivers.Resourc
 	if res.Path == "" {
 		res.Path = d.cfg.Sides[s].Resource.Path
 	}
+	d.mu.Lock()
+	res.Path = d.newLeg.legs.Sides[s].Of(res.Path) // whoever asks may not have heard that it was replaced
+	d.mu.Unlock()
 	if res.Path == "" {
 		return drivers.Refuse(drivers.RuleState, "%s: no device is configured there", id)
 	}
@@ -289,7 +297,10 @@ func (d *driver) Inject(_ context.Context, s drivers.Side, f drivers.Fault) erro
 	if !s.Valid() {
 		return drivers.Refuse(drivers.RuleState, "name a side: ftctl inject pci0/%s %s", d.cfg.Name, f.Name)
 	}
-	if err := d.faults[s].Inject(f); err != nil {
+	d.mu.Lock()
+	faults := d.faults[s]
+	d.mu.Unlock()
+	if err := faults.Inject(f); err != nil {
 		return drivers.Refuse("fault", "%v", err)
 	}
 	d.mu.Lock()
@@ -384,8 +395,13 @@ func (d *driver) Stop(ctx context.Context, mode drivers.StopMode) error {
 	d.mu.Lock()
 	legs := d.legs
 	d.legs = [2]*legio.Leg{}
+	spare := d.newLeg.open
 	d.mu.Unlock()
 	quiet := mode == drivers.HandOver
+	if spare != nil {
+		spare.Close()
+		quiet = quiet && spare.Quiet()
+	}
 	for i, open := range legs {
 		if open != nil {
 			open.Close()

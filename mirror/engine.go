@@ -25,6 +25,7 @@
 //	sums.go       checksums: why they hold; the table in memory
 //	sumswrite.go  the table on its way to the legs
 //	verify.go     requests of the face under checksums
+//	replace.go replacecopy.go tee.go   another device takes the place of a leg while that serves
 //	pace.go       how background work gives way to applications
 //	snapshot.go   what people are shown
 //
@@ -151,6 +152,11 @@ type Engine struct {
 	pace   pacer
 	sums   sums
 
+	// spare is the device that is to replace a leg, and in the end the one that was replaced.
+	spare leg
+	repl  replacing
+	half  *halfCopied
+
 	preparing *preparation
 	parked    []*request // no leg, no_leg = wait
 	stopping  bool
@@ -180,6 +186,7 @@ func NewEngine(name string, o Options, env Env) *Engine {
 		e.legs[i].reported = drivers.Removed
 		e.legs[i].since = env.Now()
 	}
+	e.spare.side = spareSide
 	e.faceSince = env.Now()
 	e.RestoreScrub(scrub.State{}) // which marks the legs, too
 	return e
@@ -195,13 +202,16 @@ func sideID(side int, name string) string {
 // LegDone takes an ended I/O back from a leg.
 func (e *Engine) LegDone(io *legio.IO) {
 	o := io.Owner.(*op)
-	l := &e.legs[io.Side]
+	l := &e.spare
+	if io.Side != spareSide {
+		l = &e.legs[io.Side]
+	}
 	l.inflight--
 	e.balance.Ended(l.side, io.Len)
 	owner := o.owner
 	if o.attachment != l.attachment {
 		owner.ioFreed(e, o)
-		if l.inflight == 0 {
+		if l.inflight == 0 && l != &e.spare {
 			e.event(drivers.Event{Kind: drivers.EventDrained, Side: drivers.Side(l.side)})
 		}
 	} else {
@@ -232,6 +242,7 @@ func (e *Engine) run() {
 		e.pumpRecord()
 		e.pumpResync()
 		e.pumpScrub()
+		e.pumpReplace()
 		if len(e.ready) == 0 {
 			break
 		}
@@ -247,6 +258,7 @@ func (e *Engine) Tick() {
 	e.tickResync()
 	e.tickSums()
 	e.tickScrub()
+	e.tickReplace()
 	e.tickRecord()
 	e.run()
 }
@@ -308,6 +320,16 @@ func (e *Engine) Submit(r *frontend.Request) {
 	q := e.newRequest(r)
 	e.active++
 	e.lastApp = e.env.Now()
+	if e.repl.phase == replSwapping {
+		e.repl.frozen = append(e.repl.frozen, q)
+	} else {
+		e.submit(q)
+	}
+	e.run()
+}
+
+func (e *Engine) submit(q *request) {
+	r := q.r
 	switch {
 	case e.stopping:
 		q.finish(e, syscall.ESHUTDOWN)
@@ -332,7 +354,6 @@ func (e *Engine) Submit(r *frontend.Request) {
 			q.lockGranted(e)
 		}
 	}
-	e.run()
 }
 
 // deaf owns the lock of a request that did not wait for it.
@@ -387,6 +408,13 @@ func (q *request) ioLost(e *Engine, o *op) {
 	default:
 		e.writeLost(q)
 	}
+}
+
+// use and unuse count who else has the request's memory.
+func (q *request) use() { q.refs++ }
+func (q *request) unuse(e *Engine) {
+	q.refs--
+	q.free(e)
 }
 
 func (q *request) ioFreed(e *Engine, _ *op) {

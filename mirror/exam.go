@@ -177,6 +177,12 @@ func (j *exam) ioDone(e *Engine, o *op) {
 
 func (j *exam) ioLost(e *Engine, _ *op) { j.end(e) }
 
+func (j *exam) use() { j.refs++ }
+func (j *exam) unuse(*Engine) {
+	j.refs--
+	j.give()
+}
+
 func (j *exam) ioFreed(_ *Engine, _ *op) {
 	j.refs--
 	j.give()

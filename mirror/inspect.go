@@ -30,14 +30,23 @@ type found struct {
 	open *legio.Leg // nil when it could not be opened
 	leg  *Leg
 	err  error
+	// fence is that of the slot that it was opened for, where that is a new one.
+	fence *legio.Fence
 }
 
 // inspect opens a leg and reads what it carries. It waits for the device, all in all for
 // at most inspectWithin(), and so runs beside the event loops: one leg that hangs must not
 // keep the other from being served. What comes later is closed again.
 func (d *driver) inspect(side int, path string, shared bool) found {
+	d.mu.Lock()
+	o := legio.OpenOptions{Deadline: d.inspectWithin(), Faults: d.faults[side], Fence: d.fences[side], MinBytes: metadata.DeviceBytesMin, Shared: shared}
+	d.mu.Unlock()
+	return d.inspectWith(path, o)
+}
+
+func (d *driver) inspectWith(path string, options legio.OpenOptions) found {
 	done := make(chan found, 1)
-	go func() { done <- d.inspectSlowly(side, path, shared) }()
+	go func() { done <- d.inspectSlowly(path, options) }()
 	t := time.NewTimer(d.inspectWithin())
 	defer t.Stop()
 	select {
@@ -53,8 +62,7 @@ func (d *driver) inspect(side int, path string, shared bool) found {
 	return found{err: &legio.OpenError{Path: path, Kind: legio.KindHung, Sentence: fmt.Sprintf("the device did not answer within %v: it hangs", d.inspectWithin())}}
 }
 
-func (d *driver) inspectSlowly(side int, path string, shared bool) found {
-	options := legio.OpenOptions{Deadline: d.inspectWithin(), Faults: d.faults[side], Fence: d.fences[side], MinBytes: metadata.DeviceBytesMin, Shared: shared}
+func (d *driver) inspectSlowly(path string, options legio.OpenOptions) found {
 	open, err := legio.Open(path, options)
 	for until := time.Now().Add(busyWithin); err != nil && legio.Busy(err) && time.Now().Before(until); open, err = legio.Open(path, options) {
 		time.Sleep(busyPoll)
@@ -67,7 +75,7 @@ func (d *driver) inspectSlowly(side int, path string, shared bool) found {
 		open.Close()
 		return found{err: err}
 	}
-	return found{open: open, leg: leg}
+	return found{open: open, leg: leg, fence: options.Fence}
 }
 
 func (d *driver) look(open *legio.Leg) (*Leg, error) {

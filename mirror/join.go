@@ -15,6 +15,7 @@ func (e *Engine) prepare(l *leg, g *Leg, full bool) error {
 	l.uuid, l.super = metadata.UUID{}, metadata.Superblock{}
 	var had metadata.Generation
 	if !full {
+		e.half = nil
 		l.uuid, l.super, had = g.Image.Super.Leg, g.Image.Super, g.Image.Super.Generation
 		// Its bitmap says nothing once it is in service, so it must not be found there.
 		l.blank = g.Image.Missed.Count() > 0
@@ -28,7 +29,9 @@ func (e *Engine) prepare(l *leg, g *Leg, full bool) error {
 				l.uuid = o.Leg
 			}
 		}
-		e.stale.Fill()
+		if !e.goOnFrom(l, g) {
+			e.stale.Fill()
+		}
 	}
 	p := &preparation{e: e, l: l, attachment: l.attachment, had: had}
 	what := "resync"

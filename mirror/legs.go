@@ -21,7 +21,7 @@ func (d *driver) startLegs(mode drivers.StartMode, hung [2]bool, shared bool) er
 	if err := d.startOn(&got, hung); err != nil {
 		return err
 	}
-	if mode != drivers.Adopt {
+	if mode != drivers.Adopt && d.replacingSide() < 0 {
 		return nil
 	}
 	// The partner was in service when the predecessor died, if the records say so.
@@ -55,6 +55,7 @@ func (d *driver) closeUntaken(got *[2]found) {
 // startOn starts the engine on what was found on the legs, and takes the leg that it
 // serves from.
 func (d *driver) startOn(got *[2]found, hung [2]bool) error {
+	d.settle(got)
 	var legs [2]*Leg
 	var missing error
 	for i := range got {
@@ -175,6 +176,7 @@ func (d *driver) guard() {
 				d.gone(i, open, open.GoneWhy())
 			}
 		}
+		d.tendSpare()
 		d.retryExport()
 		s := d.Status()
 		d.env.Text(fmt.Sprintf("%s %s: %s, %s", d.cfg.Name, s.State, s.Sides[0].State, s.Sides[1].State))

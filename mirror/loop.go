@@ -222,9 +222,10 @@ func (l *loop) exchange() bool {
 		l.tickAt = now + int64(tickEvery)
 		e.Tick()
 		d.releaseIdleLegs()
+		d.closeSpare()
 	}
 	l.out, d.world.out = d.world.out, outbox{l.out.ios[:0], l.out.replies[:0]}
-	legs := d.legs
+	legs := [3]*legio.Leg{d.legs[0], d.legs[1], d.newLeg.open}
 	d.mu.Unlock()
 	l.replied, l.done, l.reqs = l.replied[:0], l.done[:0], l.reqs[:0]
 	if len(l.out.ios) > 0 {

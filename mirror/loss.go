@@ -123,6 +123,12 @@ func (e *Engine) cut(l *leg, to legState, reason, fault string) {
 		e.downWhy = fmt.Sprintf("%s, the last good side, is out: %s", e.sideID(l.side), reason)
 		e.noService()
 	}
+	e.opsLost(ops)
+	e.replaceLegLost(l)
+}
+
+// opsLost lets whoever waits for I/O go on without it.
+func (e *Engine) opsLost(ops opList) {
 	for o := ops.head; o != nil; {
 		next := o.next
 		o.prev, o.next = nil, nil

@@ -48,8 +48,17 @@ func (l *opList) remove(o *op) {
 	o.prev, o.next = nil, nil
 }
 
-// begin submits an I/O to a leg that is attached.
-func (e *Engine) begin(l *leg, kind legio.Op, off, n int64, buf []byte, owner opOwner) *op {
+// begin submits an I/O to a leg that is attached, and to what is to replace it.
+func (e *Engine) begin(l *leg, kind legio.Op, off, n int64, buf []byte, owner opOwner) {
+	if r := &e.repl; r.phase != replNone && r.side == l.side && e.teed(kind, off, n) {
+		e.beginBoth(l, kind, off, n, buf, owner)
+		return
+	}
+	e.beginOn(l, kind, off, n, buf, owner)
+}
+
+// beginOn submits an I/O to one device.
+func (e *Engine) beginOn(l *leg, kind legio.Op, off, n int64, buf []byte, owner opOwner) *op {
 	o := e.freeOps
 	if o != nil {
 		e.freeOps = o.next

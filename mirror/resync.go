@@ -79,7 +79,7 @@ func (e *Engine) resyncBegin(what string, full bool) {
 // pumpResync starts as many copies as the pace allows, and ends the resync when
 // nothing is stale any more.
 func (e *Engine) pumpResync() {
-	if !e.made || e.stopping {
+	if !e.made || e.stopping || e.repl.phase == replSwapping {
 		return
 	}
 	dst := e.dest()
@@ -270,6 +270,12 @@ func (e *Engine) copyUnreadable(j *copyJob, l *leg, errno syscall.Errno) {
 func (j *copyJob) ioLost(e *Engine, _ *op) { e.copyEnd(j) }
 
 func (j *copyJob) ioFreed(_ *Engine, _ *op) {
+	j.refs--
+	j.give()
+}
+
+func (j *copyJob) use() { j.refs++ }
+func (j *copyJob) unuse(*Engine) {
 	j.refs--
 	j.give()
 }

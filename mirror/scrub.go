@@ -155,6 +155,8 @@ func (e *Engine) scrubWaits() string {
 		return "waits for both sides"
 	case e.suspect() || e.resync.what != "" || !e.recorded():
 		return "waits until both sides are equal"
+	case e.repl.phase != replNone:
+		return "waits until a leg is replaced"
 	}
 	return ""
 }

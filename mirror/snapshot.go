@@ -86,6 +86,9 @@ func (e *Engine) Snapshot() Snapshot {
 		} else if d.State == drivers.Duplex {
 			d.Progress = s.Scrub.Progress
 		}
+		if e.repl.phase != replNone && e.repl.side == i {
+			d.Progress = e.replaceProgress()
+		}
 	}
 	return s
 }

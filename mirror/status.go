@@ -87,6 +87,11 @@ func (d *driver) stats(s Snapshot) map[string]any {
 		m["device"], m["survives_crash"] = f.device, f.survives
 		m["frontend"], m["frontend_why"] = f.kind, f.why
 	}
+	if side, phase := d.engine.Replacing(); side >= 0 {
+		m["replacing"] = map[string]any{"side": sideID(side, d.cfg.Name), "by": d.newLeg.path, "phase": phase, "waits": d.engine.replaceWaits()}
+	} else if n := &d.newLeg; n.pending && n.open == nil {
+		m["replacing"] = map[string]any{"phase": "waits for the device"}
+	}
 	if x := d.exportStats(); x != nil {
 		m["nbd"] = x
 	}

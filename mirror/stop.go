@@ -14,6 +14,7 @@ func (e *Engine) Stop(done func(error)) {
 	for _, q := range parked {
 		q.finish(e, syscall.EIO)
 	}
+	e.replaceStopped()
 	for i := range e.legs {
 		if l := &e.legs[i]; l.state > legShot && l.state < legIn {
 			e.cut(l, legOut, "the disk is being stopped", "")

@@ -299,6 +299,11 @@ func (c Change) check() error {
 		return c.checkPolicy()
 	case Scrub:
 		return c.checkScrub()
+	case Replace:
+		if (c.Action == ReplaceStart) != (c.Path != "") || c.Action != ReplaceStart && c.Action != ReplaceAbort {
+			return badRequest("replace needs an action, start with the path of a device, or abort: {\"action\": \"start\", \"path\": \"/dev/sdc\"}")
+		}
+		return risk(drivers.RiskOverwrite)
 	case Resolve:
 		if c.Keep == "" {
 			return badRequest("resolve needs the side whose data stays: {\"keep\": \"pci0\"}")

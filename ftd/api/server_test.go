@@ -193,7 +193,7 @@ func TestRequests(t *testing.T) {
 		{"POST", "/v1/components/disk0/resolve", "", 400, `{"code":"bad-request","sentence":"resolve needs the side whose data stays: {\"keep\": \"pci0\"}"}`},
 		{"POST", "/v1/components/guest/dump", `{"out":"core"}`, 400, `{"code":"bad-request","sentence":"a dump goes to a file on the box: \"core\" is no absolute path"}`},
 		{"POST", "/v1/components/guest/dump", `{"side":"cpu1/guest","out":"/var/tmp/core"}`, 200, `{"text":"dump guest","seq":7}`},
-		{"POST", "/v1/components/disk0/explode", "", 400, `{"code":"bad-request","sentence":"there is no verb \"explode\" for a component; there are bringup, bringdown, switch, machine, dump, priority, scrub, reads, mtbf, policy, reload, resolve and inject"}`},
+		{"POST", "/v1/components/disk0/explode", "", 400, `{"code":"bad-request","sentence":"there is no verb \"explode\" for a component; there are bringup, bringdown, switch, machine, dump, priority, scrub, replace, reads, mtbf, policy, reload, resolve and inject"}`},
 		{"POST", "/v1/components/disk0", "", 400, `{"code":"bad-request","sentence":"POST /v1/components/ID/VERB: the verb is missing"}`},
 		{"POST", "/v1/components/disk0/bringup", `{"accept_rusk":""}`, 400, `{"code":"bad-request","sentence":"the request's body is not the JSON of a change: json: unknown field \"accept_rusk\""}`},
 		{"POST", "/v1/components/disk0/bringup", `{"keep":"` + strings.Repeat("x", bodyBytesMax) + `"}`, 400, `{"code":"bad-request","sentence":"the request's body cannot be read: http: request body too large"}`},

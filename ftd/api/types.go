@@ -91,10 +91,11 @@ const (
 	Scrub     Verb = "scrub"
 	Reload    Verb = "reload"
 	Reads     Verb = "reads"
+	Replace   Verb = "replace"
 )
 
 // verbs are all of them.
-var verbs = [...]Verb{Bringup, Bringdown, Switch, Machine, Dump, Priority, Scrub, Reads, MTBFVerb, Policy, Reload, Resolve, Inject}
+var verbs = [...]Verb{Bringup, Bringdown, Switch, Machine, Dump, Priority, Scrub, Replace, Reads, MTBFVerb, Policy, Reload, Resolve, Inject}
 
 // Actions of Machine.
 const (
@@ -109,6 +110,12 @@ const (
 	ScrubPause  = "pause"
 	ScrubResume = "resume"
 	ScrubCancel = "cancel"
+)
+
+// Actions of Replace.
+const (
+	ReplaceStart = "start"
+	ReplaceAbort = "abort"
 )
 
 // Levels of Priority.
@@ -127,9 +134,10 @@ type Change struct {
 	ID   string `json:"-"` // module, side or device; "ftd" for Inject of crash, whose answer goes out first
 	By   string `json:"-"` // who asks, for the event log: a user's name
 
-	AcceptRisk string   `json:"accept_risk,omitempty"` // Bringup: overwrite; Bringdown: last-side
+	AcceptRisk string   `json:"accept_risk,omitempty"` // Bringup, Replace: overwrite; Bringdown: last-side
 	Keep       string   `json:"keep,omitempty"`        // Resolve: the module whose side's data stays, e.g. pci0
-	Action     string   `json:"action,omitempty"`      // Machine, MTBFVerb, Scrub
+	Action     string   `json:"action,omitempty"`      // Machine, MTBFVerb, Scrub, Replace
+	Path       string   `json:"path,omitempty"`        // Replace, to start: the device that is to be the leg
 	Threshold  string   `json:"threshold,omitempty"`   // MTBFVerb, to set: a time, e.g. 24h
 	MinFaults  int      `json:"min_faults,omitempty"`  // MTBFVerb, to set
 	Policy     string   `json:"policy,omitempty"`      // MTBFVerb, to set: threshold, never or always

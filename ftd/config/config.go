@@ -52,8 +52,10 @@ type System struct {
 
 // Disk is a table [[disk]].
 type Disk struct {
-	Name          string
-	Legs          [2]Leg // by module; at least one is configured
+	Name string
+	Legs [2]Leg // by module; at least one is configured
+	// InFile has the paths that the file names where the legs were replaced since, else "".
+	InFile        [2]string
 	Frontend      string // auto, fuseloop, ublk, nbd
 	NoLeg         string // error, wait
 	LegTimeout    time.Duration

@@ -69,6 +69,9 @@ func (c *Core) show(d *device, st drivers.Status) {
 	for i := range d.sides {
 		s := &d.sides[i]
 		s.active, s.note, s.progress = st.Sides[i].Active, st.Sides[i].Note, st.Sides[i].Progress
+		if p := st.Sides[i].Resource.Path; p != "" && d.kind.name == "disk" && s.resource.Path != "" {
+			s.resource.Path = p // its driver knows when a leg was replaced
+		}
 	}
 }
 

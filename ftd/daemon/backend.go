@@ -30,6 +30,7 @@ func (d *Daemon) Status() (doc api.Status) {
 	if err := d.owner.look(func(c *control.Core) { doc = c.Status(time.Now()) }); err != nil {
 		doc.System.Verdict = err.Error()
 	}
+	d.noteLegs(&doc)
 	return doc
 }
 
@@ -90,6 +91,8 @@ func (d *Daemon) Change(ctx context.Context, c api.Change) (api.Outcome, error) 
 		return d.dump(ctx, c)
 	case api.Priority:
 		return d.priority(ctx, c)
+	case api.Replace:
+		return d.replace(ctx, c)
 	case api.Scrub:
 		return d.scrub(ctx, c)
 	case api.Reads:

@@ -12,7 +12,6 @@ import (
 	"ft/drivers/host"
 	"ft/ftd/config"
 	"ft/ftd/control"
-	"ft/mirror/nbd"
 )
 
 // configured is a device of the configuration, whatever its kind: what the daemon needs to
@@ -91,6 +90,7 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 	}
 	told := control.DeviceConfigured{Kind: c.kind, Name: c.name, Needs: c.needs}
 	var watches []*watch
+	dev.moved = func(ctx context.Context, s drivers.Side, path string) { d.legMoved(ctx, dev, s, path) }
 	for i, path := range c.paths {
 		if path == "" {
 			continue
@@ -101,6 +101,7 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 			w := newWatch(path, func(ctx context.Context, was, is presence) { d.presenceChanged(ctx, dev, side, was, is) })
 			spec.Resource.Identity, spec.Absent = w.now.identity, !w.now.present
 			watches = append(watches, w)
+			dev.watches[i] = w
 		}
 	}
 
@@ -114,13 +115,9 @@ func (d *Daemon) addDevice(cfg *config.Config, c configured) {
 	d.goRun(dev.runActions)
 	d.goRun(dev.runLink)
 	for _, w := range watches {
-		if nbd.IsAddress(w.path) {
-			d.goRun(func(ctx context.Context) {
-				w.runRemote(ctx, func() drivers.State { return d.stateOf(c.name, w.path) })
-			})
-			continue
-		}
-		d.goRun(w.run)
+		d.goRun(func(ctx context.Context) {
+			w.runAny(ctx, func() drivers.State { return d.stateOf(c.name, w.where()) })
+		})
 	}
 }
 

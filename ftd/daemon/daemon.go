@@ -101,6 +101,9 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 			return fmt.Errorf("make the run directory: %w", err)
 		}
 	}
+	if err := d.placeLegs(cfg); err != nil {
+		return err
+	}
 	lock, err := api.LockRunDir(d.runDir)
 	if err != nil {
 		return err

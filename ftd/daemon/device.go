@@ -34,6 +34,10 @@ type device struct {
 	wake  chan struct{} // tells the link to try at once
 	peer  peer          // whom the link speaks to
 
+	watches [2]*watch // of its legs, nil where ftd does not watch
+	// moved is told when the driver has a leg somewhere else.
+	moved func(ctx context.Context, s drivers.Side, path string)
+
 	power *power     // of the modules
 	cutMu sync.Mutex // held while a side is being taken away or given back for that
 

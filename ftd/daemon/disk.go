@@ -22,7 +22,7 @@ func configuredDisk(disk config.Disk) configured {
 	c := configured{kind: kindDisk, name: disk.Name, line: disk.Line, driver: mirror.Kind, modules: pciModules, watched: true}
 	for i := range disk.Legs {
 		c.paths[i] = disk.Legs[i].Path
-		disk.Legs[i].Line = 0
+		disk.Legs[i].Line, disk.InFile[i] = 0, ""
 	}
 	disk.Line = 0
 	options := mirrorOptions(disk)

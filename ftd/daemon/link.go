@@ -171,6 +171,11 @@ func (d *device) snapshot(ctx context.Context) (drivers.Status, error) {
 	if st.State != drivers.FaceDown {
 		d.up()
 	}
+	for i := range st.Sides {
+		if w := d.watches[i]; w != nil && st.Sides[i].Resource.Path != "" && st.Sides[i].Resource.Path != w.where() {
+			d.moved(ctx, drivers.Side(i), st.Sides[i].Resource.Path)
+		}
+	}
 	return st, nil
 }
 

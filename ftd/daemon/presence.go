@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,6 +43,7 @@ type presence struct {
 
 // watch is the look-out for one leg.
 type watch struct {
+	mu   sync.Mutex // guards path and now
 	path string
 	now  presence
 	// changed is told what was and what is.
@@ -51,6 +53,45 @@ type watch struct {
 
 func newWatch(path string, changed func(ctx context.Context, was, is presence)) *watch {
 	return &watch{path: path, now: look(path), changed: changed, kick: make(chan struct{}, 1)}
+}
+
+// where is the path, which changes when the leg is replaced.
+func (w *watch) where() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.path
+}
+
+// move makes it the look-out for another path, and says what is there.
+func (w *watch) move(path string) presence {
+	is := look(path)
+	w.mu.Lock()
+	w.path, w.now = path, is
+	w.mu.Unlock()
+	w.lookNow()
+	return is
+}
+
+// seen notes what is at a path, and says what was; false: the leg is not there any more.
+func (w *watch) seen(path string, is presence) (was presence, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.path != path {
+		return presence{}, false
+	}
+	was, w.now = w.now, is
+	return was, true
+}
+
+// runAny is run, or runRemote for as long as the leg is an NBD server's.
+func (w *watch) runAny(ctx context.Context, state func() drivers.State) {
+	for ctx.Err() == nil {
+		if nbd.IsAddress(w.where()) {
+			w.runRemote(ctx, state)
+		} else {
+			w.run(ctx)
+		}
+	}
 }
 
 // run looks whenever it is kicked, and every presencePoll, until ctx ends. Each leg has
@@ -65,8 +106,15 @@ func (w *watch) run(ctx context.Context) {
 		case <-w.kick:
 		case <-tick.C:
 		}
-		was, is := w.now, look(w.path)
-		w.now = is
+		path := w.where()
+		if nbd.IsAddress(path) {
+			return
+		}
+		is := look(path)
+		was, ok := w.seen(path, is)
+		if !ok {
+			continue
+		}
 		if was.present != is.present || was.medium != is.medium {
 			w.changed(ctx, was, is)
 		}
@@ -84,16 +132,26 @@ func (w *watch) runRemote(ctx context.Context, state func() drivers.State) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.kick:
 		case <-time.After(pause):
+		}
+		path := w.where()
+		if !nbd.IsAddress(path) {
+			return
 		}
 		now := state()
 		if now.InService() || now == drivers.Syncing || now == drivers.Diagnostics {
 			// Should the driver lose it, it is as if it had been absent until it answers.
-			w.now, pause = presence{}, presencePoll
+			w.seen(path, presence{})
+			pause = presencePoll
 			continue
 		}
-		was, is := w.now, lookRemote(w.path)
-		w.now, pause = is, min(2*pause, remotePollMax)
+		is := lookRemote(path)
+		was, ok := w.seen(path, is)
+		if !ok {
+			continue
+		}
+		pause = min(2*pause, remotePollMax)
 		switch {
 		case is.present && !was.present:
 			pause = presencePoll

@@ -95,6 +95,9 @@ func (d *Daemon) readAgain() (added []configured, cfg *config.Config, err error)
 	d.mu.Lock()
 	now := d.config
 	d.mu.Unlock()
+	if err := d.placeLegs(cfg); err != nil {
+		return nil, nil, err
+	}
 	if added, err = newDevices(now, cfg); err != nil {
 		return nil, nil, err
 	}

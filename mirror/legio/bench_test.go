@@ -62,7 +62,7 @@ func benchmark(b *testing.B, leg *Leg, op Op, depth int, size int64) {
 			io.Off = rand.Int64N(leg.Bytes/size) * size
 		}
 		begun += len(next)
-		ring.Submit(next, [2]*Leg{leg})
+		ring.Submit(next, [3]*Leg{leg})
 		next = next[:0]
 		unix.Poll(poll, -1)
 		ring.Reap(done)

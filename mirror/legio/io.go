@@ -23,7 +23,7 @@ func (o Op) String() string { return [...]string{"read", "write", "flush", "zero
 // the length to the leg's logical block size.
 type IO struct {
 	Op   Op
-	Side int8  // which leg, 0 or 1
+	Side int8  // which leg, 0 or 1; 2 is a device that replaces one
 	Off  int64 // bytes
 	Len  int64 // bytes; for Read and Write len(Buf)
 	Buf  []byte

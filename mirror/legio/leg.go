@@ -78,6 +78,9 @@ type Leg struct {
 // WWN, serial number, or for files and loop devices the file. "" where it has none.
 func (l *Leg) Identity() string { return l.identity }
 
+// Faults is its fault layer.
+func (l *Leg) Faults() *Faults { return l.faults }
+
 // Depth is how many requests the leg has in flight at most; what is more, waits.
 func (l *Leg) Depth() int { return int(l.depth) }
 

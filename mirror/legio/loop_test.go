@@ -89,7 +89,7 @@ func (l *eventLoop) start(leg *Leg, ios ...*IO) chan *IO {
 		io.Owner = func(io *IO) { ended <- io }
 	}
 	submitted := make(chan struct{})
-	l.do(func() { l.ring.Submit(ios, [2]*Leg{leg, leg}); close(submitted) })
+	l.do(func() { l.ring.Submit(ios, [3]*Leg{leg, leg}); close(submitted) })
 	select {
 	case <-submitted:
 	case <-time.After(testPatient):

@@ -119,7 +119,7 @@ func openRemoteLeg(t *testing.T, uri string, o OpenOptions) *remoteLeg {
 }
 
 // begin submits IOs. wait hands n back.
-func (r *remoteLeg) begin(ios ...*IO) { r.ring.Submit(ios, [2]*Leg{r.leg, r.leg}) }
+func (r *remoteLeg) begin(ios ...*IO) { r.ring.Submit(ios, [3]*Leg{r.leg, r.leg}) }
 
 func (r *remoteLeg) wait(n int) []*IO {
 	r.t.Helper()

@@ -128,7 +128,7 @@ func benchRemote(b *testing.B, depth int) {
 		b.Fatal(err)
 	}
 	defer ring.Close()
-	submit := func(io *IO) { ring.Submit([]*IO{io}, [2]*Leg{leg, leg}) }
+	submit := func(io *IO) { ring.Submit([]*IO{io}, [3]*Leg{leg, leg}) }
 	b.ResetTimer()
 	begun, done := 0, 0
 	for ; begun < min(depth, b.N); begun++ {

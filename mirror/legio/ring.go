@@ -98,9 +98,9 @@ func (r *Ring) Pending() bool {
 
 // Submit begins each IO on legs[io.Side]. Every outcome, also that the leg is nil or
 // closed (ENODEV) or the IO ill-formed (EINVAL), comes by Reap.
-func (r *Ring) Submit(ios []*IO, legs [2]*Leg) {
+func (r *Ring) Submit(ios []*IO, legs [3]*Leg) {
 	for _, io := range ios {
-		r.begin(io, legs[io.Side&1])
+		r.begin(io, legs[io.Side])
 	}
 	r.flush()
 	if r.ready.head != nil {

@@ -21,7 +21,7 @@ func TestManyInFlightFromTwoLoops(t *testing.T) {
 	const size, deep, rounds = 32 * mib, 100, 25 // more than the device has room for
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	legs := [2]*Leg{mustOpen(t, sparse(t, size), OpenOptions{}), mustOpen(t, sparse(t, size), OpenOptions{})}
+	legs := [3]*Leg{mustOpen(t, sparse(t, size), OpenOptions{}), mustOpen(t, sparse(t, size), OpenOptions{})}
 	loops := [2]*eventLoop{newEventLoop(t), newEventLoop(t)}
 	last := make([]uint64, size/4096) // what each block holds
 	var all sync.WaitGroup
@@ -373,7 +373,7 @@ func TestSmallRing(t *testing.T) {
 	for i := range int64(1000) {
 		ios = append(ios, write(i*4096, 4096, 5))
 	}
-	ring.Submit(ios, [2]*Leg{leg})
+	ring.Submit(ios, [3]*Leg{leg})
 	poll := []unix.PollFd{{Fd: int32(ring.Fd()), Events: unix.POLLIN}}
 	for left := len(ios); left > 0; {
 		if n, err := unix.Poll(poll, int(testPatient.Milliseconds())); n == 0 && err == nil {
@@ -395,7 +395,7 @@ func TestRingCloseWithHungLeg(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Hang()
-	ring.Submit([]*IO{write(0, 4096, 1), {Op: Zero, Len: 4096}}, [2]*Leg{leg})
+	ring.Submit([]*IO{write(0, 4096, 1), {Op: Zero, Len: 4096}}, [3]*Leg{leg})
 	waitFor(t, "both to be held", func() bool { return f.Held() == 2 })
 	begun := time.Now()
 	ring.Close()
@@ -417,7 +417,7 @@ func TestNothingIsAllocatedPerIO(t *testing.T) {
 	done := func(*IO) {}
 	poll := []unix.PollFd{{Fd: int32(ring.Fd()), Events: unix.POLLIN}}
 	n := testing.AllocsPerRun(200, func() {
-		ring.Submit(ios, [2]*Leg{leg})
+		ring.Submit(ios, [3]*Leg{leg})
 		for left := len(ios); left > 0; left -= ring.Reap(done) {
 			unix.Poll(poll, -1)
 		}

@@ -27,6 +27,9 @@ import (
 //	            are rewritten before anything else; and a witness that does not name the
 //	            leg's generation and survivor (it is older, or there is none) is written
 //	            before the first acknowledgement alone, and before a leg is resynced
+//	a replacement  the partner names the leg that took the place of another one (MissedLeg,
+//	            in the same generation), before anything is acknowledged that the old one
+//	            lacks: so the old one is known as replaced (Disowns); see mirror/replace.go
 //	a resolve   a loss whose Bump names the generations that were given up, so that
 //	            they are history from then on
 //
@@ -314,6 +317,16 @@ func (a *assembly) claimant(i int) Verdict {
 
 // equals chooses among two legs that differ at most in the marked extents.
 func (a *assembly) equals() Verdict {
+	if s0, s1 := a.super(0), a.super(1); s0.Both() && s1.Both() {
+		switch d0, d1 := s0.Disowns(s1), s1.Disowns(s0); {
+		case d0 && d1:
+			return refuse(CodeUnfit, "%s and %s were each in service with another partner: one of them was replaced. Disconnect that one%s", a.side(0), a.side(1), a.risk(0, 1))
+		case d0 || d1:
+			i := sideIf(d1) // the one that has a new partner
+			a.note("%s was replaced by another leg and is not used", a.side(1-i))
+			return a.alone(i)
+		}
+	}
 	if a.w != nil && !a.super(0).knows(a.w.Generation) {
 		return refuse(CodeStale, "%s and %s are of generation %s, and the witness knows of %s, which neither has: the mirror went on with another leg (%s, %s). Attach that%s",
 			a.side(0), a.side(1), a.super(0).Generation, a.w.Generation, a.w.Resources[0], a.w.Resources[1], a.risk(0, 1))

@@ -74,6 +74,7 @@ const (
 	flagSyncing = 1
 	flagClean   = 2
 	flagSums    = 4
+	flagStaged  = 8
 )
 
 var (
@@ -140,6 +141,9 @@ func EncodeSuper(sb *Superblock, buf []byte) {
 	if sb.Sums {
 		buf[offFlags] |= flagSums
 	}
+	if sb.Staged {
+		buf[offFlags] |= flagStaged
+	}
 	history := sb.History[:min(len(sb.History), HistoryLen)]
 	buf[offHistoryLen] = uint8(len(history))
 	le.PutUint32(buf[offLogical:], sb.LogicalBlock)
@@ -184,6 +188,7 @@ func DecodeSuper(buf []byte) (Superblock, error) {
 		Syncing:       buf[offFlags]&flagSyncing != 0,
 		Clean:         buf[offFlags]&flagClean != 0,
 		Sums:          buf[offFlags]&flagSums != 0,
+		Staged:        buf[offFlags]&flagStaged != 0,
 		MissedLeg:     UUID(buf[offMissedLeg : offMissedLeg+16]),
 		MissedFrom:    getGeneration(buf[offMissedFrom:]),
 	}
@@ -213,7 +218,7 @@ func (sb *Superblock) implausible(flags uint8) string {
 		return fmt.Sprintf("slot %d", sb.Slot)
 	case sb.InService > 3:
 		return fmt.Sprintf("legs %#x in service", sb.InService)
-	case flags&^(flagSyncing|flagClean|flagSums) != 0:
+	case flags&^(flagSyncing|flagClean|flagSums|flagStaged) != 0:
 		return fmt.Sprintf("flags %#x", flags)
 	case !pow2(sb.LogicalBlock, 512, BlockSize):
 		return fmt.Sprintf("a logical block size of %d", sb.LogicalBlock)
@@ -230,6 +235,12 @@ func putGeneration(buf []byte, g Generation) {
 
 func getGeneration(buf []byte) Generation {
 	return Generation{Counter: le.Uint64(buf), ID: UUID(buf[8:generationLen])}
+}
+
+// Restamp makes a block of a map that was encoded for one leg one of the leg called leg.
+func Restamp(buf []byte, leg UUID) {
+	copy(buf[offLeg:], leg[:])
+	seal(buf)
 }
 
 // EncodeIntent writes block number block of the write-intent map b into buf, which

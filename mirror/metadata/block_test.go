@@ -136,7 +136,7 @@ func TestSuperIsJudgedBeyondItsChecksum(t *testing.T) {
 		{"index", func(b []byte) { b[offIndex] = 1 }, ErrDamaged},
 		{"slot", func(b []byte) { b[offSlot] = 2 }, ErrDamaged},
 		{"service", func(b []byte) { b[offInService] = 4 }, ErrDamaged},
-		{"flags", func(b []byte) { b[offFlags] = 8 }, ErrDamaged},
+		{"flags", func(b []byte) { b[offFlags] = 128 }, ErrDamaged},
 		{"history", func(b []byte) { b[offHistoryLen] = HistoryLen + 1 }, ErrDamaged},
 		{"logical", func(b []byte) { b[offLogical] = 1 }, ErrDamaged},
 		{"physical", func(b []byte) { clear(b[offPhysical : offPhysical+4]) }, ErrDamaged},

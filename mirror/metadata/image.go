@@ -11,4 +11,7 @@ type Image struct {
 	// Sequence, before anything is done that relies on it: else the newer copy may rot
 	// and the state before it come back.
 	Torn bool
+	// Staged is what a staged superblock says; Super is then that of a leg that has never
+	// been in service.
+	Staged *Superblock
 }

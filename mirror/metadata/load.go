@@ -47,6 +47,11 @@ func Load(r io.ReaderAt, deviceBytes int64) (*Image, error) {
 	if sb.DeviceBytes != uint64(device) {
 		return nil, fmt.Errorf("%w: the leg was %d bytes when it was made and is %d now: give it its old size back, or use it as a new leg", ErrGeometry, sb.DeviceBytes, device)
 	}
+	if sb.Staged {
+		staged := sb.Clone()
+		img.Staged = &staged
+		sb.Unserve()
+	}
 	l, err := sb.Layout()
 	if err != nil {
 		return nil, fmt.Errorf("%w: superblock with impossible sizes: %w", ErrDamaged, err)
@@ -109,6 +114,30 @@ func (img *Image) loadSuper(r io.ReaderAt, device int64) error {
 			return errs[0]
 		}
 		return fmt.Errorf("%w; %w", errs[0], errs[1])
+	}
+	return nil
+}
+
+// WriteSuper makes sb, with the next sequence, the superblock of a leg that nothing else is
+// writing to: both copies, each stable before the other is touched.
+func WriteSuper(w interface {
+	io.WriterAt
+	Sync() error
+}, sb *Superblock) error {
+	l, err := sb.Layout()
+	if err != nil {
+		return err
+	}
+	sb.Sequence++
+	buf := AlignedBlock()
+	EncodeSuper(sb, buf)
+	for _, off := range l.SuperOff {
+		if _, err := w.WriteAt(buf, off); err != nil {
+			return err
+		}
+		if err := w.Sync(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -79,6 +79,10 @@ type Superblock struct {
 	// Sums: the table of checksums on this leg holds for its data, but where extents are
 	// marked. Without it the table's place is to be taken for garbage.
 	Sums bool
+	// Staged: this leg is a complete copy of the one in its slot, and is to take its place.
+	// It has when the state directory says so (package legpath); until then what it says is
+	// no leg's word.
+	Staged bool
 	// The missed-writes bitmap of this leg tells what MissedLeg lacks, counted from
 	// MissedFrom, the generation that leg had. A zero MissedLeg: everything. While both
 	// legs are in service MissedLeg names the partner, and the bitmap means nothing.

@@ -79,7 +79,7 @@ func relateSameGeneration(s, j *Superblock) Relation {
 		return RelSplitBrain
 	case alone:
 		return RelAhead // it served alone until the serving leg joined it
-	case !j.Syncing && j.Both() && s.Both():
+	case !j.Syncing && j.Both() && s.Both() && !s.Disowns(j):
 		return RelEqual
 	}
 	return s.lacks(j)

@@ -30,6 +30,20 @@ func (sb *Superblock) Clone() Superblock {
 	return c
 }
 
+// Unserve makes it that of a leg that has never been in service: whatever is on it, it is
+// brought up to date in full before it serves.
+func (sb *Superblock) Unserve() {
+	sb.Generation, sb.History, sb.InService, sb.Syncing = Generation{}, nil, 0, true
+	sb.Clean, sb.Sums, sb.Staged = false, false, false
+	sb.MissedLeg, sb.MissedFrom = UUID{}, Generation{}
+}
+
+// Disowns says whether this leg, when both were in service, had another partner than o: one
+// of the two was replaced since. A leg in service always names its partner.
+func (sb *Superblock) Disowns(o *Superblock) bool {
+	return sb.Both() && !sb.MissedLeg.IsZero() && sb.MissedLeg != o.Leg
+}
+
 // Bump begins a new generation, named id: the mirror goes on with fewer legs than
 // before. The present generation becomes history. An admin who resolves a split-brain
 // in favour of this leg decides that what the other one (and the witness) had is
