@@ -103,8 +103,8 @@ func TestReplace(t *testing.T) {
 		t.Error("what was written is not what is read")
 	}
 	unmount(t, dir)
-	b.stop()
 	b.equalLegs(file0, file3)
+	b.stop()
 
 	b.start()
 	b.replaced("pci1/disk0", dev3)
@@ -132,6 +132,6 @@ func TestReplaceDead(t *testing.T) {
 	b.do("replace", "pci1/disk0", dev2)
 	b.replaced("pci1/disk0", dev2)
 	b.reads('r')
-	b.stop()
 	b.equalLegs(file0, file2)
+	b.stop()
 }
