@@ -101,9 +101,6 @@ func Run(ctx context.Context, o Options, reload <-chan os.Signal) error {
 			return fmt.Errorf("make the run directory: %w", err)
 		}
 	}
-	if err := d.placeLegs(cfg); err != nil {
-		return err
-	}
 	lock, err := api.LockRunDir(d.runDir)
 	if err != nil {
 		return err
@@ -125,6 +122,9 @@ func (d *Daemon) prepare(ctx context.Context) error {
 	}
 	d.config = cfg
 	if err := d.makeStateDir(); err != nil {
+		return err
+	}
+	if err := d.placeLegs(cfg); err != nil {
 		return err
 	}
 	if err := d.loadServed(); err != nil {
