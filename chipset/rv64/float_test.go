@@ -191,6 +191,16 @@ func TestRounding(t *testing.T) {
 	}
 }
 
+// A conversion that is exact is refused all the same when it asks frm, which is reserved.
+func TestExactWithReservedRounding(t *testing.T) {
+	convert := opFP(0x1a, 1, 7, 4, t0, 0) // fcvt.d.w
+	b := floatBoard(t, convert)
+	b.writeCSR(csrFrm, 5)
+	b.run(1)
+	b.want("pc", b.PC(), handler)
+	b.want("mtval", b.Hart.csr.mtval, uint64(convert))
+}
+
 // With FS off everything of F and D is illegal, and nothing is changed.
 func TestFloatOff(t *testing.T) {
 	for _, code := range []uint32{

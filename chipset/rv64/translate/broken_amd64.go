@@ -20,7 +20,7 @@ func (e *emitter) breakRegister(o *rv64.CodeOp, d reg) {
 	case e.broken == crashMUL && o.Code == rv64.OpMUL:
 		e.byte(0x0f, 0x0b)
 	case e.broken == crashXOR && o.Code == rv64.OpXOR:
-		e.constant_(rax, 64)
+		e.constant(rax, 64)
 		e.rm(iMOV, rax, at(rax, 0))
 	case e.broken == brokenADDW && o.Code == rv64.OpADDW:
 		e.ri(iADDI, d, 1)

@@ -35,22 +35,21 @@ type emitter struct {
 	bias  int32 // of rBase in the hart
 
 	// What every block refers to.
-	upAt, downAt, pagesAt, constAt           int
-	startAt, exitAt, coldAt, lookupAt, mxcsr int
+	upAt, downAt, pagesAt, constAt    int
+	startAt, exitAt, coldAt, lookupAt int
 
 	// The block.
-	b        *rv64.CodeBlock
-	steps    int
-	constant uint64 // what operations that write constants have added so far
-	summed   bool   // something was added to rSum
-	dirty    bool   // FS is dirty here
-	op       int    // the operation at work
-	slow     label  // where it leads if it is not done here
-	far      assembler
-	stubs    []stub
-	taken    []exit
-	begins   [rv64.MaxBlock]int // where each operation's code begins
-	broken   string             // a rule to break
+	b      *rv64.CodeBlock
+	steps  int
+	fixed  uint64 // what operations that write constants have added so far
+	summed bool   // something was added to rSum
+	dirty  bool   // FS is dirty here
+	op     int    // the operation at work
+	far    assembler
+	stubs  []stub
+	taken  []exit
+	begins [rv64.MaxBlock]int // where each operation's code begins
+	broken string             // a rule to break
 }
 
 // stub is what is behind a block's code: how it comes back.
@@ -165,7 +164,7 @@ func (e *emitter) commonRoutines() {
 	e.align()
 	e.coldAt = e.here()
 	e.rm(iMOVTo, rdx, e.hart(e.l.PC))
-	e.constant_(rax, uint64(rv64.ExitAt(rv64.ExitPC, 0, 0)))
+	e.constant(rax, uint64(rv64.ExitAt(rv64.ExitPC, 0, 0)))
 
 	// Store the registers and come back, with why in rax and where in rdx.
 	e.exitAt = e.here()
@@ -221,15 +220,12 @@ func (e *emitter) commonRoutines() {
 	e.jmp(&gone)
 }
 
-// constant_ loads a constant.
-func (e *emitter) constant_(r reg, v uint64) { e.assembler.constant(r, v) }
-
 // block is the code of a block that will lie at an offset of the region, and what it comes back
 // by, which will end at another.
 func (e *emitter) block(b *rv64.CodeBlock, origin, farEnd int) (code, far []byte) {
 	e.origin, e.code = origin, e.code[:0]
 	e.b, e.steps = b, len(b.Ops)
-	e.constant, e.summed, e.dirty = 0, false, false
+	e.fixed, e.summed, e.dirty = 0, false, false
 	e.stubs, e.taken = e.stubs[:0], e.taken[:0]
 
 	e.ri(iSUBI, rLeft, int32(e.steps))
@@ -240,12 +236,12 @@ func (e *emitter) block(b *rv64.CodeBlock, origin, farEnd int) (code, far []byte
 		e.op, e.begins[i] = i, e.here()
 		ended = e.operation(&b.Ops[i])
 		if v, ok := b.Ops[i].Constant(); ok {
-			e.constant += rv64.Mix(v) * b.Ops[i].Weight
+			e.fixed += rv64.Mix(v) * b.Ops[i].Weight
 		}
 	}
 	if !ended {
 		e.op = e.steps
-		e.leave(e.steps, &b.End, e.constant, e.summed)
+		e.leave(e.steps, &b.End, e.fixed, e.summed)
 		e.goTo(e.steps, &b.End)
 	}
 	for i := range e.taken {
@@ -322,13 +318,13 @@ func (e *emitter) leave(n int, o *rv64.CodeOp, constant uint64, summed bool) {
 			e.rm(iIMUL, rax, inRegion(int32(e.pagesAt+8*n)))
 			e.rr(iADD, rFold, rax)
 		default:
-			e.constant_(rax, o.Page)
+			e.constant(rax, o.Page)
 			e.rm(iIMUL, rax, e.hart(e.l.PageTerm))
 			e.rr(iADD, rFold, rax)
 		}
 		up, _ := rv64.FoldPowers(n - 1)
 		if c := o.Site + constant*up; c != 0 {
-			e.constant_(rax, c)
+			e.constant(rax, c)
 			e.rr(iADD, rFold, rax)
 		}
 	}
@@ -361,7 +357,7 @@ func (e *emitter) addConstant(r reg, v int64) {
 	case v == int64(int32(v)):
 		e.ri(iADDI, r, int32(v))
 	default:
-		e.constant_(rcx, uint64(v))
+		e.constant(rcx, uint64(v))
 		e.rr(iADD, r, rcx)
 	}
 }

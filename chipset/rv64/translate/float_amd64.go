@@ -35,7 +35,7 @@ func (e *emitter) floatMemory(o *rv64.CodeOp) {
 		if o.Code == rv64.OpFSD {
 			size = 8
 		}
-		e.address_(o)
+		e.effective(o)
 		e.reach(e.l.W, size)
 		e.storeAt(o, size)
 		return
@@ -44,7 +44,7 @@ func (e *emitter) floatMemory(o *rv64.CodeOp) {
 	if o.Code == rv64.OpFLW {
 		i, size = iMOVL, 4
 	}
-	e.address_(o)
+	e.effective(o)
 	e.reach(e.l.R, size)
 	e.rm(iADD, rdx, at(rcx, 8))
 	e.rm(i, rax, atIndex(rRAM, rdx, 1, 0))

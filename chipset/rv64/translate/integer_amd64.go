@@ -9,7 +9,7 @@ func (e *emitter) operation(o *rv64.CodeOp) (ends bool) {
 	switch c := o.Code; {
 	case c == rv64.OpNOP:
 	case c <= rv64.OpSRAIW:
-		e.immediate_(o)
+		e.oneSource(o)
 	case c <= rv64.OpMULW && c != rv64.OpDIV && c != rv64.OpDIVU && c != rv64.OpREM && c != rv64.OpREMU:
 		e.register(o)
 	case c < rv64.OpLB:
@@ -39,11 +39,11 @@ func (e *emitter) operation(o *rv64.CodeOp) (ends bool) {
 	return false
 }
 
-// immediate_ is what has one source, or none.
-func (e *emitter) immediate_(o *rv64.CodeOp) {
+// oneSource is what has one source, or none.
+func (e *emitter) oneSource(o *rv64.CodeOp) {
 	d := e.dst(o)
 	if v, ok := o.Constant(); ok {
-		e.constant_(d, v)
+		e.constant(d, v)
 		if d == rax {
 			e.rm(iMOVTo, d, e.x(o.Rd))
 		}
@@ -296,7 +296,7 @@ func (e *emitter) divide(o *rv64.CodeOp) {
 	}
 	e.bind(&byZero)
 	e.rr(iMOV, rdx, rax)
-	e.constant_(rax, 1<<64-1)
+	e.constant(rax, 1<<64-1)
 	e.bind(&done)
 	v := rax
 	if rest {
@@ -323,12 +323,12 @@ func (e *emitter) branch(o *rv64.CodeOp) (ends bool) {
 	if e.op == e.steps-1 && o.Imm <= int32(o.Off) {
 		var end label
 		e.jcc(c^1, &end)
-		e.leave(e.steps, o, e.constant, e.summed)
+		e.leave(e.steps, o, e.fixed, e.summed)
 		e.goTo(e.op, o)
 		e.bind(&end)
 		return false // goes on with the end
 	}
-	e.taken = append(e.taken, exit{op: e.op, constant: e.constant, summed: e.summed})
+	e.taken = append(e.taken, exit{op: e.op, constant: e.fixed, summed: e.summed})
 	e.jcc(c, &e.taken[len(e.taken)-1].label)
 	return false
 }
@@ -349,7 +349,7 @@ func (e *emitter) jump(o *rv64.CodeOp) {
 		e.pcOf(d, int64(e.b.Start)+int64(o.Behind))
 		e.put(o, d, false)
 	}
-	e.leave(e.steps, o, e.constant, e.summed)
+	e.leave(e.steps, o, e.fixed, e.summed)
 	if o.Code == rv64.OpJ || o.Code == rv64.OpJAL {
 		e.goTo(e.op, o)
 	} else {

@@ -5,7 +5,7 @@ package translate
 import "ft/chipset/rv64"
 
 // address makes rdx the address of a load or a store.
-func (e *emitter) address_(o *rv64.CodeOp) {
+func (e *emitter) effective(o *rv64.CodeOp) {
 	if h, ok := host(o.Rs1); ok && o.Imm != 0 {
 		e.rm(iLEA, rdx, at(h, o.Imm))
 	} else if e.load(rdx, o.Rs1); o.Imm != 0 {
@@ -37,7 +37,7 @@ var loads = map[rv64.Code]struct {
 
 func (e *emitter) loadOp(o *rv64.CodeOp) {
 	l := loads[o.Code]
-	e.address_(o)
+	e.effective(o)
 	e.reach(e.l.R, l.size)
 	e.rm(iADD, rdx, at(rcx, 8))
 	d := e.dst(o)
@@ -47,7 +47,7 @@ func (e *emitter) loadOp(o *rv64.CodeOp) {
 
 func (e *emitter) storeOp(o *rv64.CodeOp) {
 	size := int32(1) << (o.Code - rv64.OpSB)
-	e.address_(o)
+	e.effective(o)
 	e.reach(e.l.W, size)
 	e.storeAt(o, size)
 }

@@ -35,7 +35,7 @@ func (e *emitter) atomic(o *rv64.CodeOp) {
 
 // reserve makes r the physical address of an offset in RAM.
 func (e *emitter) reserve(r, off reg) {
-	e.constant_(r, e.l.RAMBase)
+	e.constant(r, e.l.RAMBase)
 	e.rr(iADD, r, off)
 }
 
@@ -138,7 +138,7 @@ func (e *emitter) system(o *rv64.CodeOp) {
 		e.jmp(e.toSlow())
 		return
 	}
-	e.leave(e.steps, o, e.constant, e.summed)
+	e.leave(e.steps, o, e.fixed, e.summed)
 	e.pcOf(rdx, int64(e.b.Start)+int64(o.Behind))
 	e.lookup()
 }
@@ -182,7 +182,7 @@ func (e *emitter) accessCSR(o *rv64.CodeOp) bool {
 	if writes {
 		switch {
 		case immediate:
-			e.constant_(rdx, uint64(o.Rs1))
+			e.constant(rdx, uint64(o.Rs1))
 		default:
 			e.load(rdx, o.Rs1)
 		}
