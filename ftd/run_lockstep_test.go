@@ -10,6 +10,7 @@ import (
 
 	"ft/chipset/campaign"
 	"ft/chipset/duplex/workload"
+	"ft/chipset/engine"
 )
 
 // writeWorkload makes a program that takes some 30,000 steps a round.
@@ -149,5 +150,22 @@ func TestCampaignRefusals(t *testing.T) {
 		if code != c.code || out != "" || !strings.Contains(errs, c.want) {
 			t.Errorf("%q: exit code %d, printed %q, said %q; want %d and %q", c.args, code, out, errs, c.code, c.want)
 		}
+	}
+}
+
+// With an engine of its own in each module, they are alike; and code that crashes is a fault of
+// the module that runs it, told with the guest's pc.
+func TestRunELFUnlike(t *testing.T) {
+	if _, err := engine.Unlike.Of(); err != nil {
+		t.Skip(err)
+	}
+	code, _, errs := runRole("run-elf", writeWorkload(t, 10), "--memory", "128KiB", "--lockstep", "--engine", "unlike", "--inject", "cpu1 bad-code --at-step 60000")
+	for _, say := range []string{"cpu1 was shot (died)", "translated code crashed", "pc 0x8000", "cpu1 is in lockstep again"} {
+		if !strings.Contains(errs, say) {
+			t.Errorf("exit code %d, no %q in %q", code, say, errs)
+		}
+	}
+	if code != 0 {
+		t.Errorf("exit code %d", code)
 	}
 }
