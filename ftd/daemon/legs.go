@@ -42,6 +42,9 @@ func (d *Daemon) placeLegs(cfg *config.Config) error {
 func (d *Daemon) noteLegs(doc *api.Status) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.config == nil {
+		return // there is none yet
+	}
 	for _, disk := range d.config.Disks {
 		for i := range doc.Devices {
 			if doc.Devices[i].ID != disk.Name {
