@@ -72,6 +72,7 @@ const (
 	LastPieceCounts                           // of a request done in pieces only the last one's error counts
 	RecordBehind                              // count as recorded what changed while it was being recorded
 	StaleOnlyWhenCut                          // a write that one leg lacks is not noted as such
+	NoSumOrder                                // write a block of checksums to a leg that joins while it is being written there
 )
 
 // NoIntentMap, as Options.Measure, leaves the write-intent map out, so that its cost can

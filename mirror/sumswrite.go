@@ -12,11 +12,13 @@ import (
 // Writing the table of checksums: to the legs, when marks go or memory runs short; to a
 // leg that joins, what it lacks; and all of it, when checksums are turned on.
 
-// sumWrite is one block of the table on its way to the legs.
+// sumWrite is one block of the table on its way to the legs. There is one of a block at a
+// time: of two, a leg may keep the older.
 type sumWrite struct {
 	b       *sumBlock
 	epoch   int
 	version int
+	catchUp bool // to one leg, which lacked it
 	pending int
 	failed  bool
 	done    func(ok bool)
@@ -48,19 +50,27 @@ func (e *Engine) writeSums(b *sumBlock, done func(ok bool)) {
 
 func (w *sumWrite) ioDone(e *Engine, o *op) {
 	l := &e.legs[o.io.Side]
-	if o.io.Err == 0 {
-		l.tabled.Set(w.b.n)
-	} else {
+	switch {
+	case o.io.Err != 0:
 		l.counters.WriteErrors++
-		if !e.failed(l, "error writing checksums", o.io.Err) {
+		if !e.failed(l, "error writing checksums", o.io.Err) || w.catchUp {
 			w.failed = true // the last leg: it stays
+		}
+	default:
+		l.tabled.Set(w.b.n)
+		if w.catchUp {
+			l.lack.Clear(w.b.n)
 		}
 	}
 	w.end(e)
 }
 
-func (w *sumWrite) ioLost(e *Engine, _ *op) { w.end(e) }
-func (w *sumWrite) ioFreed(*Engine, *op)    {}
+func (w *sumWrite) ioLost(e *Engine, _ *op) {
+	w.failed = w.failed || w.catchUp
+	w.end(e)
+}
+
+func (w *sumWrite) ioFreed(*Engine, *op) {}
 
 func (w *sumWrite) end(e *Engine) {
 	if w.pending--; w.pending > 0 {
@@ -68,7 +78,7 @@ func (w *sumWrite) end(e *Engine) {
 	}
 	b := w.b
 	ok := !w.failed && w.epoch == e.sums.epoch && e.in() != 0
-	if ok && b.version == w.version {
+	if ok && b.version == w.version && !w.catchUp {
 		b.dirty = false
 		e.trustSums(b)
 	}
@@ -241,41 +251,36 @@ func (e *Engine) catchUpSums(l *leg, done func(ok bool)) {
 	}
 	at := l.attachment
 	w.each = func(b *sumBlock, done func(bool)) {
-		if l.attachment != at {
+		switch {
+		case l.attachment != at:
 			done(false)
-			return
+		case b.write != nil && e.defect&NoSumOrder == 0:
+			b.after = append(b.after, func(bool) {
+				if w.epoch != e.sums.epoch {
+					done(false)
+					return
+				}
+				w.each(b, done)
+			})
+		default:
+			e.catchUpSum(l, b, done)
 		}
-		image := metadata.AlignedBlock()
-		copy(image, b.table)
-		l.counters.Writes++
-		// Cleared before it is on the leg: if it becomes a target again it is set by the
-		// write that follows whatever changes.
-		e.begin(l, legio.Write, e.layout.SumBlockOff(b.n), metadata.BlockSize, image, &catchUp{b.n, done})
 	}
 	e.sumWorkOn(w)
 }
 
-// catchUp is one block of the table on its way to a leg that joins.
-type catchUp struct {
-	n    int
-	done func(bool)
-}
-
-func (c *catchUp) ioDone(e *Engine, o *op) {
-	l := &e.legs[o.io.Side]
-	if o.io.Err != 0 {
-		l.counters.WriteErrors++
-		e.failed(l, "error writing checksums", o.io.Err)
-		c.done(false)
-		return
+// catchUpSum writes a block of the table, of which no write is under way, to a leg that
+// joins. That lacks it until it is there.
+func (e *Engine) catchUpSum(l *leg, b *sumBlock, done func(ok bool)) {
+	c := &sumWrite{b: b, epoch: e.sums.epoch, version: b.version, catchUp: true, pending: 1, done: done}
+	if e.defect&NoSumOrder == 0 {
+		b.write = c
 	}
-	l.lack.Clear(c.n)
-	l.tabled.Set(c.n)
-	c.done(true)
+	image := metadata.AlignedBlock()
+	copy(image, b.table)
+	l.counters.Writes++
+	e.begin(l, legio.Write, e.layout.SumBlockOff(b.n), metadata.BlockSize, image, c)
 }
-
-func (c *catchUp) ioLost(*Engine, *op)  { c.done(false) }
-func (c *catchUp) ioFreed(*Engine, *op) {}
 
 // sumsLacking are regions that stand for what absent legs lack of the table: one of each
 // block of it.

@@ -44,6 +44,7 @@ var defects = []struct {
 	{"counting the error of the last piece only", mirror.LastPieceCounts, Faulty},
 	{"taking a record for newer than it is", mirror.RecordBehind, LossAndKill},
 	{"not noting what one leg lacks", mirror.StaleOnlyWhenCut, Any},
+	{"two writes of a block of checksums at a time", mirror.NoSumOrder, LossAndKill},
 }
 
 func TestDefectsFound(t *testing.T) {
