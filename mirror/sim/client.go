@@ -48,6 +48,7 @@ type call struct {
 	fua    bool  // it counts as done when a flush has followed it, as the frontends have it
 	doer   int   // its step in the script that is being written, from 1; 0: none
 	at     int64 // when it was sent
+	behind int64 // pieces of discards and write-zeroes that may be done before it, with its own
 	phase  phase
 	req    *frontend.Request // of the present life
 	mem    []byte            // what req.Data was at first; given back by Free
@@ -203,6 +204,12 @@ func (cl *client) send(w *world, c *call) {
 func (cl *client) submit(w *world, c *call) {
 	c.phase, c.freed = phSubmitted, false
 	c.tries++
+	c.behind = 0
+	for _, other := range cl.calls {
+		if other.op == opZero && other.phase == phSubmitted {
+			c.behind += other.n/zeroPiece + 1
+		}
+	}
 	c.req = &frontend.Request{Op: c.op, Off: c.off, Len: c.n, Mem: c}
 	if c.op == opFlush {
 		c.req.Len = 0
@@ -428,9 +435,13 @@ func (cl *client) errorWarranted(w *world, c *call) {
 	}
 }
 
+// zeroPiece, that engines under test are given, is so small that requests of a simulated disk
+// have several.
+const zeroPiece = 64 << 10
+
 // patience is how long a request may take while a healthy leg is in service.
 func (cl *client) patience(w *world, c *call) int64 {
-	d := 4*w.p.timeout + 2*sec
+	d := 4*w.p.timeout + 2*sec + 4*c.behind*w.p.latency
 	if c.op == opZero {
 		d += 6 * w.p.timeout
 	}

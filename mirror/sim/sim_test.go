@@ -32,9 +32,6 @@ func sound(name string, o mirror.Options, env mirror.Env) Engine {
 	return e
 }
 
-// zeroPiece is so small that requests of a simulated disk have several.
-const zeroPiece = 64 << 10
-
 func defective(d mirror.Defect) func(string, mirror.Options, mirror.Env) Engine {
 	return func(name string, o mirror.Options, env mirror.Env) Engine {
 		e := mirror.NewEngine(name, o, env)
