@@ -107,6 +107,9 @@ type loop struct {
 	out     outbox
 	tickAt  int64
 	busy    bool // the last poll found something
+	// watching is the queue that this thread waits in, where it can be waited in.
+	watching *queueBox
+	waiter   frontend.Waiter
 }
 
 // queueBox makes an interface fit an atomic pointer.
@@ -159,6 +162,12 @@ func (l *loop) run() {
 // poll waits for input, a kick, or the time of the next tick. It says whether the ring
 // and the face have something.
 func (l *loop) poll() (completed, asked bool) {
+	if q := l.queue.Load(); q != l.watching {
+		l.watch(q)
+	}
+	if l.waiter != nil {
+		return l.waitInQueue()
+	}
 	fds := [3]unix.PollFd{{Fd: int32(l.ring.Fd()), Events: unix.POLLIN}, {Fd: int32(l.kicks), Events: unix.POLLIN}, {Fd: -1}}
 	if q := l.queue.Load(); q != nil && !l.hold.Load() {
 		fds[2] = unix.PollFd{Fd: int32(q.Fd()), Events: unix.POLLIN}
@@ -187,6 +196,42 @@ func (l *loop) poll() (completed, asked bool) {
 		unix.Read(l.kicks, b[:])
 	}
 	return fds[0].Revents != 0 || l.ring.Pending(), fds[2].Revents != 0
+}
+
+// watch prepares for waiting in q.
+func (l *loop) watch(q *queueBox) {
+	l.watching, l.waiter = q, nil
+	if q != nil {
+		if w, ok := q.Queue.(frontend.Waiter); ok {
+			if err := w.Watch(l.ring.Fd(), l.kicks); err != nil {
+				l.d.env.Log.Error("a queue of the face is lost", "err", err)
+				l.queue.CompareAndSwap(q, nil)
+			} else {
+				l.waiter = w
+			}
+		}
+	}
+	l.ring.Watched(l.waiter != nil)
+}
+
+// waitInQueue is poll in a queue that can be waited in.
+func (l *loop) waitInQueue() (completed, asked bool) {
+	wait := 10 * tickEvery
+	if l.n == 0 {
+		wait = tickEvery
+	}
+	if l.ring.Pending() {
+		wait = 0
+	}
+	signalled := uint32(0)
+	if wait == 0 || l.busy {
+		signalled, asked = l.waiter.Wait(min(wait, quickPoll), true)
+	}
+	if l.busy = signalled != 0 || asked || wait == 0; !l.busy {
+		signalled, asked = l.waiter.Wait(wait, false)
+		l.busy = signalled != 0 || asked
+	}
+	return signalled&1 != 0 || l.ring.Pending(), asked
 }
 
 // quickPoll is how long a loop that was just busy waits without telling the runtime.
@@ -233,7 +278,11 @@ func (l *loop) exchange() bool {
 		clear(l.out.ios)
 	}
 	for _, r := range l.out.replies {
-		r.Queue.Reply(r)
+		if l.waiter != nil && r.Queue == frontend.Queue(l.waiter) {
+			l.waiter.ReplyHere(r)
+		} else {
+			r.Queue.Reply(r)
+		}
 		l.replied = append(l.replied, r)
 	}
 	clear(l.out.replies)

@@ -3,7 +3,10 @@
 // themselves (fuseloop, ublk, nbd, nbdserver) are packages below this one.
 package frontend
 
-import "syscall"
+import (
+	"syscall"
+	"time"
+)
 
 // Op is what a request of the face asks for.
 type Op uint8
@@ -60,6 +63,22 @@ type Queue interface {
 	// tried again on the other leg while the first may still write to Data), and its
 	// release. It is bounded: nil when there is none.
 	Alloc(n int) (buf []byte, release func())
+}
+
+// Waiter is a queue in which its thread waits for all that it waits for: with one system call
+// the kernel is given the answers, and the thread sleeps until there is something. Only the
+// thread that calls Receive calls these.
+type Waiter interface {
+	Queue
+	// Watch has Wait end whenever one of fds is signalled. They are eventfds, which need not be
+	// read: each signal counts, whatever came before.
+	Watch(fds ...int) error
+	// Wait waits for at most limit. It says which of the watched descriptors were signalled, bit
+	// i for the i-th, and whether Receive has something to do. quick keeps the wait from the Go
+	// runtime: for short ones.
+	Wait(limit time.Duration, quick bool) (signalled uint32, asked bool)
+	// ReplyHere is Reply, which the next Wait sends.
+	ReplyHere(r *Request)
 }
 
 // Face is a running frontend.

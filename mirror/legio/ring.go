@@ -48,12 +48,13 @@ type Ring struct {
 	table []*IO // by slot: what the kernel has
 	free  []uint32
 
-	iocbs [batchMax]iocb // the batch that is being built
-	list  [batchMax]*iocb
-	batch int
-	ready ioList // ended, to be handed back by the next Reap
-	freed []*Leg // refused pieces made room on these; Submit and Reap look at their queues
-	limit int    // events taken by one Reap
+	iocbs     [batchMax]iocb // the batch that is being built
+	list      [batchMax]*iocb
+	batch     int
+	ready     ioList // ended, to be handed back by the next Reap
+	isWatched bool   // Fd's signals are counted elsewhere
+	freed     []*Leg // refused pieces made room on these; Submit and Reap look at their queues
+	limit     int    // events taken by one Reap
 
 	mu       sync.Mutex // guards the fields below
 	efd      int
@@ -86,6 +87,10 @@ func NewRing(entries int) (*Ring, error) {
 
 // Fd is readable (POLLIN) when Reap has something to do.
 func (r *Ring) Fd() int { return r.efd }
+
+// Watched says whether each signal of Fd is noticed by whoever watches it: then Reap need not
+// make it unreadable, which costs a system call.
+func (r *Ring) Watched(is bool) { r.isWatched = is }
 
 // Pending says, without a system call, whether Reap would hand something back now.
 func (r *Ring) Pending() bool {
@@ -259,9 +264,11 @@ func (r *Ring) pieceEnded(data uint64, res int64) *Leg {
 // Reap hands back what has ended, through done, and returns how many. It submits what
 // was waiting for room on a leg. done may call Submit.
 func (r *Ring) Reap(done func(*IO)) int {
-	var count uint64
-	// Never blocks: EAGAIN when it was not signalled.
-	unix.RawSyscall(unix.SYS_READ, uintptr(r.efd), uintptr(unsafe.Pointer(&count)), unsafe.Sizeof(count))
+	if !r.isWatched {
+		var count uint64
+		// Never blocks: EAGAIN when it was not signalled.
+		unix.RawSyscall(unix.SYS_READ, uintptr(r.efd), uintptr(unsafe.Pointer(&count)), unsafe.Sizeof(count))
+	}
 	for range r.limit {
 		ev, ok := r.events.next()
 		if !ok {

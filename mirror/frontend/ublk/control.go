@@ -161,7 +161,7 @@ func openControl() (*control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", controlPath, err)
 	}
-	r, err := newRing(4, true)
+	r, err := newRing(4, ioringSetupSQE128)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err

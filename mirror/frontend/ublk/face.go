@@ -315,7 +315,7 @@ func (f *Face) takeDown() error {
 		err := f.control.do("stop the ublk device", cmdStopDev, ctrlCmd{devID: f.id})
 		if f.queue != nil {
 			f.queue.stop(false)
-			<-f.queue.ended
+			<-f.queue.gone
 		}
 		err = errors.Join(err, f.control.do("delete the ublk device", cmdDelDev, ctrlCmd{devID: f.id}))
 		f.control.close()
@@ -344,7 +344,7 @@ func (f *Face) Abandon() {
 	f.once.Do(func() {
 		f.queue.stop(true)
 		select {
-		case <-f.queue.ended:
+		case <-f.queue.gone:
 		case <-time.After(closeWithin):
 			f.opt.Log.Warn("leaving the face: its event loop does not turn", "device", f.Device())
 		}

@@ -6,31 +6,44 @@ package ublk
 import (
 	"fmt"
 	"sync/atomic"
+	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	ioringOpUringCmd      = 46
-	ioringSetupSQE128     = 1 << 10
-	ioringEnterGetevents  = 1 << 0
-	ioringRegisterEventfd = 4
-	ioringOffSQRing       = 0
-	ioringOffCQRing       = 0x8000000
-	ioringOffSQEs         = 0x10000000
-	ioringFeatSingleMmap  = 1 << 0
-	sqeBytes              = 64
-	sqeCmdOffset          = 48
-	sysIoUringSetup       = 425
-	sysIoUringEnter       = 426
-	sysIoUringRegister    = 427
-	sqeBytesLarge         = 128
-	sqeCmdBytesLarge      = sqeBytesLarge - sqeCmdOffset
-	sqeOffOpcode          = 0
-	sqeOffFd              = 4
-	sqeOffCmdOp           = 8
-	sqeOffUserData        = 32
+	ioringOpPollAdd           = 6
+	ioringOpUringCmd          = 46
+	ioringPollAddMulti        = 1 << 0
+	ioringSetupRDisabled      = 1 << 6
+	ioringSetupSQE128         = 1 << 10
+	ioringSetupSingleIssuer   = 1 << 12
+	ioringSetupDeferTaskrun   = 1 << 13
+	ioringEnterGetevents      = 1 << 0
+	ioringEnterExtArg         = 1 << 3
+	ioringRegisterEventfd     = 4
+	ioringUnregisterEventfd   = 5
+	ioringRegisterEnableRings = 12
+	ioringCqeFMore            = 1 << 1
+	ioringOffSQRing           = 0
+	ioringOffCQRing           = 0x8000000
+	ioringOffSQEs             = 0x10000000
+	ioringFeatSingleMmap      = 1 << 0
+	sqeBytes                  = 64
+	sqeCmdOffset              = 48
+	sysIoUringSetup           = 425
+	sysIoUringEnter           = 426
+	sysIoUringRegister        = 427
+	sqeBytesLarge             = 128
+	sqeCmdBytesLarge          = sqeBytesLarge - sqeCmdOffset
+	sqeOffOpcode              = 0
+	sqeOffFd                  = 4
+	sqeOffCmdOp               = 8
+	sqeOffLen                 = 24
+	sqeOffPollEvents          = 28
+	sqeOffUserData            = 32
 )
 
 // ioUringParams is struct io_uring_params.
@@ -69,13 +82,16 @@ type ring struct {
 	cqMask  uint32
 	cqes    []ioUringCQE
 	unsent  uint32 // entries that the kernel has not been told of
+	limit   unix.Timespec
+	arg     geteventsArg
 }
 
-func newRing(entries uint32, large bool) (_ *ring, err error) {
-	p := ioUringParams{}
+// newRing makes a ring with flags (IORING_SETUP_…).
+func newRing(entries, flags uint32) (_ *ring, err error) {
+	p := ioUringParams{flags: flags}
 	r := &ring{sqeSize: sqeBytes}
-	if large {
-		p.flags, r.sqeSize = ioringSetupSQE128, sqeBytesLarge
+	if flags&ioringSetupSQE128 != 0 {
+		r.sqeSize = sqeBytesLarge
 	}
 	fd, _, e := unix.Syscall(sysIoUringSetup, uintptr(entries), uintptr(unsafe.Pointer(&p)), 0)
 	if e != 0 {
@@ -106,40 +122,99 @@ func newRing(entries uint32, large bool) (_ *ring, err error) {
 	return r, nil
 }
 
-// notify has an eventfd signalled for completions.
-func (r *ring) notify(eventfd int) error {
-	fd := int32(eventfd)
-	if _, _, e := unix.Syscall6(sysIoUringRegister, uintptr(r.fd), ioringRegisterEventfd, uintptr(unsafe.Pointer(&fd)), 1, 0, 0); e != 0 {
+func (r *ring) register(op, arg, n uintptr) error {
+	if _, _, e := unix.Syscall6(sysIoUringRegister, uintptr(r.fd), op, arg, n, 0, 0); e != 0 {
 		return fmt.Errorf("io_uring_register: %w", e)
 	}
 	return nil
 }
 
+// enable lets a ring begin that was made disabled, and makes the calling thread the one whose
+// it is.
+func (r *ring) enable() error { return r.register(ioringRegisterEnableRings, 0, 0) }
+
+// silence ends what notify began.
+func (r *ring) silence() error { return r.register(ioringUnregisterEventfd, 0, 0) }
+
+// notify has an eventfd signalled for completions.
+func (r *ring) notify(eventfd int) error {
+	fd := int32(eventfd)
+	return r.register(ioringRegisterEventfd, uintptr(unsafe.Pointer(&fd)), 1)
+}
+
 // command adds a command to a device; cmd is what goes into the entry's command area. The
 // ring has room: who uses it has no more under way than entries.
 func (r *ring) command(fd int, op uint32, cmd []byte, userData uint64) {
+	e := r.entry(ioringOpUringCmd, fd, userData)
+	*(*uint32)(unsafe.Pointer(&e[sqeOffCmdOp])) = op
+	copy(e[sqeCmdOffset:], cmd)
+}
+
+// watch adds a completion for each time that a descriptor becomes readable.
+func (r *ring) watch(fd int, userData uint64) {
+	e := r.entry(ioringOpPollAdd, fd, userData)
+	*(*uint32)(unsafe.Pointer(&e[sqeOffLen])) = ioringPollAddMulti
+	*(*uint32)(unsafe.Pointer(&e[sqeOffPollEvents])) = unix.POLLIN
+}
+
+// entry adds an entry. What is in it counts when the kernel is told of it.
+func (r *ring) entry(opcode byte, fd int, userData uint64) []byte {
 	tail := *r.sqTail
 	i := tail & r.sqMask
 	e := r.sqes[int(i)*r.sqeSize : int(i+1)*r.sqeSize]
 	clear(e)
-	e[sqeOffOpcode] = ioringOpUringCmd
+	e[sqeOffOpcode] = opcode
 	*(*int32)(unsafe.Pointer(&e[sqeOffFd])) = int32(fd)
-	*(*uint32)(unsafe.Pointer(&e[sqeOffCmdOp])) = op
 	*(*uint64)(unsafe.Pointer(&e[sqeOffUserData])) = userData
-	copy(e[sqeCmdOffset:], cmd)
 	r.sqArray[i] = i
 	atomic.StoreUint32(r.sqTail, tail+1)
 	r.unsent++
+	return e
 }
 
-// submit tells the kernel of what was added, and waits for least completions.
-func (r *ring) submit(least uint32) error {
-	flags := uintptr(0)
-	if least > 0 {
-		flags = ioringEnterGetevents
+// geteventsArg is struct io_uring_getevents_arg.
+type geteventsArg struct {
+	sigmask   uint64
+	sigmaskSz uint32
+	pad       uint32
+	ts        uint64
+}
+
+// wait tells the kernel of what was added and waits for a completion, a signal, or limit.
+// quick is without telling the Go runtime.
+func (r *ring) wait(limit time.Duration, quick bool) error {
+	least := uintptr(1)
+	if limit <= 0 || r.ready() {
+		least = 0
 	}
+	r.limit = unix.NsecToTimespec(int64(limit))
+	r.arg.ts = uint64(uintptr(unsafe.Pointer(&r.limit)))
+	const flags = ioringEnterGetevents | ioringEnterExtArg
+	var n uintptr
+	var e syscall.Errno
+	if quick {
+		n, _, e = unix.RawSyscall6(sysIoUringEnter, uintptr(r.fd), uintptr(r.unsent), least, flags, uintptr(unsafe.Pointer(&r.arg)), unsafe.Sizeof(r.arg))
+	} else {
+		n, _, e = unix.Syscall6(sysIoUringEnter, uintptr(r.fd), uintptr(r.unsent), least, flags, uintptr(unsafe.Pointer(&r.arg)), unsafe.Sizeof(r.arg))
+	}
+	switch e {
+	case 0:
+		r.unsent -= uint32(n)
+	case unix.ETIME, unix.EINTR, unix.EAGAIN, unix.EBUSY:
+	default:
+		return fmt.Errorf("io_uring_enter: %w", e)
+	}
+	return nil
+}
+
+// ready says whether there is a completion.
+func (r *ring) ready() bool { return *r.cqHead != atomic.LoadUint32(r.cqTail) }
+
+// submit tells the kernel of what was added, and waits for least completions. What has been
+// completed is in the ring then.
+func (r *ring) submit(least uint32) error {
 	for {
-		n, _, e := unix.Syscall6(sysIoUringEnter, uintptr(r.fd), uintptr(r.unsent), uintptr(least), flags, 0, 0)
+		n, _, e := unix.Syscall6(sysIoUringEnter, uintptr(r.fd), uintptr(r.unsent), uintptr(least), ioringEnterGetevents, 0, 0)
 		if e == unix.EINTR {
 			continue
 		}
