@@ -200,7 +200,11 @@ func (l *loop) poll() (completed, asked bool) {
 
 // watch prepares for waiting in q.
 func (l *loop) watch(q *queueBox) {
-	l.watching, l.waiter = q, nil
+	l.watching = q
+	if q != nil && l.waiter != nil && q.Queue == frontend.Queue(l.waiter) {
+		return // a queue that was served from the making of its face on
+	}
+	l.waiter = nil
 	if q != nil {
 		if w, ok := q.Queue.(frontend.Waiter); ok {
 			if err := w.Watch(l.ring.Fd(), l.kicks); err != nil {

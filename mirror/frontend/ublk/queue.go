@@ -302,8 +302,10 @@ func (q *Queue) takeInbox() (leave bool) {
 	q.inbox, q.spare = q.spare[:0], list
 	leave = q.leave
 	q.mu.Unlock()
-	if !leave {
-		for _, c := range list {
+	for _, c := range list {
+		if leave {
+			c.drop()
+		} else {
 			q.commit(c)
 		}
 	}
@@ -337,7 +339,8 @@ func (q *Queue) commit(c *carried) {
 func (q *Queue) ReplyHere(r *frontend.Request) {
 	c := q.carriedOf(r)
 	if q.released {
-		return // a successor will be asked again
+		c.drop() // a successor will be asked again
+		return
 	}
 	if r.Op == frontend.Read && r.Err == 0 && unsafe.SliceData(r.Data) != unsafe.SliceData(c.mem.Data) {
 		c.moved = r.Data // only until commit has copied it
@@ -354,6 +357,7 @@ func (q *Queue) Reply(r *frontend.Request) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
+		c.drop()
 		return
 	}
 	if q.inbox = append(q.inbox, c); len(q.inbox) == 1 {
@@ -396,6 +400,9 @@ func (q *Queue) stopped() bool {
 func (q *Queue) release() {
 	q.released = true
 	q.mu.Lock()
+	for _, c := range q.inbox {
+		c.drop()
+	}
 	q.closed, q.inbox = true, nil
 	if q.bell >= 0 {
 		unix.Close(q.bell)
