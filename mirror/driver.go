@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/drivers"
+	"ft/mirror/frontend/ublk"
 	"ft/mirror/legio"
 	"ft/mirror/metadata"
 )
@@ -67,7 +68,9 @@ type driver struct {
 	face     blockFace
 	faceKept string // the kind of face that the disk has had so far, "" before there was one
 	faceWhy  string // how that came
-	export   export
+	// faceAwaited: the kernel does not give over the face that was left yet. See awaitFace.
+	faceAwaited bool
+	export      export
 
 	mu       sync.Mutex // guards the fields below, and every call into the engine
 	engine   *Engine
@@ -79,6 +82,7 @@ type driver struct {
 	barred   [2]bool          // a dying predecessor still has I/O under way there
 	refusals [2]string        // why it is not in
 	startWhy string           // why the face is down
+	heldWhy  string           // why the face that was left is awaited
 	shown    *shownFace       // the face that is up
 	events   chan drivers.Event
 	seq      uint64
@@ -163,6 +167,10 @@ func (d *driver) Start(ctx context.Context, mode drivers.StartMode) error {
 	fresh := mode == drivers.Fresh
 	if !fresh {
 		err := d.adoptFace()
+		if errors.Is(err, ublk.ErrHeld) {
+			d.awaitFace(err)
+			err = nil
+		}
 		if fresh = errors.Is(err, errDiscarded); err != nil && !fresh {
 			return fmt.Errorf("take over the face of %s: %w", d.cfg.Name, err)
 		}
@@ -425,6 +433,7 @@ func (d *driver) Stop(ctx context.Context, mode drivers.StopMode) error {
 func (d *driver) abandonFace(ctx context.Context) {
 	d.faceMu.Lock()
 	defer d.faceMu.Unlock()
+	d.faceAwaited = false // a successor will
 	if d.face == nil {
 		return
 	}

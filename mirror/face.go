@@ -28,7 +28,7 @@ func (d *driver) faceOptions() fuseloop.Options {
 func (d *driver) createFace() error {
 	d.faceMu.Lock()
 	defer d.faceMu.Unlock()
-	if d.face != nil || d.stopping.Load() {
+	if d.face != nil || d.faceAwaited || d.stopping.Load() {
 		return nil
 	}
 	d.mu.Lock()
@@ -78,6 +78,11 @@ func (d *driver) keep(face blockFace, g frontend.Geometry) error {
 func (d *driver) adoptFace() error {
 	d.faceMu.Lock()
 	defer d.faceMu.Unlock()
+	return d.adoptLeft()
+}
+
+// adoptLeft is adoptFace, under faceMu.
+func (d *driver) adoptLeft() error {
 	note, err := d.readNote()
 	if err != nil {
 		return err
@@ -151,7 +156,7 @@ func (d *driver) removeFace(force bool) error {
 	d.faceMu.Lock()
 	defer d.faceMu.Unlock()
 	if d.face == nil {
-		return nil
+		return d.discardAwaited(force)
 	}
 	if n, who := d.users(); n > 0 && !force {
 		return drivers.Refuse(drivers.RuleBusy, "%s is in use: %s", d.facePath(), strings.Join(who, ", "))

@@ -3,6 +3,7 @@ package mirror
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"time"
@@ -66,8 +67,13 @@ func (d *driver) nbdOptions() nbdface.Options {
 	}
 }
 
+// ublkOptions are under faceMu.
 func (d *driver) ublkOptions() ublk.Options {
-	return ublk.Options{Identity: d.faceIdentity(), ExcludePids: d.keepers, Log: d.env.Log}
+	o := ublk.Options{Identity: d.faceIdentity(), ExcludePids: d.keepers, Patience: facePatience, Log: d.env.Log}
+	if d.faceAwaited {
+		o.Patience = 0
+	}
+	return o
 }
 
 // faceIdentity is what the kernel's own devices carry, for a successor to find them.
@@ -107,6 +113,8 @@ func (d *driver) takeFace(g frontend.Geometry, noted string) (f blockFace, err e
 	case len(ublkFds) > 0, nothing && noted == frontendUblk:
 		f, err = faceOr(ublk.Adopt(g, ublkFds, d.ublkOptions(), d.serveFirst))
 		closeFds(ublkFds)
+		d.env.Inherited = maps.Clone(d.env.Inherited) // another attempt finds it by its identity
+		delete(d.env.Inherited, ublk.Descriptor)
 		discard = func() error { return ublk.Discard(d.faceIdentity()) }
 	default:
 		f, err = faceOr(fuseloop.Adopt(g, d.env.Inherited, d.faceOptions()))

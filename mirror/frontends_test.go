@@ -22,7 +22,7 @@ func TestKernelFrontends(t *testing.T) {
 	kerneltest.RunTests(t, kerneltest.Options{
 		Modules:  []string{"nbd", "ublk_drv", "loop", "fuse"},
 		Programs: []string{"blkid"},
-		Args:     []string{"-test.run=^(TestAutoKeepsTheFaceThatThereIs|TestFaceOnOtherFrontends)$"},
+		Args:     []string{"-test.run=^(TestAutoKeepsTheFaceThatThereIs|TestFaceOnOtherFrontends|TestFaceThatIsHeldIsAwaited)$"},
 	}, "ft/mirror")
 }
 

@@ -22,6 +22,8 @@ func (d *driver) Status() drivers.Status {
 		st.Face = d.facePath()
 	}
 	switch {
+	case d.heldWhy != "":
+		st.Reason = d.heldWhy
 	case st.State == drivers.FaceDown && d.startWhy != "":
 		st.Reason = d.startWhy
 	case s.Unrecorded != "":

@@ -35,11 +35,11 @@ type ctrlCmd struct {
 type devInfo struct {
 	nrHwQueues    uint16
 	queueDepth    uint16
-	_             uint16 // state
+	state         uint16
 	_             uint16
 	maxIOBufBytes uint32
 	devID         uint32
-	_             int32 // ublksrv_pid
+	ublksrvPid    int32
 	_             uint32
 	flags         uint64
 	ublksrvFlags  uint64 // the server's own: whose device it is, see markOf
@@ -100,6 +100,9 @@ const (
 	fUserCopy            = 1 << 7
 	flagsNeeded          = fUserRecovery | fUserRecoveryReissue | fCmdIoctlEncode | fUserCopy
 )
+
+// stateDead is UBLK_S_DEV_DEAD: the device was stopped.
+const stateDead = 0
 
 // Parameters (UBLK_PARAM_TYPE_…, UBLK_ATTR_…).
 const (

@@ -32,7 +32,6 @@ import (
 
 const (
 	nodeWithin     = 5 * time.Second
-	recoverWithin  = 15 * time.Second
 	closeWithin    = 10 * time.Second
 	pollEvery      = 5 * time.Millisecond
 	discardMaxMiB  = 64 // in one request; more is several
@@ -44,6 +43,11 @@ const (
 // ErrIncomplete says that there is no face to adopt.
 var ErrIncomplete = errors.New("there is no ublk device to adopt")
 
+// ErrHeld says that the kernel does not give the device over yet: it has not seen the process go
+// that had it. A process that was killed goes only when its I/O has ended, which takes for as
+// long as a leg hangs. Meanwhile what applications ask of the device waits.
+var ErrHeld = errors.New("the device that was left is not given over yet")
+
 // Options of a face.
 type Options struct {
 	// Identity is what a successor finds the device by when nobody kept a descriptor. No two
@@ -51,7 +55,9 @@ type Options struct {
 	Identity string
 	// ExcludePids tells who is no user of the device.
 	ExcludePids func() []int
-	Log         *slog.Logger
+	// Patience is how long Adopt waits for the kernel to give the device over.
+	Patience time.Duration
+	Log      *slog.Logger
 }
 
 // Face is a running frontend. It implements frontend.Face.
@@ -167,7 +173,8 @@ func waitFor(within time.Duration, try func() error) error {
 
 // Adopt takes over the device that fds (see Descriptors) are of, or the one that has the
 // identity where there are none; its process is dead or has abandoned it. The descriptors are
-// still the caller's. ErrIncomplete: it is not there, or not as it should be.
+// still the caller's. ErrIncomplete: it is not there, or not as it should be. ErrHeld: it is to be
+// tried again, without descriptors.
 func Adopt(g frontend.Geometry, fds []int, opt Options, serve func(frontend.Queue)) (_ *Face, err error) {
 	defer func() {
 		if err != nil {
@@ -195,14 +202,19 @@ func Adopt(g frontend.Geometry, fds []int, opt Options, serve func(frontend.Queu
 	}
 	id := f.id
 	cmd := ctrlCmd{devID: id}
-	// EBUSY: the kernel has not seen yet that the process is gone.
-	err = waitFor(recoverWithin, func() error {
+	err = waitFor(opt.Patience, func() error {
 		err := f.control.do("begin the recovery of the ublk device", cmdStartRecovery, cmd)
 		if errors.Is(err, syscall.ENODEV) {
 			return nil
 		}
 		return err
 	})
+	if errors.Is(err, syscall.EBUSY) {
+		if held := f.held(); held != nil {
+			f.control.close()
+			return nil, held
+		}
+	}
 	if err == nil {
 		err = f.openQueue(serve)
 	}
@@ -221,6 +233,16 @@ func Adopt(g frontend.Geometry, fds []int, opt Options, serve func(frontend.Queu
 		return nil, fmt.Errorf("%w: %w", err, ErrIncomplete)
 	}
 	return f, nil
+}
+
+// held says who has the device that the kernel does not give over; nil: it was stopped, and
+// nobody will ever be given it.
+func (f *Face) held() error {
+	var info devInfo
+	if err := f.control.do("look at the ublk device", cmdGetDevInfo, withMemory(f.id, &info)); err == nil && info.state == stateDead {
+		return nil
+	}
+	return fmt.Errorf("%w: %s is still held by process %d, whose end the kernel has not seen", ErrHeld, f.name(), info.ublksrvPid)
 }
 
 // verify holds the device against the disk that it is to be the face of.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"ft/drivers/kerneltest"
 	"ft/mirror/frontend"
@@ -23,7 +24,7 @@ var kind = facetest.Kind{
 		return Create(g, Options{}, serve)
 	},
 	Adopt: func(g frontend.Geometry, device int, serve func(frontend.Queue)) (frontend.Face, error) {
-		return Adopt(g, []int{device}, Options{}, serve)
+		return Adopt(g, []int{device}, Options{Patience: time.Minute}, serve)
 	},
 	Left: func() bool {
 		left, _ := filepath.Glob("/sys/block/ublkb*")
