@@ -173,6 +173,10 @@ func start(ctx context.Context, kernel image, initrd string, o Options) (*guest,
 	if memory <= 0 {
 		memory = 512
 	}
+	cpu := o.CPU
+	if cpu == "" {
+		cpu = "max"
+	}
 	console, consoleW, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -186,7 +190,7 @@ func start(ctx context.Context, kernel image, initrd string, o Options) (*guest,
 	// One thread runs all processors: with one each, QEMU 7.2 at times runs code that the
 	// kernel has patched since (its static keys), and the kernel dies of a stray int3.
 	// QEMU opens the pipes by the numbers that ExtraFiles get (os/exec).
-	cmd := exec.CommandContext(ctx, emulator, "-accel", "tcg,thread=single", "-cpu", "max", "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
+	cmd := exec.CommandContext(ctx, emulator, "-accel", "tcg,thread=single", "-cpu", cpu, "-smp", strconv.Itoa(cpus), "-m", strconv.Itoa(memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot",
 		"-chardev", "file,id=console,path=/dev/fd/3", "-serial", "chardev:console",
 		"-chardev", "file,id=port,path=/dev/fd/4", "-serial", "chardev:port",

@@ -41,6 +41,7 @@ type Options struct {
 	Files    map[string]string // other files: path in the guest → path here
 	CPUs     int               // 1 when 0; more take turns on one thread, 100 ms each unless they wait
 	Memory   int               // MiB, 512 when 0
+	CPU      string            // QEMU's model of a processor, "max" when ""
 	// Counted: the guest's clock counts its instructions, a nanosecond each, and time in which
 	// it has nothing to do costs none. What is measured then is the same however busy this
 	// machine is: the instructions that something takes.
