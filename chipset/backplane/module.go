@@ -329,10 +329,10 @@ func (m *Module) Send(c *lockstep.Command) error {
 // answers says whether a command is answered, and whether that may take long.
 func answers(v lockstep.Verb) (answered, slow bool) {
 	switch v {
-	case lockstep.Run, lockstep.Epoch, lockstep.Emit, lockstep.Patrol, lockstep.Digest:
+	case lockstep.Run, lockstep.Epoch, lockstep.Emit, lockstep.Patrol:
 		return true, false // with a part of memory, the latter
-	case lockstep.Back, lockstep.Save, lockstep.Load, lockstep.Test:
-		return true, true
+	case lockstep.Back, lockstep.Save, lockstep.Load, lockstep.Test, lockstep.Digest:
+		return true, true // the last one is asked of a module that is not in lockstep
 	}
 	return false, false
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ft/chipset"
+	"ft/chipset/engine"
 	"ft/drivers"
 )
 
@@ -46,6 +47,7 @@ type maker struct {
 // Names of computers, as the table has them.
 const (
 	oursName   = "machine"
+	unlikeName = "translator" // our machine, with the other engine
 	icountName = "qemu icount"
 	qemuName   = "qemu"
 	hostName   = "the host"
@@ -57,19 +59,24 @@ type attached struct {
 	link, mac    string
 	networkSpace string
 
+	engine    engine.Choice   // "": auto
 	compare   chipset.Compare // "": as the bench is told
 	memoryMiB int             // 0: as the test box's guest has
 }
 
 // ours is our machine.
 func (b *bench) ours(a attached) maker {
-	return maker{oursName, func(dir string) (*computer, error) {
+	called := oursName
+	if a.engine == engine.Translate {
+		called = unlikeName
+	}
+	return maker{called, func(dir string) (*computer, error) {
 		const name = "guest"
 		cfg := drivers.Config{Kind: chipset.Kind, Name: name, Drills: true}
 		cfg.Sides[0].Resource.Path, cfg.Sides[1].Resource.Path = "cpu0", "cpu1"
 		d, err := startDriver(dir, cfg, chipset.Options{
 			Kernel: b.files.kernel, Initrd: b.files.initrd, Cmdline: b.files.cmdline, MemoryBytes: int64(cmp.Or(a.memoryMiB, b.files.memoryMiB)) << 20,
-			Disk: a.disk, Link: a.link, MAC: a.mac, Netns: a.networkSpace, Compare: cmp.Or(a.compare, b.compare),
+			Disk: a.disk, Link: a.link, MAC: a.mac, Netns: a.networkSpace, Compare: cmp.Or(a.compare, b.compare), Engine: a.engine,
 		}, a.networkSpace)
 		if err != nil {
 			return nil, err
@@ -79,7 +86,7 @@ func (b *bench) ours(a attached) maker {
 			return nil, errors.Join(fmt.Errorf("the console: %w; the driver's log ends with:\n%s", err, tail(d.log)), d.stop())
 		}
 		return &computer{
-			talk: newTalk(conn, conn), name: oursName, look: d.look, machine: d,
+			talk: newTalk(conn, conn), name: called, look: d.look, machine: d,
 			stop: func() error { return errors.Join(d.stop(), conn.Close()) },
 		}, nil
 	}}

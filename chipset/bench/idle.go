@@ -28,7 +28,7 @@ func (b *bench) idle(computers []*computer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(head(fmt.Sprintf("idle guests, over %d s", b.idleSeconds), icountName, qemuName, oursName))
+	fmt.Println(head(fmt.Sprintf("idle guests, over %d s", b.idleSeconds), called(computers)...))
 	share, drift := newRow("share of a core", "%"), newRow("clock against the wall", "%")
 	share.least, drift.least = "3 % at most", "0.1 % at most"
 	for i := range computers {
@@ -90,4 +90,11 @@ func (c *computer) readClock() (best reading, err error) {
 func (r reading) against(earlier reading) (off, doubt float64) {
 	wall := float64(r.at.Sub(earlier.at))
 	return float64(r.guest-earlier.guest)/wall - 1, float64(r.doubt+earlier.doubt) / wall
+}
+
+func called(computers []*computer) (all []string) {
+	for _, c := range computers {
+		all = append(all, c.name)
+	}
+	return all
 }

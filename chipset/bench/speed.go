@@ -3,22 +3,26 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+
+	"ft/chipset/engine"
+	"ft/chipset/rv64/translate"
 )
 
 // piece is a piece of work that guests do.
 type piece struct {
 	name    string
 	command string // of package program
-	least   string // of the ratio to QEMU with -icount, where there is such a thing
+	least   string // of the interpreter's ratio to QEMU with -icount, where there is such a thing
+	native  string // of the translator's
 }
 
 // Each takes our machine a second or two.
 var pieces = []piece{
-	{"integer, CoreMark's shape", "integer 3000", "0.35 or 300 M/s"},
-	{"floating point", "float 150", "0.20"},
-	{"memory, one load after another", "chase 12", ""},
-	{"memory, three streams", "stream 20", ""},
-	{"system calls", "syscalls 300", ""},
+	{"integer, CoreMark's shape", "integer 3000", "0.35 or 300 M/s", "1.2"},
+	{"floating point", "float 150", "0.20", "0.6"},
+	{"memory, one load after another", "chase 12", "", ""},
+	{"memory, three streams", "stream 20", "", ""},
+	{"system calls", "syscalls 300", "", "0.6"},
 }
 
 // Rows that are no piece of work.
@@ -38,10 +42,14 @@ func (b *bench) speeds() error {
 		return nil
 	}
 	here := len(b.cleanups)
-	if working {
-		fmt.Println(head("a guest's programs, by CPU time", icountName, qemuName, oursName))
+	makers := []maker{b.qemu(icountName, "-icount", "shift=0"), b.qemu(qemuName), b.ours(attached{engine: engine.Interpret})}
+	if translate.Supported() == nil {
+		makers = append(makers, b.ours(attached{engine: engine.Translate}))
 	}
-	computers, err := b.boots(b.qemu(icountName, "-icount", "shift=0"), b.qemu(qemuName), b.ours(attached{}))
+	if working {
+		fmt.Println(head("a guest's programs, by CPU time", names(makers)...))
+	}
+	computers, err := b.boots(makers...)
 	if err != nil {
 		return err
 	}
@@ -63,6 +71,16 @@ func (b *bench) speeds() error {
 	return b.cleanTo(here)
 }
 
+func names(makers []maker) (all []string) {
+	for _, m := range makers {
+		all = append(all, m.name)
+	}
+	return all
+}
+
+// interpreted is where the interpreter's machine stands; the translator's follows it.
+const interpreted = 2
+
 // boots boots each machine in turn, as often as there are rounds (once where boots are not
 // asked for), and leaves the last of each running.
 func (b *bench) boots(makers ...maker) ([]*computer, error) {
@@ -82,6 +100,8 @@ func (b *bench) boots(makers ...maker) ([]*computer, error) {
 		return nil
 	})
 	cpu, wall := newRow(bootName, "s"), newRow("  by the wall", "s")
+	halved := newRow("  the interpreter's boot, its ratio", "")
+	halved.least = "2"
 	cpu.least, wall.least = "", "60 s at most"
 	var steps series
 	for round := range rounds {
@@ -105,11 +125,18 @@ func (b *bench) boots(makers ...maker) ([]*computer, error) {
 		}
 		cpu.compare(1 / cpu.ratio(len(makers)-1, 0))
 		wall.compare(1 / wall.ratio(len(makers)-1, 0))
+		if len(makers) > interpreted+1 {
+			halved.compare(cpu.ratio(interpreted, interpreted+1))
+		}
 	}
 	if b.wanted(bootName) {
 		cpu.remark = giga(steps)
 		fmt.Println(cpu)
 		fmt.Println(wall)
+		if halved.ratios != nil {
+			halved.cells = make([]series, len(makers))
+			fmt.Println(halved)
+		}
 	}
 	return last, nil
 }
@@ -117,8 +144,11 @@ func (b *bench) boots(makers ...maker) ([]*computer, error) {
 // piece has all machines do a piece of work in turn, and prints its row: steps of our
 // machine a second of CPU time. The first answer is what all others have to be.
 func (b *bench) piece(p piece, computers []*computer) error {
-	r := newRow(p.name, "M/s")
-	r.least = p.least
+	r, other := newRow(p.name, "M/s"), newRow("  the interpreter's ratio", "")
+	r.least, other.least = p.least, p.least
+	if len(computers) > interpreted+1 {
+		r.least = p.native
+	}
 	var steps series
 	expected := ""
 	for range b.rounds {
@@ -142,9 +172,14 @@ func (b *bench) piece(p piece, computers []*computer) error {
 			r.add(i, float64(own.steps)/1e6/s.cpu().Seconds())
 		}
 		r.compare(r.ratio(len(took)-1, 0))
+		other.compare(r.ratio(interpreted, 0))
 	}
 	r.remark = giga(steps)
 	fmt.Println(r)
+	if len(computers) > interpreted+1 {
+		other.cells = make([]series, len(computers))
+		fmt.Println(other)
+	}
 	return nil
 }
 

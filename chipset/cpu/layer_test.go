@@ -266,7 +266,7 @@ func TestValidate(t *testing.T) {
 		inj  lockstep.Injection
 		want string
 	}{
-		{lockstep.Injection{Name: "rust"}, `there is no fault "rust" for a CPU module: there are double-store, flip-csr, `},
+		{lockstep.Injection{Name: "rust"}, `there is no fault "rust" for a CPU module: there are bad-code, double-store, flip-csr, `},
 		{lockstep.Injection{Name: stuck, Register: number(77)}, "there is no register 77: 1 to 31 are x1 to x31, 32 to 63 f0 to f31"},
 		{lockstep.Injection{Name: flipRegister, Register: number(0)}, "there is no register 0: "},
 		{lockstep.Injection{Name: flipRegister, Bit: number(64)}, "a register has no bit 64: it has 0 to 63"},

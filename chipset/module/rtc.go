@@ -1,5 +1,7 @@
 package module
 
+import "math"
+
 // The goldfish real-time clock (QEMU, hw/rtc/goldfish_rtc.c; Linux, drivers/rtc/
 // rtc-goldfish.c): nanoseconds since 1970 in two registers, and an alarm.
 //
@@ -66,7 +68,8 @@ func (r *RTC) Due() (ns uint64, ok bool) {
 	if !r.state.Armed || r.state.AlarmNS <= wall {
 		return r.now(), r.state.Armed
 	}
-	return r.now() + (r.state.AlarmNS - wall), true
+	now, left := r.now(), r.state.AlarmNS-wall
+	return now + min(left, math.MaxUint64-now), true // an alarm may be set to after the end of time
 }
 
 // Check sets off the alarm if its time has come. The machine calls it at steps that are the

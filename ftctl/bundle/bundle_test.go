@@ -99,7 +99,7 @@ func TestOfALongFileTheEndIsTaken(t *testing.T) {
 // A command that prints without end, or does not come to one, costs its share and no more.
 func TestACommandHasLimits(t *testing.T) {
 	defer func(d time.Duration) { sourceMax = d }(sourceMax)
-	sourceMax = time.Second
+	sourceMax = 5 * time.Second // for the command to print more than its share
 	began := time.Now()
 	files, items := write(t, Command("endless", "sh", "-c", "yes | head -c 40000000; sleep 1000"), Command("none", "no-such-command"))
 	if got := files["b/endless"]; len(got) < sourceBytes || len(got) > sourceBytes+100 || items[0].Error == "" {
