@@ -65,7 +65,7 @@ const Both = 3
 // the engine's lock.
 type Balancer struct {
 	marks   [2]Mark
-	legs    [2]leg
+	legs    [3]leg // the third is a device that is to take a leg's place: no read goes there
 	streams [streamsMax]stream
 	turn    int // the leg whose turn it is where nothing else decides
 }
@@ -140,7 +140,7 @@ func (b *Balancer) pick(can uint8, s *stream, goesOn bool, others [2]int, n int6
 		return int(can >> 1)
 	}
 	if b.marks[0] != b.marks[1] {
-		for i := range b.legs {
+		for i := range b.marks {
 			if b.marks[i] == Avoid {
 				return 1 - i
 			}
@@ -174,11 +174,11 @@ func (b *Balancer) pick(can uint8, s *stream, goesOn bool, others [2]int, n int6
 // likelyFirst is rule 5.
 func (b *Balancer) likelyFirst(streams [2]int, n int64) int {
 	var cost [2]int64
-	for i := range b.legs {
+	for i := range b.marks {
 		cost[i] = int64(b.legs[i].load + units(n))
 	}
 	if c := classOf(n); b.slower(0, c, differ) || b.slower(1, c, differ) {
-		for i := range b.legs {
+		for i := range b.marks {
 			cost[i] *= b.legs[i].means[c].ns
 		}
 	}
