@@ -96,6 +96,9 @@ func (d *driver) replace(s drivers.Side, path, risk string) (string, error) {
 	case busy && state != legIn:
 		return "", drivers.Refuse(drivers.RuleBusy, "a device that replaces a leg of %s is still in use: try again", d.cfg.Name)
 	}
+	if err := d.notOnItself(id, path); err != nil {
+		return "", err
+	}
 	f, err := d.openNew(s, path, risk)
 	if err != nil {
 		return "", err
@@ -113,6 +116,26 @@ func (d *driver) replace(s drivers.Side, path, risk string) (string, error) {
 		return "", err
 	}
 	return "copying", nil
+}
+
+// notOnItself refuses what stands on the face of its own disk, before it is opened.
+func (d *driver) notOnItself(id, path string) error {
+	if nbd.IsAddress(path) {
+		return nil
+	}
+	var face unix.Stat_t
+	if unix.Stat(d.facePath(), &face) != nil {
+		return nil // there is none
+	}
+	switch on, err := legio.StandsOn(path, face.Rdev); {
+	case errors.Is(err, unix.ENOENT):
+		return nil // opening it says so
+	case err != nil:
+		return drivers.Refuse(drivers.RuleUnfit, "%v: it cannot be told whether it lies on %s itself", err, d.cfg.Name)
+	case on:
+		return drivers.Refuse(drivers.RuleUnfit, "%s lies on %s, the disk that it would be a leg of: put %s on another device", path, d.facePath(), id)
+	}
+	return nil
 }
 
 // moveLeg makes another path that of a leg which is out of service.

@@ -46,11 +46,11 @@ type maker struct {
 
 // Names of computers, as the table has them.
 const (
-	oursName   = "machine"
-	unlikeName = "translator" // our machine, with the other engine
-	icountName = "qemu icount"
-	qemuName   = "qemu"
-	hostName   = "the host"
+	oursName       = "machine"
+	translatedName = "translator" // our machine, with the other engine
+	icountName     = "qemu icount"
+	qemuName       = "qemu"
+	hostName       = "the host"
 )
 
 // attached are the devices of our machine that not every guest needs.
@@ -68,7 +68,7 @@ type attached struct {
 func (b *bench) ours(a attached) maker {
 	called := oursName
 	if a.engine == engine.Translate {
-		called = unlikeName
+		called = translatedName
 	}
 	return maker{called, func(dir string) (*computer, error) {
 		const name = "guest"

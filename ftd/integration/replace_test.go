@@ -3,6 +3,8 @@ package integration_test
 import (
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +72,14 @@ func TestReplace(t *testing.T) {
 	writeSome(t, dir+"/some", 64<<20)
 	digest := digestOf(t, dir+"/some")
 	l := b.fio(dir)
+
+	// In the disk's own file system, and on a loop device there: a leg that lies on itself.
+	onItself := dir + "/leg.img"
+	command(t, "truncate", "-s", strconv.Itoa(legBytes), onItself)
+	says(t, b.refuse("replace", "pci1/disk0", onItself), "lies on")
+	loopOnItself := strings.TrimSpace(command(t, "losetup", "--find", "--show", onItself))
+	says(t, b.refuse("replace", "pci1/disk0", loopOnItself), "lies on")
+	command(t, "losetup", "-d", loopOnItself)
 
 	command(t, "mkfs.ext4", "-q", "-F", dev2)
 	says(t, b.refuse("replace", "pci1/disk0", dev2), "ext4", "--accept-risk=overwrite")

@@ -27,10 +27,8 @@ import (
 
 const (
 	guestMax = 40 * time.Minute
-	// guestCPU copies eight bytes with an instruction. With the string instructions that are fast
-	// on real processors (ERMS, FSRM) the kernel copies byte by byte, each byte of which counts as
-	// an instruction here: a block of 4 KiB would take 4 µs wherever it is copied, and a guest that
-	// does nothing else most of its time.
+	// guestCPU has the kernel copy words. With the string instructions that are fast on real
+	// processors (ERMS, FSRM) it copies byte by byte, and each byte counts as an instruction here.
 	guestCPU = "max,-erms,-fsrm"
 	// A disk of the guest: what a flash disk takes for a request.
 	diskMiB    = 32
