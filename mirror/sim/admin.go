@@ -342,6 +342,7 @@ func (w *world) mayResolve(legs [2]*mirror.Leg, code string) bool {
 	}
 	w.stats.Resolves++
 	b.resolving = keep
+	b.adminOut[keep] = false // as the driver has it: who is told to be kept serves
 	w.history.end()
 	if err := w.model.became(func(i int64) (value, error) { return w.sectorOf(w.legs[keep], i) }); err != nil {
 		w.fail("resolve: %v", err)

@@ -585,6 +585,17 @@ const (
 	helpAgain = 10 * sec
 )
 
+// keepHelping has the admin look now and then until the disk is in duplex, also where no
+// driver runs because he has taken out all that it could serve.
+func (d *daemon) keepHelping(w *world) {
+	w.in(helpAgain, event{kind: evDo, do: func() {
+		if w.err == nil && !w.duplex() {
+			d.help(w)
+			d.keepHelping(w)
+		}
+	}})
+}
+
 // help is an admin who wants the disk in duplex, at the end of a run: he brings up what he
 // took out, what is broken, and what was refused.
 func (d *daemon) help(w *world) {

@@ -117,7 +117,7 @@ func TestThemes(t *testing.T) {
 			t.Parallel()
 			cfg := Config{New: sound, Theme: theme}
 			r := NewRunner(cfg)
-			for seed := range uint64(50) {
+			for seed := range uint64(60) {
 				if res := r.Run(seed + 1); res.Err != nil {
 					t.Fatal(explain(cfg, res))
 				}

@@ -20,6 +20,9 @@ func (w *world) settle() {
 	w.settling, w.unsettled, w.settleAt = true, w.steps, w.now
 	w.tracef("SETTLE")
 	w.healAll()
+	if w.p.control {
+		w.ftd.keepHelping(w)
+	}
 	limit := w.now + settleTime
 	w.loop(func() bool {
 		if w.now > limit {

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("sim.seeds", 4000, "how many seeds to run")
+	seeds   = flag.Int("sim.seeds", 10000, "how many seeds to run")
 	seed0   = flag.Uint64("sim.seed0", 1, "the first seed")
 	trace   = flag.Bool("sim.trace", false, "print the whole trace of each seed")
 	minutes = flag.Float64("sim.minutes", 0, "go on for so long, whatever sim.seeds says")
