@@ -30,6 +30,9 @@ const (
 	testSteps = 100_000            // a program that goes on for longer is lost
 
 	testTime = 100 * time.Millisecond // of the processor, for a program: far more than any takes
+	// testTries is how often a program may take longer, and is run again: what the process does
+	// beside it counts too, collecting garbage and being given memory by a busy kernel.
+	testTries = 5
 
 	memoryPages = 256 // at most, that are tried
 )
@@ -44,11 +47,15 @@ type section struct {
 // test runs the self-test: "" if the module is in order, otherwise what is wrong.
 func (e *Executor) test() string {
 	for _, s := range sections {
-		begun := e.cfg.CPUTime()
-		if got := e.runSection(s); got != s.want {
-			return fmt.Sprintf("%s: the self-test comes to %#x, right is %#x", s.name, got, s.want)
+		took := 2 * testTime
+		for try := 0; took > testTime && try < testTries; try++ {
+			begun := e.cfg.CPUTime()
+			if got := e.runSection(s); got != s.want {
+				return fmt.Sprintf("%s: the self-test comes to %#x, right is %#x", s.name, got, s.want)
+			}
+			took = e.cfg.CPUTime() - begun
 		}
-		if took := e.cfg.CPUTime() - begun; took > testTime {
+		if took > testTime {
 			return fmt.Sprintf("%s: the self-test takes %v of processor time, %v is more than it ever does", s.name, took.Round(time.Millisecond), testTime)
 		}
 	}
